@@ -1,0 +1,29 @@
+#pragma once
+// Files that are either whole or absent: written under a temporary name, synced, renamed.
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <cstddef>
+#include <cstdint>
+
+namespace strata {
+
+// Writes `path` in one go. A crash or a full disk leaves the old file, or none. RunError names the path and the
+// system's reason.
+void write_file(const std::filesystem::path& path, std::string_view contents);
+
+// The same for several pieces one after another, without joining them in memory.
+void write_file(const std::filesystem::path& path, std::span<const std::span<const std::byte>> pieces);
+
+// RunError if it cannot be read.
+std::string read_file(const std::filesystem::path& path);
+
+// Makes a rename or a removal in `folder` durable.
+void sync_folder(const std::filesystem::path& folder);
+
+// CRC-32 (zlib's) of bytes, continued from `start`.
+std::uint32_t checksum(std::span<const std::byte> bytes, std::uint32_t start = 0);
+
+}  // namespace strata

@@ -1,0 +1,73 @@
+#pragma once
+// Large arrays: 2 MiB aligned, huge pages asked for, allocated once and kept. First touch of fresh memory costs
+// up to 10 us a page on virtual machines, so nothing of a step's size is ever allocated inside a step.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <span>
+#include <utility>
+
+#include <sys/mman.h>
+
+namespace strata {
+
+inline constexpr std::size_t huge_page = std::size_t{1} << 21;
+
+struct FreeMemory {
+    void operator()(void* p) const noexcept { std::free(p); }
+};
+
+// An owned array of trivially copyable T, zeroed when made.
+template <typename T>
+class Array {
+  public:
+    Array() = default;
+    explicit Array(std::size_t size) { reset(size); }
+
+    // Drops the contents; allocates only if `size` exceeds the capacity.
+    void reset(std::size_t size) {
+        if (size > capacity_) {
+            const std::size_t unit = size * sizeof(T) >= huge_page ? huge_page : 64;
+            const std::size_t bytes = (size * sizeof(T) + unit - 1) / unit * unit;
+            data_.reset(static_cast<T*>(std::aligned_alloc(unit, bytes)));
+            if (!data_) throw std::bad_alloc();
+            if (unit == huge_page) madvise(data_.get(), bytes, MADV_HUGEPAGE);
+            capacity_ = size;
+        }
+        size_ = size;
+        for (std::size_t i = 0; i < size_; ++i) data_.get()[i] = T{};
+    }
+
+    // Keeps the first `size` elements of the present contents, growing by doubling.
+    void grow(std::size_t size) {
+        if (size > capacity_) {
+            Array larger(std::max(size, 2 * capacity_));
+            for (std::size_t i = 0; i < size_; ++i) larger.data()[i] = data()[i];
+            larger.size_ = size;
+            *this = std::move(larger);
+        }
+        size_ = size;
+    }
+
+    T* data() { return data_.get(); }
+    const T* data() const { return data_.get(); }
+    std::size_t size() const { return size_; }
+    T& operator[](std::size_t i) { return data_.get()[i]; }
+    const T& operator[](std::size_t i) const { return data_.get()[i]; }
+    T* begin() { return data(); }
+    T* end() { return data() + size_; }
+    const T* begin() const { return data(); }
+    const T* end() const { return data() + size_; }
+    operator std::span<T>() { return {data(), size_}; }
+    operator std::span<const T>() const { return {data(), size_}; }
+
+  private:
+    std::unique_ptr<T, FreeMemory> data_;
+    std::size_t size_ = 0;
+    std::size_t capacity_ = 0;
+};
+
+}  // namespace strata

@@ -1,0 +1,39 @@
+#pragma once
+// The seam to other ranks. Every collective takes spans with typed elements: the count is the span's, the type the
+// element's, never a number of bytes. All ranks must call the same collectives in the same order.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+namespace strata {
+
+class Communicator {
+  public:
+    virtual ~Communicator() = default;
+    virtual int rank() const = 0;
+    virtual int size() const = 0;
+    virtual int ranks_on_node() const = 0;
+
+    // In place, result on all ranks; the same bits on all ranks.
+    virtual void sum(std::span<float> values) = 0;
+    virtual void sum(std::span<double> values) = 0;
+    virtual void sum(std::span<std::uint64_t> values) = 0;
+    virtual void max(std::span<double> values) = 0;
+    virtual void any(std::span<std::uint32_t> bits) = 0;  // bitwise or
+
+    // `all` holds size() * mine.size() elements, rank r's at [r * mine.size()].
+    virtual void gather(std::span<const std::uint64_t> mine, std::span<std::uint64_t> all) = 0;
+
+    virtual void broadcast(std::span<std::byte> bytes, int root) = 0;
+    virtual void barrier() = 0;
+
+    // A second, independent communicator over the same ranks, for use by another thread.
+    virtual std::unique_ptr<Communicator> duplicate() = 0;
+
+    // Ends every rank with this exit status. Does not return.
+    [[noreturn]] virtual void abort(int status) = 0;
+};
+
+}  // namespace strata

@@ -1,0 +1,81 @@
+#pragma once
+// The stream of training rows: permuted chunks, shuffled in blocks, cut into lanes so that step t's global batch is
+// the same rows, in the same order, at any number of ranks.
+//
+// Let N be the training rows of the dataset (all but the last eval_rows). In pass p the dataset's chunks (runs of
+// `chunk_rows` consecutive rows) are permuted by Random(seed, chunk_order, p), which gives a virtual order of the N
+// rows; lane l of L owns the virtual rows [l N / L, (l+1) N / L). A lane reads its range in blocks of
+// shuffle_rows / (2 L) rows (two are held: the one being served, the next being read), drops rows over the norm limit
+// and serves the rest in an order permuted by Random(seed, row_order, (p, l, block)). A lane that ends its range
+// begins the next pass at once, so no rank ever waits and nothing is lost at the end of a file or a pass: every row
+// is served exactly once per pass of its lane.
+//
+// The global batch of a step has B rows: lane l gives the rows [l B / L, (l+1) B / L) of it. Rank r of R serves the
+// lanes [r L / R, (r+1) L / R), so global row order is rank order.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "config/config.h"
+#include "data/dataset.h"
+
+namespace strata::data {
+
+// What is measured once per dataset and kept in the checkpoint.
+struct InputStatistics {
+    double median_norm = 0;    // of the sampled raw rows
+    double norm_limit = 0;     // max_norm_ratio * median_norm; 0: no limit
+    double mean_square = 0;    // E|x|^2 of the sampled raw rows within the limit
+    double scale = 1;          // training sees scale * x
+    std::vector<double> mean;  // [n], of the sampled raw rows within the limit (unscaled)
+    std::int64_t sampled_rows = 0;
+};
+
+// Collective. Samples up to 65536 training rows spread evenly over the whole dataset, every lane its share; the
+// result has the same bits at any number of ranks (per-lane partial sums, added in lane order).
+InputStatistics measure(const Dataset& dataset, const DataConfig& config, Communicator& comm);
+
+// Where a lane stands. Everything else is a function of the seed.
+struct LaneCursor {
+    std::uint64_t pass = 0;
+    std::uint64_t block = 0;   // of the lane's range in this pass
+    std::uint64_t offset = 0;  // rows of the block already served
+    std::uint64_t skipped = 0;  // rows over the norm limit in the blocks served to their end or begun, since the start
+};
+
+struct Batch {
+    std::span<const float> x;  // [rows, n], scaled
+    std::int64_t rows = 0;     // of this rank
+    std::int64_t first = 0;    // global index of the first of them
+};
+
+// One per rank and dataset. A background thread reads, checks, converts and shuffles, so that next() normally has
+// its batch ready. Not thread-safe; next() invalidates the previous batch.
+class Stream {
+  public:
+    // `cursors`: all lanes' (config.lanes of them), from a checkpoint, or empty to begin.
+    Stream(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics, std::int64_t batch_size,
+           std::uint64_t seed, int rank, int ranks, std::vector<LaneCursor> cursors = {});
+    ~Stream();
+
+    // The next batch. RunError (from the background thread's reads) names file, dataset and rows: unreadable or
+    // corrupted chunks, non-finite values, a pass without a single row within the limit.
+    Batch next();
+
+    // Cursors of *all* lanes as of the last batch handed out; only this rank's lanes are filled, the others are
+    // zero, so that a sum over ranks gives all.
+    std::vector<LaneCursor> cursors() const;
+
+  private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+// Rows [l B / L, (l+1) B / L) for this rank's lanes, as a count; what Batch::rows will be.
+std::int64_t local_rows(std::int64_t batch_size, std::int64_t lanes, int rank, int ranks);
+
+}  // namespace strata::data
