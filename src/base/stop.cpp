@@ -1,6 +1,7 @@
 #include "base/stop.h"
 
 #include <csignal>
+#include <initializer_list>
 
 namespace strata {
 namespace {

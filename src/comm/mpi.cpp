@@ -1,0 +1,114 @@
+#include "comm/mpi.h"
+
+#include <mpi.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "base/error.h"
+
+namespace strata {
+namespace {
+
+// Open MPI's all-reduce of one large buffer allocates scratch of its size, whose pages then fault; pieces of a few
+// MiB stay in memory that is kept. The size is part of the result: at three ranks other pieces give other roundings.
+constexpr std::size_t piece_bytes = std::size_t{4} << 20;
+
+template <typename T>
+MPI_Datatype type_of();
+template <>
+MPI_Datatype type_of<float>() {
+    return MPI_FLOAT;
+}
+template <>
+MPI_Datatype type_of<double>() {
+    return MPI_DOUBLE;
+}
+template <>
+MPI_Datatype type_of<std::uint64_t>() {
+    return MPI_UINT64_T;
+}
+template <>
+MPI_Datatype type_of<std::uint32_t>() {
+    return MPI_UINT32_T;
+}
+
+class MpiCommunicator final : public Communicator {
+  public:
+    MpiCommunicator(MPI_Comm comm, bool owned) : comm_(comm), owned_(owned) {
+        MPI_Comm_rank(comm_, &rank_);
+        MPI_Comm_size(comm_, &size_);
+        MPI_Comm node = MPI_COMM_NULL;
+        MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node);
+        MPI_Comm_size(node, &ranks_on_node_);
+        MPI_Comm_free(&node);
+    }
+    ~MpiCommunicator() override {
+        if (owned_) MPI_Comm_free(&comm_);
+    }
+
+    int rank() const override { return rank_; }
+    int size() const override { return size_; }
+    int ranks_on_node() const override { return ranks_on_node_; }
+
+    void sum(std::span<float> values) override { reduce(values, MPI_SUM); }
+    void sum(std::span<double> values) override { reduce(values, MPI_SUM); }
+    void sum(std::span<std::uint64_t> values) override { reduce(values, MPI_SUM); }
+    void max(std::span<double> values) override { reduce(values, MPI_MAX); }
+    void any(std::span<std::uint32_t> bits) override { reduce(bits, MPI_BOR); }
+
+    void gather(std::span<const std::uint64_t> mine, std::span<std::uint64_t> all) override {
+        STRATA_ASSERT(all.size() == mine.size() * static_cast<std::size_t>(size_));
+        const int count = static_cast<int>(mine.size());
+        MPI_Allgather(mine.data(), count, MPI_UINT64_T, all.data(), count, MPI_UINT64_T, comm_);
+    }
+    void broadcast(std::span<std::byte> bytes, int root) override {
+        MPI_Bcast(bytes.data(), static_cast<int>(bytes.size()), MPI_BYTE, root, comm_);
+    }
+    void barrier() override { MPI_Barrier(comm_); }
+    std::unique_ptr<Communicator> duplicate() override {
+        MPI_Comm copy = MPI_COMM_NULL;
+        MPI_Comm_dup(comm_, &copy);
+        return std::make_unique<MpiCommunicator>(copy, true);
+    }
+    [[noreturn]] void abort(int status) override {
+        MPI_Abort(comm_, status);
+        std::_Exit(status);
+    }
+
+  private:
+    template <typename T>
+    void reduce(std::span<T> values, MPI_Op operation) {
+        for (std::size_t at = 0; at < values.size(); at += piece_bytes / sizeof(T)) {
+            const std::size_t count = std::min(piece_bytes / sizeof(T), values.size() - at);
+            MPI_Allreduce(MPI_IN_PLACE, values.data() + at, static_cast<int>(count), type_of<T>(), operation, comm_);
+        }
+    }
+
+    MPI_Comm comm_;
+    bool owned_;
+    int rank_ = 0;
+    int size_ = 1;
+    int ranks_on_node_ = 1;
+};
+
+}  // namespace
+
+MpiSession::MpiSession(int& argc, char**& argv) {
+    int provided = 0;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+    if (provided < MPI_THREAD_MULTIPLE)
+        fail("this MPI library offers thread level {}, MPI_THREAD_MULTIPLE is needed", provided);
+}
+
+MpiSession::~MpiSession() {
+    int ended = 0;
+    MPI_Finalized(&ended);
+    if (!ended) MPI_Finalize();
+}
+
+std::unique_ptr<Communicator> make_mpi_communicator() {
+    return std::make_unique<MpiCommunicator>(MPI_COMM_WORLD, false);
+}
+
+}  // namespace strata

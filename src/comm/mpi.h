@@ -1,0 +1,23 @@
+#pragma once
+// MPI: starting it, ending it, and the communicator over all ranks.
+
+#include <memory>
+
+#include "comm/communicator.h"
+
+namespace strata {
+
+// Starts MPI for the life of the object, with threads that may call it at the same time. A program that was not
+// started by mpirun or srun is one rank.
+class MpiSession {
+  public:
+    MpiSession(int& argc, char**& argv);
+    ~MpiSession();
+    MpiSession(const MpiSession&) = delete;
+    MpiSession& operator=(const MpiSession&) = delete;
+};
+
+// Over MPI_COMM_WORLD. RunError if MPI cannot serve several threads.
+std::unique_ptr<Communicator> make_mpi_communicator();
+
+}  // namespace strata

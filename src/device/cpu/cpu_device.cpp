@@ -1,0 +1,84 @@
+#include "device/cpu/cpu_device.h"
+
+#include <omp.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace strata::device {
+
+CpuDevice::CpuDevice(int threads) : threads_(threads), kernels_(kernels()) {
+    scratch_.resize(static_cast<std::size_t>(threads));
+}
+
+std::string CpuDevice::name() const {
+    return fmt::format("cpu, {} thread{}, {}", threads_, threads_ == 1 ? "" : "s", kernels_.target);
+}
+
+void* CpuDevice::allocate(std::size_t bytes) {
+    const std::size_t unit = bytes >= huge_page ? huge_page : 64;
+    const std::size_t rounded = (bytes + unit - 1) / unit * unit;
+    void* p = std::aligned_alloc(unit, rounded);
+    if (p == nullptr) fail("out of memory: {} bytes asked for", bytes);
+    if (unit == huge_page) madvise(p, rounded, MADV_HUGEPAGE);
+    std::memset(p, 0, rounded);
+    return p;
+}
+
+void CpuDevice::release(void* p) { std::free(p); }
+
+void CpuDevice::upload(std::span<const std::byte> from, void* to) { std::memcpy(to, from.data(), from.size()); }
+
+void CpuDevice::download(const void* from, std::span<std::byte> to) { std::memcpy(to.data(), from, to.size()); }
+
+void CpuDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) {
+    const auto elements = static_cast<std::size_t>(rows * n);
+    const auto estimate = static_cast<std::size_t>(codes);
+    n_ = n;
+    centered_.reset(elements);
+    centered_norm_.resize(static_cast<std::size_t>(rows));
+    row_sums_.resize(static_cast<std::size_t>(rows));
+    candidates_.latent.reset(estimate * 2);
+    candidates_.value.reset(estimate * 2);
+    CodeTable& main = table(CodeSet::main);
+    main.residual.reset(elements);
+    main.latent_begin.reserve(static_cast<std::size_t>(width) + 1);
+    for (auto* a : {&main.pairs.value, &main.gradient, &main.value_of, &main.gradient_of}) a->reset(estimate);
+    main.pairs.latent.reset(estimate);
+    main.row_of.reset(estimate);
+    counts_.reserve(static_cast<std::size_t>(threads_) * static_cast<std::size_t>(width));
+}
+
+void CpuDevice::center(std::span<const float> x, std::int64_t rows, const Tensors& sae) {
+    STRATA_ASSERT(sae.n == n_ && static_cast<std::int64_t>(x.size()) == rows * n_ &&
+                  static_cast<std::size_t>(rows) <= centered_norm_.size());
+    rows_ = rows;
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::int64_t b = 0; b < rows; ++b)
+        centered_norm_[static_cast<std::size_t>(b)] =
+            std::sqrt(kernels_.subtract(x.data() + b * n_, sae.b_dec.data(), n_, row(centered_, b)));
+}
+
+std::size_t CpuDevice::workspace_bytes() const {
+    std::size_t bytes = centered_.size() * sizeof(float) + partial_.size() * sizeof(double);
+    const auto pairs = [](const PairsByRow& p) {
+        return p.begin.capacity() * sizeof(std::uint32_t) + p.latent.size() * sizeof(std::uint32_t) +
+               p.value.size() * sizeof(float);
+    };
+    bytes += pairs(candidates_) + counts_.capacity() * sizeof(std::uint32_t);
+    for (const CodeTable& c : codes_)
+        bytes += pairs(c.pairs) + c.latent_begin.capacity() * sizeof(std::uint32_t) +
+                 c.row_of.size() * sizeof(std::uint32_t) +
+                 (c.gradient.size() + c.value_of.size() + c.gradient_of.size() + c.residual.size()) * sizeof(float);
+    for (const RowBlock& b : blocks_)
+        bytes += (b.row.capacity() + b.latent.capacity() + b.value.capacity()) * sizeof(float);
+    for (const Scratch& s : scratch_)
+        bytes += (s.product.size() + s.weights.size() + s.latent.capacity() + s.value.capacity()) * sizeof(float);
+    return bytes;
+}
+
+std::unique_ptr<Device> make_cpu_device(int threads) { return std::make_unique<CpuDevice>(threads); }
+
+}  // namespace strata::device

@@ -1,0 +1,318 @@
+// Screening. The product xc . W_enc^T is made in blocks of rows by columns small enough to stay in cache, scanned
+// there, and never stored. What survives is rescored by kernels_.dots, one fixed summation order.
+//
+// Rounding: a float32 product of any summation order differs from the exact sum by at most n u / (1 - n u) |x| |w|,
+// u = 2^-24; so the block product and the rescored value differ by at most twice that, and rounding_bound() rounds up.
+
+#include <dnnl.hpp>
+#include <omp.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "base/error.h"
+#include "device/cpu/cpu_device.h"
+
+namespace strata::device {
+namespace {
+
+constexpr std::int64_t block_columns = 512;
+constexpr std::int64_t most_block_rows = 256;  // x 512 columns x 4 bytes = 512 KiB, within a core's L2
+
+// out[rows, columns] = x[rows, n] . w[columns, n]^T
+void multiply_block(const float* x, std::int64_t rows, const float* w, std::int64_t columns, std::int64_t n,
+                    float* out) {
+    const dnnl_status_t status = dnnl_sgemm('N', 'T', rows, columns, n, 1.0F, x, n, w, n, 0.0F, out, columns);
+    if (status != dnnl_success) fail("dnnl_sgemm of {} x {} x {} failed with status {}", rows, columns, n, int(status));
+}
+
+template <typename T>
+void ensure(std::vector<T>& v, std::int64_t size) {
+    if (static_cast<std::int64_t>(v.size()) < size) v.resize(static_cast<std::size_t>(std::max(size, 2 * std::ssize(v))));
+}
+
+}  // namespace
+
+// Rows of a block: enough blocks to share among the threads, and at most what keeps a block in cache.
+std::int64_t CpuDevice::block_rows(std::int64_t bytes_per_row) const {
+    const std::int64_t share = (rows_ + 4 * threads_ - 1) / (4 * threads_);
+    const std::int64_t cached = std::max<std::int64_t>(8, (std::int64_t{1} << 21) / std::max<std::int64_t>(bytes_per_row, 1));
+    return std::clamp<std::int64_t>(share, 32, std::min(most_block_rows, std::max<std::int64_t>(32, cached)));
+}
+
+// |block product - rescored value| <= bound * |xc_b|, for every latent.
+float CpuDevice::rounding_bound(const Tensors& sae) const {
+    float largest = 0;
+#pragma omp parallel for num_threads(threads_) schedule(static) reduction(max : largest)
+    for (std::int64_t j = 0; j < sae.width; ++j) {
+        const float* w = sae.w_enc.data() + j * n_;
+        largest = std::max(largest, kernels_.dot(w, w, n_));
+    }
+    return (2.5F * static_cast<float>(n_) + 8.0F) * 0x1p-24F * std::sqrt(largest);
+}
+
+bool CpuDevice::screen_above(const Tensors& sae, float at_least, std::int64_t limit) {
+    const std::int64_t per_block = block_rows(0);
+    const std::int64_t count = (rows_ + per_block - 1) / per_block;
+    if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
+    const float bound = rounding_bound(sae);
+    std::atomic<std::int64_t> total = 0;
+#pragma omp parallel for num_threads(threads_) schedule(dynamic)
+    for (std::int64_t block = 0; block < count; ++block) {
+        if (limit > 0 && total > limit) continue;
+        const std::int64_t first = block * per_block;
+        screen_block(sae, block, first, std::min(per_block, rows_ - first), at_least, bound);
+        total += blocks_[static_cast<std::size_t>(block)].found;
+    }
+    if (limit > 0 && total > limit) return false;
+    collect_candidates(per_block);
+    return true;
+}
+
+void CpuDevice::screen_block(const Tensors& sae, std::int64_t block, std::int64_t first, std::int64_t count,
+                             float at_least, float bound) {
+    Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
+    if (mine.product.size() == 0) mine.product.reset(most_block_rows * block_columns);
+    RowBlock& out = blocks_[static_cast<std::size_t>(block)];
+    out.count.assign(static_cast<std::size_t>(count) + 1, 0);
+
+    std::int64_t found = 0;
+    for (std::int64_t column = 0; column < sae.width; column += block_columns) {
+        const std::int64_t columns = std::min(block_columns, sae.width - column);
+        multiply_block(row(centered_, first), count, sae.w_enc.data() + column * n_, columns, n_, mine.product.data());
+        for (std::int64_t r = 0; r < count; ++r) {
+            ensure(out.latent, found + columns);
+            ensure(out.value, found + columns);
+            const float slack = bound * centered_norm_[static_cast<std::size_t>(first + r)] + 0x1p-21F * at_least;
+            const float floor = std::nextafter(-slack, 1.0F);  // z = 0 exactly is no candidate
+            const std::int64_t hits = kernels_.scan(
+                mine.product.data() + r * columns, sae.b_enc.data() + column, columns, std::max(at_least - slack, floor),
+                static_cast<std::uint32_t>(column), out.latent.data() + found, out.value.data() + found);
+            ensure(out.row, found + hits);
+            std::fill_n(out.row.begin() + found, hits, static_cast<std::uint32_t>(r));
+            found += hits;
+            out.count[static_cast<std::size_t>(r) + 1] += static_cast<std::uint32_t>(hits);
+        }
+    }
+
+    // By row (stable, so latents ascend), then the value that counts.
+    std::partial_sum(out.count.begin(), out.count.end(), out.count.begin());
+    ensure(mine.order, found);
+    {
+        std::vector<std::uint32_t>& at = mine.latent;
+        at.assign(out.count.begin(), out.count.end());
+        for (std::int64_t i = 0; i < found; ++i) {
+            const auto e = static_cast<std::size_t>(i);
+            mine.order[at[out.row[e]]++] = out.latent[e];
+        }
+    }
+    std::uint32_t kept = 0;
+    std::uint32_t begin = 0;
+    for (std::int64_t r = 0; r < count; ++r) {
+        const std::uint32_t end = out.count[static_cast<std::size_t>(r) + 1];
+        kernels_.dots(row(centered_, first + r), sae.w_enc.data(), mine.order.data() + begin, end - begin, n_,
+                      out.value.data() + begin);
+        out.count[static_cast<std::size_t>(r)] = kept;
+        for (std::uint32_t e = begin; e < end; ++e) {
+            const float z = out.value[e] + sae.b_enc.data()[mine.order[e]];
+            if (z >= at_least && z > 0) {
+                out.latent[kept] = mine.order[e];
+                out.value[kept++] = z;
+            }
+        }
+        begin = end;
+    }
+    out.count[static_cast<std::size_t>(count)] = kept;
+    out.found = kept;
+}
+
+void CpuDevice::screen_row_top(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset) {
+    const std::int64_t per_block = block_rows((4 * k + block_columns) * 8);
+    const std::int64_t count = (rows_ + per_block - 1) / per_block;
+    if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
+    const float bound = rounding_bound(sae);
+#pragma omp parallel for num_threads(threads_) schedule(dynamic)
+    for (std::int64_t block = 0; block < count; ++block) {
+        const std::int64_t first = block * per_block;
+        top_block(sae, k, subset, block, first, std::min(per_block, rows_ - first), bound);
+    }
+    collect_candidates(per_block);
+}
+
+namespace {
+
+// The candidates of one row while its columns go by: those that may still be among the k largest.
+struct RowList {
+    std::uint32_t* latent;
+    float* value;
+    std::int64_t& used;
+    float& limit;
+};
+
+// Drops what is certainly not among the k largest: each value is within `slack` of the one that counts.
+void drop_certain(RowList list, std::int64_t k, float slack, std::vector<float>& selected) {
+    selected.assign(list.value, list.value + list.used);
+    std::nth_element(selected.begin(), selected.begin() + (k - 1), selected.end(), std::greater<>());
+    list.limit = std::max(list.limit, selected[static_cast<std::size_t>(k - 1)] - 2 * slack);
+    std::int64_t kept = 0;
+    for (std::int64_t e = 0; e < list.used; ++e) {
+        if (list.value[e] < list.limit) continue;
+        list.latent[kept] = list.latent[e];
+        list.value[kept++] = list.value[e];
+    }
+    list.used = kept;
+}
+
+}  // namespace
+
+void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset, std::int64_t block,
+                          std::int64_t first, std::int64_t count, float bound) {
+    Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
+    if (mine.product.size() == 0) mine.product.reset(most_block_rows * block_columns);
+    const std::int64_t capacity = 4 * k + block_columns;
+    ensure(mine.latent, count * capacity);
+    ensure(mine.value, count * capacity);
+    mine.used.assign(static_cast<std::size_t>(count), 0);
+    mine.limit.resize(static_cast<std::size_t>(count));
+
+    const auto slack_of = [&](std::int64_t r) { return bound * centered_norm_[static_cast<std::size_t>(first + r)]; };
+    const auto list_of = [&](std::int64_t r) {
+        const auto i = static_cast<std::size_t>(r);
+        return RowList{mine.latent.data() + r * capacity, mine.value.data() + r * capacity, mine.used[i], mine.limit[i]};
+    };
+    for (std::int64_t r = 0; r < count; ++r) mine.limit[static_cast<std::size_t>(r)] = std::nextafter(-slack_of(r), 1.0F);
+
+    // The k best by the value that counts, ties to the lower latent; the list then ascends by latent.
+    const auto settle = [&](std::int64_t r) {
+        const RowList list = list_of(r);
+        std::vector<float>& exact = mine.selected;
+        exact.resize(static_cast<std::size_t>(list.used));
+        kernels_.dots(row(centered_, first + r), sae.w_enc.data(), list.latent, list.used, n_, exact.data());
+        std::vector<std::uint32_t>& order = mine.order;
+        order.clear();
+        for (std::int64_t e = 0; e < list.used; ++e) {
+            list.value[e] = exact[static_cast<std::size_t>(e)] + sae.b_enc.data()[list.latent[e]];
+            if (list.value[e] > 0) order.push_back(static_cast<std::uint32_t>(e));
+        }
+        if (std::ssize(order) > k) {
+            std::nth_element(order.begin(), order.begin() + (k - 1), order.end(), [&](std::uint32_t a, std::uint32_t b) {
+                return list.value[a] != list.value[b] ? list.value[a] > list.value[b] : list.latent[a] < list.latent[b];
+            });
+            order.resize(static_cast<std::size_t>(k));
+            list.limit = std::max(list.limit, list.value[order.back()] - slack_of(r));
+        }
+        std::ranges::sort(order, {}, [&](std::uint32_t e) { return list.latent[e]; });
+        // `order` may point back and forth, so gather before storing.
+        exact.clear();
+        for (std::uint32_t& e : order) {
+            exact.push_back(list.value[e]);
+            e = list.latent[e];
+        }
+        std::ranges::copy(order, list.latent);
+        std::ranges::copy(exact, list.value);
+        list.used = std::ssize(order);
+    };
+
+    const std::int64_t width = subset.empty() ? sae.width : std::ssize(subset);
+    for (std::int64_t column = 0; column < width; column += block_columns) {
+        const std::int64_t columns = std::min(block_columns, width - column);
+        const float* weights = sae.w_enc.data() + column * n_;
+        const float* bias = sae.b_enc.data() + column;
+        if (!subset.empty()) {
+            if (static_cast<std::int64_t>(mine.weights.size()) < block_columns * n_) mine.weights.reset(block_columns * n_);
+            mine.bias.resize(block_columns);
+            for (std::int64_t c = 0; c < columns; ++c) {
+                const std::uint32_t j = subset[static_cast<std::size_t>(column + c)];
+                std::copy_n(sae.w_enc.data() + j * n_, n_, mine.weights.data() + c * n_);
+                mine.bias[static_cast<std::size_t>(c)] = sae.b_enc.data()[j];
+            }
+            weights = mine.weights.data();
+            bias = mine.bias.data();
+        }
+        multiply_block(row(centered_, first), count, weights, columns, n_, mine.product.data());
+        for (std::int64_t r = 0; r < count; ++r) {
+            const RowList list = list_of(r);
+            const std::int64_t before = list.used;
+            list.used += kernels_.scan(mine.product.data() + r * columns, bias, columns, list.limit,
+                                       static_cast<std::uint32_t>(column), list.latent + before, list.value + before);
+            if (!subset.empty())
+                for (std::int64_t e = before; e < list.used; ++e)
+                    list.latent[e] = subset[static_cast<std::size_t>(list.latent[e])];
+            if (list.used > 3 * k) drop_certain(list, k, slack_of(r), mine.selected);
+            if (list.used > 4 * k) settle(r);  // a crowd of near-equal values; k at most remain
+        }
+    }
+
+    RowBlock& out = blocks_[static_cast<std::size_t>(block)];
+    out.count.assign(static_cast<std::size_t>(count) + 1, 0);
+    ensure(out.latent, count * k);
+    ensure(out.value, count * k);
+    std::int64_t found = 0;
+    for (std::int64_t r = 0; r < count; ++r) {
+        settle(r);
+        const RowList list = list_of(r);
+        std::copy_n(list.latent, list.used, out.latent.begin() + found);
+        std::copy_n(list.value, list.used, out.value.begin() + found);
+        found += list.used;
+        out.count[static_cast<std::size_t>(r) + 1] = static_cast<std::uint32_t>(found);
+    }
+    out.found = found;
+}
+
+// Joins the blocks' candidates; out.count holds each block's row offsets.
+void CpuDevice::collect_candidates(std::int64_t rows_per_block) {
+    const std::int64_t count = (rows_ + rows_per_block - 1) / rows_per_block;
+    std::vector<std::int64_t> start(static_cast<std::size_t>(count) + 1, 0);
+    for (std::int64_t i = 0; i < count; ++i)
+        start[static_cast<std::size_t>(i) + 1] = start[static_cast<std::size_t>(i)] + blocks_[static_cast<std::size_t>(i)].found;
+    const std::int64_t total = start.back();
+    if (total > std::numeric_limits<std::uint32_t>::max())
+        fail("{} candidates in one batch of {} rows; reduce k or train.batch_size", total, rows_);
+    candidates_.latent.grow(static_cast<std::size_t>(total));
+    candidates_.value.grow(static_cast<std::size_t>(total));
+    candidates_.begin.resize(static_cast<std::size_t>(rows_) + 1);
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::int64_t i = 0; i < count; ++i) {
+        const RowBlock& block = blocks_[static_cast<std::size_t>(i)];
+        const std::int64_t at = start[static_cast<std::size_t>(i)];
+        std::copy_n(block.latent.begin(), block.found, candidates_.latent.data() + at);
+        std::copy_n(block.value.begin(), block.found, candidates_.value.data() + at);
+        for (std::size_t r = 0; r + 1 < block.count.size(); ++r)
+            candidates_.begin[static_cast<std::size_t>(i * rows_per_block) + r] =
+                static_cast<std::uint32_t>(at) + block.count[r];
+    }
+    candidates_.begin[static_cast<std::size_t>(rows_)] = static_cast<std::uint32_t>(total);
+}
+
+void CpuDevice::pre_activation_histogram(const Tensors& sae, std::int64_t rows, std::span<std::uint64_t> counts) {
+    std::ranges::fill(counts, 0);
+    rows = std::min(rows, rows_);
+    const std::int64_t per_block = std::min(block_rows(0), (rows + threads_ - 1) / threads_);
+    const std::int64_t blocks = rows == 0 ? 0 : (rows + per_block - 1) / per_block;
+#pragma omp parallel for num_threads(threads_) schedule(dynamic)
+    for (std::int64_t block = 0; block < blocks; ++block) {
+        Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
+        if (mine.product.size() == 0) mine.product.reset(most_block_rows * block_columns);
+        const std::int64_t first = block * per_block;
+        const std::int64_t count = std::min(per_block, rows - first);
+        mine.selected.resize(static_cast<std::size_t>(count * n_));
+        for (std::int64_t r = 0; r < count; ++r)
+            std::copy_n(row(centered_, (first + r) * rows_ / rows), n_, mine.selected.begin() + r * n_);
+        std::vector<std::uint64_t> own(counts.size(), 0);
+        for (std::int64_t column = 0; column < sae.width; column += block_columns) {
+            const std::int64_t columns = std::min(block_columns, sae.width - column);
+            multiply_block(mine.selected.data(), count, sae.w_enc.data() + column * n_, columns, n_, mine.product.data());
+            for (std::int64_t i = 0; i < count * columns; ++i) {
+                const float z = mine.product[static_cast<std::size_t>(i)] + sae.b_enc.data()[column + i % columns];
+                if (z > 0) ++own[std::bit_cast<std::uint32_t>(z) >> 20];
+            }
+        }
+#pragma omp critical
+        for (std::size_t i = 0; i < own.size(); ++i) counts[i] += own[i];
+    }
+}
+
+}  // namespace strata::device

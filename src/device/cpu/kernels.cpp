@@ -1,0 +1,243 @@
+#include "device/cpu/kernels.h"
+
+#include <algorithm>
+#include <cmath>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "device/cpu/kernels.cpp"
+#include <hwy/cache_control.h>
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace strata::device::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using D = hn::ScalableTag<float>;
+using V = hn::Vec<D>;
+
+// Chains of a dot product: 32 partial sums however long a vector is.
+constexpr std::int64_t chain_lanes = 32;
+constexpr std::int64_t lanes = hn::MaxLanes(D());
+constexpr std::int64_t vectors = chain_lanes / lanes;
+
+// The sum of a vector's lanes, upper half onto lower half.
+template <class Tag>
+HWY_INLINE float fold(Tag d, hn::Vec<Tag> v) {
+#if HWY_TARGET != HWY_SCALAR
+    if constexpr (hn::MaxLanes(Tag()) > 1) {
+        const hn::Half<Tag> half;
+        return fold(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+    }
+#endif
+    (void)d;
+    return hn::GetLane(v);
+}
+
+// Adds the products of the chain elements [i, n) that do not fill all chains.
+HWY_INLINE void add_tail(D d, const float* a, const float* b, std::int64_t i, std::int64_t n, V* sums) {
+    for (std::int64_t c = 0; c < vectors && i < n; ++c, i += lanes) {
+        const auto mask = hn::FirstN(d, static_cast<std::size_t>(std::min(n - i, lanes)));
+        sums[c] = hn::MulAdd(hn::MaskedLoad(mask, d, a + i), hn::MaskedLoad(mask, d, b + i), sums[c]);
+    }
+}
+
+HWY_INLINE float fold_chains(D d, const V* sums) {
+    V folded[vectors];
+    for (std::int64_t c = 0; c < vectors; ++c) folded[c] = sums[c];
+    for (std::int64_t count = vectors; count > 1; count /= 2)
+        for (std::int64_t c = 0; c < count / 2; ++c) folded[c] = hn::Add(folded[c], folded[c + count / 2]);
+    return fold(d, folded[0]);
+}
+
+float Dot(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, std::int64_t n) {
+    const D d;
+    V sums[vectors];
+    for (std::int64_t c = 0; c < vectors; ++c) sums[c] = hn::Zero(d);
+    std::int64_t i = 0;
+    for (; i + chain_lanes <= n; i += chain_lanes)
+        for (std::int64_t c = 0; c < vectors; ++c)
+            sums[c] = hn::MulAdd(hn::LoadU(d, a + i + c * lanes), hn::LoadU(d, b + i + c * lanes), sums[c]);
+    add_tail(d, a, b, i, n, sums);
+    return fold_chains(d, sums);
+}
+
+HWY_INLINE void prefetch_row(const float* row, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; i += 16) hwy::Prefetch(row + i);
+}
+
+// Four rows at a time share the loads of x and hide each other's latency; the next four are on their way meanwhile.
+void Dots(const float* HWY_RESTRICT x, const float* HWY_RESTRICT base, const std::uint32_t* HWY_RESTRICT index,
+          std::int64_t count, std::int64_t n, float* HWY_RESTRICT out) {
+    const D d;
+    std::int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        const float* rows[4];
+        for (int r = 0; r < 4; ++r) rows[r] = base + static_cast<std::int64_t>(index[i + r]) * n;
+        for (std::int64_t next = i + 4; next < std::min(i + 8, count); ++next)
+            prefetch_row(base + static_cast<std::int64_t>(index[next]) * n, n);
+        V sums[4][vectors];
+        for (auto& row : sums)
+            for (std::int64_t c = 0; c < vectors; ++c) row[c] = hn::Zero(d);
+        std::int64_t at = 0;
+        for (; at + chain_lanes <= n; at += chain_lanes) {
+            for (std::int64_t c = 0; c < vectors; ++c) {
+                const V xs = hn::LoadU(d, x + at + c * lanes);
+                for (int r = 0; r < 4; ++r) sums[r][c] = hn::MulAdd(xs, hn::LoadU(d, rows[r] + at + c * lanes), sums[r][c]);
+            }
+        }
+        for (int r = 0; r < 4; ++r) {
+            add_tail(d, x, rows[r], at, n, sums[r]);
+            out[i + r] = fold_chains(d, sums[r]);
+        }
+    }
+    for (; i < count; ++i) out[i] = Dot(x, base + static_cast<std::int64_t>(index[i]) * n, n);
+}
+
+void AddRow(const float* HWY_RESTRICT a, float s, std::int64_t n, float* HWY_RESTRICT inout) {
+    const D d;
+    const V factor = hn::Set(d, s);
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes)
+        hn::StoreU(hn::MulAdd(factor, hn::LoadU(d, a + i), hn::LoadU(d, inout + i)), d, inout + i);
+    for (; i < n; ++i) inout[i] = std::fma(s, a[i], inout[i]);
+}
+
+// Four rows a pass, one load and one store of the sum for all four.
+void AddRows(const float* HWY_RESTRICT base, const std::uint32_t* HWY_RESTRICT index, const float* HWY_RESTRICT weight,
+             std::int64_t count, std::int64_t n, float* HWY_RESTRICT inout) {
+    const D d;
+    std::int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        const float* rows[4];
+        V factors[4];
+        for (int r = 0; r < 4; ++r) {
+            rows[r] = base + static_cast<std::int64_t>(index[i + r]) * n;
+            factors[r] = hn::Set(d, weight[i + r]);
+        }
+        for (std::int64_t next = i + 4; next < std::min(i + 8, count); ++next)
+            prefetch_row(base + static_cast<std::int64_t>(index[next]) * n, n);
+        std::int64_t at = 0;
+        for (; at + lanes <= n; at += lanes) {
+            V sum = hn::LoadU(d, inout + at);
+            for (int r = 0; r < 4; ++r) sum = hn::MulAdd(factors[r], hn::LoadU(d, rows[r] + at), sum);
+            hn::StoreU(sum, d, inout + at);
+        }
+        for (; at < n; ++at)
+            for (int r = 0; r < 4; ++r) inout[at] = std::fma(weight[i + r], rows[r][at], inout[at]);
+    }
+    for (; i < count; ++i) AddRow(base + static_cast<std::int64_t>(index[i]) * n, weight[i], n, inout);
+}
+
+float Subtract(const float* HWY_RESTRICT x, const float* HWY_RESTRICT b, std::int64_t n, float* HWY_RESTRICT out) {
+    const D d;
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) hn::StoreU(hn::Sub(hn::LoadU(d, x + i), hn::LoadU(d, b + i)), d, out + i);
+    for (; i < n; ++i) out[i] = x[i] - b[i];
+    return Dot(out, out, n);
+}
+
+void Multiply(float s, std::int64_t n, float* HWY_RESTRICT inout) {
+    const D d;
+    const V factor = hn::Set(d, s);
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) hn::StoreU(hn::Mul(factor, hn::LoadU(d, inout + i)), d, inout + i);
+    for (; i < n; ++i) inout[i] *= s;
+}
+
+std::int64_t Scan(const float* HWY_RESTRICT z, const float* HWY_RESTRICT bias, std::int64_t count, float limit,
+                  std::uint32_t first_latent, std::uint32_t* HWY_RESTRICT latent, float* HWY_RESTRICT value) {
+    const D d;
+    const hn::RebindToUnsigned<D> du;
+    const V limits = hn::Set(d, limit);
+    std::int64_t found = 0;
+    std::int64_t j = 0;
+    // Few vectors hold a survivor, so the compress runs rarely and the loop is one load, add and compare.
+    for (; j + lanes <= count; j += lanes) {
+        const V sum = hn::Add(hn::LoadU(d, z + j), hn::LoadU(d, bias + j));
+        const auto passes = hn::Ge(sum, limits);
+        if (HWY_LIKELY(hn::AllFalse(d, passes))) continue;
+        const auto names = hn::Iota(du, first_latent + static_cast<std::uint32_t>(j));
+        hn::CompressBlendedStore(names, hn::RebindMask(du, passes), du, latent + found);
+        found += static_cast<std::int64_t>(hn::CompressBlendedStore(sum, passes, d, value + found));
+    }
+    for (; j < count; ++j) {
+        const float sum = z[j] + bias[j];
+        if (sum >= limit) {
+            latent[found] = first_latent + static_cast<std::uint32_t>(j);
+            value[found++] = sum;
+        }
+    }
+    return found;
+}
+
+void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, const float* HWY_RESTRICT g,
+          std::int64_t n, const AdamStep& step) {
+    const D d;
+    // w -= lr * (m / c1) / (sqrt(v / c2) + eps)
+    const float rate = step.lr / step.correction1;
+    const float root = 1.0F / std::sqrt(step.correction2);
+    const V beta1 = hn::Set(d, step.beta1);
+    const V beta2 = hn::Set(d, step.beta2);
+    const V rest1 = hn::Set(d, (1.0F - step.beta1) * step.gradient_scale);
+    const V rest2 = hn::Set(d, (1.0F - step.beta2) * step.gradient_scale * step.gradient_scale);
+    const V rates = hn::Set(d, rate);
+    const V roots = hn::Set(d, root);
+    const V epsilon = hn::Set(d, step.epsilon);
+    const auto one = [&](V gs, V ms, V vs, V& w_step, V& m_new, V& v_new) {
+        m_new = hn::MulAdd(beta1, ms, hn::Mul(rest1, gs));
+        v_new = hn::MulAdd(beta2, vs, hn::Mul(rest2, hn::Mul(gs, gs)));
+        w_step = hn::Div(hn::Mul(rates, m_new), hn::MulAdd(hn::Sqrt(v_new), roots, epsilon));
+    };
+    V w_step, m_new, v_new;
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        one(hn::LoadU(d, g + i), hn::LoadU(d, m + i), hn::LoadU(d, v + i), w_step, m_new, v_new);
+        hn::StoreU(m_new, d, m + i);
+        hn::StoreU(v_new, d, v + i);
+        hn::StoreU(hn::Sub(hn::LoadU(d, w + i), w_step), d, w + i);
+    }
+    if (i < n) {
+        const auto mask = hn::FirstN(d, static_cast<std::size_t>(n - i));
+        one(hn::MaskedLoad(mask, d, g + i), hn::MaskedLoad(mask, d, m + i), hn::MaskedLoad(mask, d, v + i), w_step, m_new,
+            v_new);
+        const V w_new = hn::Sub(hn::MaskedLoad(mask, d, w + i), w_step);
+        HWY_ALIGN float tail[3][lanes];
+        hn::Store(m_new, d, tail[0]);
+        hn::Store(v_new, d, tail[1]);
+        hn::Store(w_new, d, tail[2]);
+        std::copy_n(tail[0], n - i, m + i);
+        std::copy_n(tail[1], n - i, v + i);
+        std::copy_n(tail[2], n - i, w + i);
+    }
+}
+
+Kernels Table() {
+    return {hwy::TargetName(HWY_TARGET), Subtract, Dots, AddRows, Dot, AddRow, Multiply, Scan, Adam};
+}
+
+}  // namespace strata::device::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace strata::device {
+
+HWY_EXPORT(Table);
+
+const Kernels& kernels() {
+    static const Kernels chosen = HWY_DYNAMIC_DISPATCH(Table)();
+    return chosen;
+}
+
+std::vector<Kernels> all_kernels() {
+    std::vector<Kernels> all;
+    for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
+        hwy::SetSupportedTargetsForTest(target);
+        all.push_back(HWY_DYNAMIC_DISPATCH(Table)());
+    }
+    hwy::SetSupportedTargetsForTest(0);
+    return all;
+}
+
+}  // namespace strata::device
+#endif

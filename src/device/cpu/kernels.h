@@ -1,0 +1,49 @@
+#pragma once
+// The inner loops of the CPU device, one set per instruction set, chosen at run time (Highway). Every set gives the
+// same bits where it fuses multiply and add (AVX2 and up): sums of products run in 32 chains, folded by halves,
+// whatever the vector length.
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "device/device.h"
+
+namespace strata::device {
+
+struct Kernels {
+    const char* target;
+
+    // out = x - b; returns |out|^2.
+    float (*subtract)(const float* x, const float* b, std::int64_t n, float* out);
+
+    // out[i] = x . base[index[i]] for rows of n.
+    void (*dots)(const float* x, const float* base, const std::uint32_t* index, std::int64_t count, std::int64_t n,
+                 float* out);
+
+    // inout += sum_i weight[i] * base[index[i]], in the order of i.
+    void (*add_rows)(const float* base, const std::uint32_t* index, const float* weight, std::int64_t count,
+                     std::int64_t n, float* inout);
+
+    float (*dot)(const float* a, const float* b, std::int64_t n);
+    // inout += s * a
+    void (*add)(const float* a, float s, std::int64_t n, float* inout);
+    void (*multiply)(float s, std::int64_t n, float* inout);
+
+    // Appends first_latent + j and z[j] + bias[j] for every j with z[j] + bias[j] >= limit; returns how many. Both
+    // outputs need room for `count` elements.
+    std::int64_t (*scan)(const float* z, const float* bias, std::int64_t count, float limit,
+                         std::uint32_t first_latent, std::uint32_t* latent, float* value);
+
+    // w, m, v after one Adam step on g.
+    void (*adam)(float* w, float* m, float* v, const float* g, std::int64_t n, const AdamStep& step);
+};
+
+// The best set this CPU has.
+const Kernels& kernels();
+
+// All sets this CPU has, for tests and benchmarks.
+std::vector<Kernels> all_kernels();
+
+}  // namespace strata::device

@@ -1,0 +1,78 @@
+// BatchTopK (Bussmann et al., arXiv 2412.06410): the k B largest of all B M values ReLU(z) of the batch, where the
+// batch is the whole distributed one. Fewer than k B positive values: all are kept.
+//
+// The screen needs a threshold before the batch's own is known: it guesses a little below the last one. If enough
+// candidates reach the guess, the k B-th largest is among them and the selection is exact; otherwise the screen is
+// repeated lower, from a histogram of the whole batch.
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+
+#include "comm/selection.h"
+#include "sae/kind.h"
+
+namespace strata::sae {
+namespace {
+
+constexpr std::int64_t sampled_rows = 128;  // per rank, for the first guess of a run
+
+// The lower edge of the histogram bin that holds the wanted-th largest of `rows` rows per rank, all ranks together.
+float guess_from_histogram(const Selecting& s, std::int64_t local_rows, double wanted_per_row) {
+    std::array<std::uint64_t, 2049> counts{};
+    s.device.pre_activation_histogram(s.parameters, local_rows, std::span(counts).first(2048));
+    counts[2048] = static_cast<std::uint64_t>(std::min(local_rows, s.local_rows));
+    s.comm.sum(counts);
+    double wanted = wanted_per_row * static_cast<double>(counts[2048]);
+    for (std::size_t bin = 2048; bin-- > 0;) {
+        wanted -= static_cast<double>(counts[bin]);
+        if (wanted <= 0) return std::bit_cast<float>(static_cast<std::uint32_t>(bin) << 20);
+    }
+    return 0;
+}
+
+float select(const Selecting& s) {
+    const std::int64_t wanted = codes_of_batch(s.config.k, s.rows);
+    const auto histogram = [&](std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) {
+        s.device.histogram(prefix, shift, digits, counts);
+    };
+    const auto enough_room = static_cast<std::int64_t>(8 * s.config.k * static_cast<double>(s.local_rows)) + 65536;
+
+    bool fresh = s.guess <= 0;
+    float guess = fresh ? guess_from_histogram(s, sampled_rows, 1.1 * s.config.k) : s.guess;
+    for (int attempt = 0;; ++attempt) {
+        // A limit only where a better guess can still be made; it must fall on all ranks alike.
+        const bool fits = s.device.screen_above(s.parameters, guess, attempt == 0 ? enough_room : 0);
+        std::array<std::uint32_t, 1> overflow = {fits ? 0U : 1U};
+        if (attempt == 0) s.comm.any(overflow);
+        if (overflow[0] == 0) {
+            if (s.config.row_cap > 0)
+                s.device.cap_rows(std::max<std::int64_t>(1, std::llround(static_cast<double>(s.config.row_cap) * s.config.k)));
+            const Selection found = select_largest(s.comm, static_cast<std::uint64_t>(wanted), histogram);
+            if (found.available >= static_cast<std::uint64_t>(wanted) || guess == 0) {
+                s.device.keep(device::CodeSet::main, found.threshold, found.ties_to_take);
+                // Next time: below this threshold by four times its usual change from batch to batch.
+                if (!fresh && s.guess > 0) {
+                    const float expected = s.guess / (1 - 4 * s.spread);
+                    const float change = std::abs(found.threshold / expected - 1);
+                    s.spread = std::clamp(0.9F * s.spread + 0.1F * change, 0.0025F, 0.1F);
+                } else {
+                    s.spread = 0.0125F;
+                }
+                s.guess = found.threshold * (1 - 4 * s.spread);
+                return found.threshold;
+            }
+        }
+        fresh = true;
+        // The edge of the bin below, so that rounding of the product cannot cost a pair.
+        guess = attempt == 0 ? 0.9F * guess_from_histogram(s, s.local_rows, s.config.k) : guess / 2;
+        if (guess < 1e-30F) guess = 0;
+    }
+}
+
+}  // namespace
+
+const Kind batch_topk = {"batch_topk", select, Inference::threshold};
+
+}  // namespace strata::sae

@@ -1,0 +1,24 @@
+#include <array>
+#include <cmath>
+
+#include "base/error.h"
+#include "sae/kind.h"
+
+namespace strata::sae {
+
+std::span<const Kind> kinds() {
+    static const std::array all = {topk, batch_topk};
+    return all;
+}
+
+const Kind& kind_of(std::string_view name) {
+    for (const Kind& kind : kinds())
+        if (kind.name == name) return kind;
+    fail("no SAE kind is named '{}'", name);
+}
+
+std::int64_t codes_of_batch(double k, std::int64_t rows) {
+    return std::llround(k * static_cast<double>(rows));
+}
+
+}  // namespace strata::sae

@@ -1,0 +1,26 @@
+#include "train/schedule.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace strata::train {
+
+double automatic_rate(std::int64_t batch_size, std::int64_t width, std::int64_t tokens) {
+    const double size = std::sqrt(static_cast<double>(batch_size) / 1024 * 2304 / static_cast<double>(width));
+    return 4e-3 * size * std::pow(std::min(1.0, 5e5 / static_cast<double>(tokens)), 0.32);
+}
+
+std::int64_t warmup_steps(const OptimizerConfig& optimizer, std::int64_t steps) {
+    return std::min(optimizer.warmup_steps, steps / 10);
+}
+
+double rate_at(double rate, const OptimizerConfig& optimizer, std::int64_t step, std::int64_t steps) {
+    const double warmup = static_cast<double>(warmup_steps(optimizer, steps));
+    const double decay = optimizer.decay_fraction * static_cast<double>(steps);
+    double factor = 1;
+    if (warmup > 0) factor = std::min(factor, static_cast<double>(step + 1) / warmup);
+    if (decay > 0) factor = std::min(factor, static_cast<double>(steps - step) / decay);
+    return rate * factor;
+}
+
+}  // namespace strata::train
