@@ -47,12 +47,6 @@ struct DecodeSums {
     std::uint64_t active = 0;  // codes > 0
 };
 
-// Rows that a latent's gradient is made of, per code set; see accumulate().
-struct AccumulateTerm {
-    CodeSet set = CodeSet::main;
-    float decoder_scale = 0;  // dL/dd_j = decoder_scale * sum_b f_bj residual_b
-};
-
 struct AdamStep {
     float lr = 0;
     float beta1 = 0.9F, beta2 = 0.999F, epsilon = 1e-8F;
@@ -124,14 +118,16 @@ class Device {
     // Adds to counts[j] the number of main codes of latent j; host memory, [M].
     virtual void count_codes(std::span<std::uint64_t> counts) = 0;
 
-    // Gradients of W_enc, W_dec, b_enc, latent by latent, no atomics:
-    //   dL/dd_j = sum over terms of decoder_scale * sum_b f_bj residual_b, less its component along d_j (unit rows)
-    //   dL/dw_j = sum over terms of sum_b g_bj xc_b,   g = dL/df where f > 0
-    // Overwrites `gradient`. Calls `done(first, last)` when the latents [first, last) are complete, in order. b_dec:
-    //   dL/db_dec = residual_scale * sum_b residual_b - sum_j (dL/db_enc_j) w_j.
-    // Returns the squared norm of what it wrote.
-    virtual double accumulate(std::span<const AccumulateTerm> terms, const Tensors& sae, float residual_scale,
-                              Tensors& gradient, const std::function<void(std::int64_t, std::int64_t)>& done) = 0;
+    // Gradients of all four tensors from the codes of `sets` (main, or main and auxiliary), latent by latent, no
+    // atomics; s is the gradient_scale that decode() was given:
+    //   dL/dd_j   = sum over sets of s sum_b f_bj residual_b, less its component along d_j (unit rows)
+    //   dL/dw_j   = sum over sets of sum_b (dL/df_bj) xc_b
+    //   dL/db_enc = sum over sets of sum_b dL/df_bj
+    //   dL/db_dec = s sum_b residual_b (main) - sum_j (dL/db_enc_j) w_j
+    // Overwrites `gradient`. Calls `done(first, last)` when W_enc and W_dec of the latents [first, last) are complete,
+    // in order. Returns the squared norm of what it wrote.
+    virtual double accumulate(std::span<const CodeSet> sets, const Tensors& sae, Tensors& gradient,
+                              const std::function<void(std::int64_t, std::int64_t)>& done) = 0;
 
     // Squared norm of a whole set of tensors.
     virtual double square_norm(const Tensors& t) = 0;

@@ -3,7 +3,7 @@
 //
 // The screen needs a threshold before the batch's own is known: it guesses a little below the last one. If enough
 // candidates reach the guess, the k B-th largest is among them and the selection is exact; otherwise the screen is
-// repeated lower, from a histogram of the whole batch.
+// repeated with a lower one.
 
 #include <algorithm>
 #include <array>
@@ -39,8 +39,7 @@ float select(const Selecting& s) {
     };
     const auto enough_room = static_cast<std::int64_t>(8 * s.config.k * static_cast<double>(s.local_rows)) + 65536;
 
-    bool fresh = s.guess <= 0;
-    float guess = fresh ? guess_from_histogram(s, sampled_rows, 1.1 * s.config.k) : s.guess;
+    float guess = s.guess > 0 ? s.guess : guess_from_histogram(s, sampled_rows, 1.1 * s.config.k);
     for (int attempt = 0;; ++attempt) {
         // A limit only where a better guess can still be made; it must fall on all ranks alike.
         const bool fits = s.device.screen_above(s.parameters, guess, attempt == 0 ? enough_room : 0);
@@ -52,21 +51,19 @@ float select(const Selecting& s) {
             const Selection found = select_largest(s.comm, static_cast<std::uint64_t>(wanted), histogram);
             if (found.available >= static_cast<std::uint64_t>(wanted) || guess == 0) {
                 s.device.keep(device::CodeSet::main, found.threshold, found.ties_to_take);
-                // Next time: below this threshold by four times its usual change from batch to batch.
-                if (!fresh && s.guess > 0) {
-                    const float expected = s.guess / (1 - 4 * s.spread);
-                    const float change = std::abs(found.threshold / expected - 1);
-                    s.spread = std::clamp(0.9F * s.spread + 0.1F * change, 0.0025F, 0.1F);
+                // Next time: below this threshold by twice its recent largest change from batch to batch, or more.
+                if (s.guess > 0) {
+                    const float change = std::abs(found.threshold * (1 - s.margin) / s.guess - 1);
+                    s.margin = std::clamp(std::max(0.9F * s.margin, 2 * change), 0.01F, 0.5F);
                 } else {
-                    s.spread = 0.0125F;
+                    s.margin = 0.1F;
                 }
-                s.guess = found.threshold * (1 - 4 * s.spread);
+                s.guess = found.threshold * (1 - s.margin);
                 return found.threshold;
             }
         }
-        fresh = true;
-        // The edge of the bin below, so that rounding of the product cannot cost a pair.
-        guess = attempt == 0 ? 0.9F * guess_from_histogram(s, s.local_rows, s.config.k) : guess / 2;
+        // Too many candidates to hold: look at the whole batch. Too few: lower, in growing strides.
+        guess = overflow[0] != 0 ? guess_from_histogram(s, s.local_rows, 1.01 * s.config.k) : guess * (attempt == 0 ? 0.8F : 0.5F);
         if (guess < 1e-30F) guess = 0;
     }
 }

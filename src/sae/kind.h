@@ -21,7 +21,7 @@ struct Selecting {
     std::int64_t rows = 0;        // of the global batch
     std::int64_t local_rows = 0;  // of this rank
     float& guess;                 // where the rule expects its threshold; speed only, never the result
-    float& spread;                // how far the last guesses were off, relative; likewise
+    float& margin;                // how far below the last threshold the guess stands, relative; likewise
 };
 
 // What is applied to pre-activations z when an SAE is used, after training.

@@ -13,11 +13,11 @@ using device::CodeSet;
 // AuxK (methods: docs/methods.md): the dead latents' aux_k largest pre-activations of a row reconstruct what the SAE
 // missed, e = x - x_hat taken as a constant, without the decoder bias:
 //   loss = coefficient * E|x|^2 * sum_b |e_b - f_b W_dec|^2 / sum_b |e_b - mean e|^2
-// E|x|^2 makes the weight independent of the input scale. Returns the decoder scale of its gradient, 0 if idle.
-float add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<std::uint32_t>& dead, double& loss) {
+// E|x|^2 makes the weight independent of the input scale. Returns false if there is nothing to do.
+bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<std::uint32_t>& dead, double& loss) {
     device::Device& device = bench.device;
     const SaeConfig& config = sae.config;
-    if (config.aux_k == 0 || config.aux_coefficient == 0 || dead.empty()) return 0;
+    if (config.aux_k == 0 || config.aux_coefficient == 0 || dead.empty()) return false;
 
     std::vector<double> sums(static_cast<std::size_t>(sae.parameters.n) + 1);
     const std::span columns = std::span(sums).first(sums.size() - 1);
@@ -25,7 +25,7 @@ float add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<s
     bench.comm.sum(sums);
     double variance = sums.back();
     for (const double sum : columns) variance -= sum * sum / static_cast<double>(bench.batch_size);
-    if (!(variance > 0)) return 0;  // nothing is left to explain
+    if (!(variance > 0)) return false;  // nothing is left to explain
 
     const double scale = config.aux_coefficient * bench.mean_square / variance;
     device.screen_row_top(sae.parameters, std::min(config.aux_k, std::ssize(dead)), dead);
@@ -34,12 +34,11 @@ float add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<s
     double error = missed.squared_error;
     bench.comm.sum(std::span(&error, 1));
     loss = scale * error;
-    return static_cast<float>(2 * scale);
+    return true;
 }
 
 // Sums the gradients over ranks, bucket by bucket while they are being made; returns the squared norm of the result.
-double accumulate_and_reduce(Workbench& bench, const TrainedSae& sae, std::span<const device::AccumulateTerm> terms,
-                             float residual_scale) {
+double accumulate_and_reduce(Workbench& bench, const TrainedSae& sae, std::span<const CodeSet> sets) {
     device::Tensors& gradient = bench.gradient;
     gradient.width = sae.parameters.width;
     const auto n = static_cast<std::size_t>(gradient.n);
@@ -49,7 +48,7 @@ double accumulate_and_reduce(Workbench& bench, const TrainedSae& sae, std::span<
         bench.reducer.submit({gradient.w_enc.data() + at, count});
         bench.reducer.submit({gradient.w_dec.data() + at, count});
     };
-    const double own = bench.device.accumulate(terms, sae.parameters, residual_scale, gradient, ready);
+    const double own = bench.device.accumulate(sets, sae.parameters, gradient, ready);
     if (bench.comm.size() == 1) return own;
     bench.reducer.submit({gradient.b_enc.data(), static_cast<std::size_t>(gradient.width)});
     bench.reducer.submit({gradient.b_dec.data(), n});
@@ -95,15 +94,14 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     report.dead = std::ssize(dead);
     device.center(batch.x, batch.rows, sae.parameters);
     report.threshold = sae.kind->select({device, bench.comm, sae.parameters, sae.config, bench.batch_size, batch.rows,
-                                         sae.guess, sae.spread});
+                                         sae.guess, sae.margin});
     report.sums = device.decode(CodeSet::main, sae.parameters, row_scale);
     count_silence(bench, sae);
 
-    std::vector<device::AccumulateTerm> terms = {{CodeSet::main, row_scale}};
-    const float auxiliary_scale = add_auxiliary(bench, sae, dead, report.auxiliary_loss);
-    if (auxiliary_scale != 0) terms.push_back({CodeSet::auxiliary, auxiliary_scale});
+    std::vector<CodeSet> sets = {CodeSet::main};
+    if (add_auxiliary(bench, sae, dead, report.auxiliary_loss)) sets.push_back(CodeSet::auxiliary);
 
-    report.gradient_norm = std::sqrt(accumulate_and_reduce(bench, sae, terms, row_scale));
+    report.gradient_norm = std::sqrt(accumulate_and_reduce(bench, sae, sets));
     if (!std::isfinite(report.gradient_norm))
         fail("{}: the gradient of step {} is not finite (norm {}); lower optimizer.lr (now {:.3g}), or look for extreme "
              "rows with `strata data check`",

@@ -23,7 +23,7 @@ struct TrainedSae {
     device::Tensors parameters;
     device::Tensors first, second;           // Adam's moments
     std::vector<std::uint64_t> silent;       // [M] rows of all ranks since the latent last fired
-    float guess = 0, spread = 0;             // of the screen; see sae::Selecting
+    float guess = 0, margin = 0;             // of the screen; see sae::Selecting
     std::vector<float> thresholds;           // [M] of inference; empty until calibrated
 };
 

@@ -134,7 +134,7 @@ void CpuDevice::transpose(CodeTable& codes, std::int64_t width) {
             for (std::uint32_t e = pairs.begin[b]; e < pairs.begin[b + 1]; ++e) {
                 const std::uint32_t to = slot[pairs.latent[e]]++;
                 codes.row_of[to] = static_cast<std::uint32_t>(b);
-                codes.value_of[to] = pairs.value[e];
+                codes.value_of[to] = codes.gradient_scale * pairs.value[e];
                 codes.gradient_of[to] = codes.gradient[e];
             }
         }

@@ -38,12 +38,13 @@ void CpuDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, s
     const auto estimate = static_cast<std::size_t>(codes);
     n_ = n;
     centered_.reset(elements);
+    centered_tiles_.reset(rows, n);
     centered_norm_.resize(static_cast<std::size_t>(rows));
     row_sums_.resize(static_cast<std::size_t>(rows));
     candidates_.latent.reset(estimate * 2);
     candidates_.value.reset(estimate * 2);
     CodeTable& main = table(CodeSet::main);
-    main.residual.reset(elements);
+    main.residual.reset(rows, n);
     main.latent_begin.reserve(static_cast<std::size_t>(width) + 1);
     for (auto* a : {&main.pairs.value, &main.gradient, &main.value_of, &main.gradient_of}) a->reset(estimate);
     main.pairs.latent.reset(estimate);
@@ -56,13 +57,33 @@ void CpuDevice::center(std::span<const float> x, std::int64_t rows, const Tensor
                   static_cast<std::size_t>(rows) <= centered_norm_.size());
     rows_ = rows;
 #pragma omp parallel for num_threads(threads_) schedule(static)
-    for (std::int64_t b = 0; b < rows; ++b)
-        centered_norm_[static_cast<std::size_t>(b)] =
-            std::sqrt(kernels_.subtract(x.data() + b * n_, sae.b_dec.data(), n_, row(centered_, b)));
+    for (std::int64_t b = 0; b < rows; ++b) {
+        float* xc = centered_row(b);
+        centered_norm_[static_cast<std::size_t>(b)] = std::sqrt(kernels_.subtract(x.data() + b * n_, sae.b_dec.data(), n_, xc));
+        centered_tiles_.store(b, xc);
+    }
+}
+
+void Tiles::reset(std::int64_t rows_, std::int64_t n_) {
+    // Half of the L2 of a present-day core (2 MiB; 1 MiB at the least) may be taken by one tile.
+    constexpr std::int64_t tile_bytes = std::int64_t{1} << 20;
+    rows = rows_;
+    n = n_;
+    width = 64;
+    while (width > 16 && rows * width * static_cast<std::int64_t>(sizeof(float)) > tile_bytes) width /= 2;
+    data.reset(static_cast<std::size_t>(count() * rows * width));
+}
+
+void Tiles::store(std::int64_t row, const float* values) {
+    for (std::int64_t t = 0; t < count(); ++t) std::copy_n(values + t * width, valid(t), at(t, row));
+}
+
+void Tiles::load(std::int64_t row, float* values) const {
+    for (std::int64_t t = 0; t < count(); ++t) std::copy_n(at(t, row), valid(t), values + t * width);
 }
 
 std::size_t CpuDevice::workspace_bytes() const {
-    std::size_t bytes = centered_.size() * sizeof(float) + partial_.size() * sizeof(double);
+    std::size_t bytes = (centered_.size() + centered_tiles_.data.size()) * sizeof(float) + partial_.size() * sizeof(double);
     const auto pairs = [](const PairsByRow& p) {
         return p.begin.capacity() * sizeof(std::uint32_t) + p.latent.size() * sizeof(std::uint32_t) +
                p.value.size() * sizeof(float);
@@ -71,7 +92,7 @@ std::size_t CpuDevice::workspace_bytes() const {
     for (const CodeTable& c : codes_)
         bytes += pairs(c.pairs) + c.latent_begin.capacity() * sizeof(std::uint32_t) +
                  c.row_of.size() * sizeof(std::uint32_t) +
-                 (c.gradient.size() + c.value_of.size() + c.gradient_of.size() + c.residual.size()) * sizeof(float);
+                 (c.gradient.size() + c.value_of.size() + c.gradient_of.size() + c.residual.data.size()) * sizeof(float);
     for (const RowBlock& b : blocks_)
         bytes += (b.row.capacity() + b.latent.capacity() + b.value.capacity()) * sizeof(float);
     for (const Scratch& s : scratch_)

@@ -19,14 +19,31 @@ struct PairsByRow {
     std::int64_t size() const { return begin.empty() ? 0 : begin.back(); }
 };
 
+// A matrix [rows, n] cut into tiles of a few columns, [tiles, rows, width], the last one padded with zeros: a tile stays
+// in a core's L2 while all latents gather their rows from it.
+struct Tiles {
+    Array<float> data;
+    std::int64_t rows = 0, n = 0, width = 0;
+
+    void reset(std::int64_t rows_, std::int64_t n_);
+    std::int64_t count() const { return (n + width - 1) / width; }
+    std::int64_t valid(std::int64_t tile) const { return std::min(width, n - tile * width); }
+    float* at(std::int64_t tile, std::int64_t row) { return data.data() + (tile * rows + row) * width; }
+    const float* at(std::int64_t tile, std::int64_t row) const { return data.data() + (tile * rows + row) * width; }
+    void store(std::int64_t row, const float* values);
+    void load(std::int64_t row, float* values) const;
+};
+
 // A code set: the codes by row, their gradients, the same by latent, and what is left to explain.
 struct CodeTable {
     PairsByRow pairs;
     Array<float> gradient;                    // dL/df, in the order of pairs
+    float gradient_scale = 0;                 // dL/df = gradient_scale * residual . d
     std::vector<std::uint32_t> latent_begin;  // [M + 1]
     Array<std::uint32_t> row_of;              // by latent; the rows of a latent ascend
-    Array<float> value_of, gradient_of;
-    Array<float> residual;  // [B, n]
+    Array<float> value_of;                    // gradient_scale * f
+    Array<float> gradient_of;
+    Tiles residual;  // [B, n]
 };
 
 // What one block of rows leaves behind while it is screened; kept from step to step.
@@ -40,7 +57,8 @@ struct RowBlock {
 // A thread's own memory.
 struct Scratch {
     Array<float> product;                 // a block of the product
-    Array<float> weights;                 // gathered W_enc rows of a subset, or the scaled codes of a latent
+    Array<float> weights;                 // gathered W_enc rows of a subset
+    std::vector<float> row;               // [n]
     std::vector<float> bias;              // of a subset
     std::vector<std::uint32_t> order;     // sorting
     std::vector<std::uint32_t> latent;    // [rows, capacity] lists of screen_row_top
@@ -72,8 +90,8 @@ class CpuDevice final : public Device {
     Moments column_sums(const Tensors& sae, std::span<double> residual, std::span<double> x) override;
     void fired(std::span<std::uint32_t> bits) override;
     void count_codes(std::span<std::uint64_t> counts) override;
-    double accumulate(std::span<const AccumulateTerm> terms, const Tensors& sae, float residual_scale,
-                      Tensors& gradient, const std::function<void(std::int64_t, std::int64_t)>& done) override;
+    double accumulate(std::span<const CodeSet> sets, const Tensors& sae, Tensors& gradient,
+                      const std::function<void(std::int64_t, std::int64_t)>& done) override;
     double square_norm(const Tensors& t) override;
     void update(Tensors& sae, const Tensors& gradient, Tensors& first, Tensors& second, const AdamStep& step) override;
     std::size_t workspace_bytes() const override;
@@ -86,19 +104,21 @@ class CpuDevice final : public Device {
     void top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset, std::int64_t block,
                    std::int64_t first, std::int64_t count, float bound);
     void collect_candidates(std::int64_t rows_per_block);
-    const float* row(const Array<float>& a, std::int64_t b) const { return a.data() + b * n_; }
-    float* row(Array<float>& a, std::int64_t b) const { return a.data() + b * n_; }
+    float* centered_row(std::int64_t b) { return centered_.data() + b * n_; }
     CodeTable& table(CodeSet set) { return codes_[set == CodeSet::main ? 0 : 1]; }
     const CodeTable& table(CodeSet set) const { return codes_[set == CodeSet::main ? 0 : 1]; }
     template <typename Passes>
     void keep_if(CodeSet set, const Passes& passes);
     void transpose(CodeTable& codes, std::int64_t width);
-    void add_columns(const Array<float>& rows, std::span<double> sums);
+    void add_columns(const Tiles& rows, std::span<double> sums);
+    double accumulate_group(std::span<const CodeSet> sets, const Tensors& sae, Tensors& gradient, std::int64_t group,
+                            std::int64_t tile);
 
     int threads_;
     Kernels kernels_;
     std::int64_t rows_ = 0, n_ = 0;    // of the present batch
     Array<float> centered_;            // [B, n] xc
+    Tiles centered_tiles_;             // the same
     std::vector<float> centered_norm_;  // [B] |xc|
     PairsByRow candidates_;
     std::vector<RowBlock> blocks_;
@@ -107,7 +127,8 @@ class CpuDevice final : public Device {
     std::vector<std::uint32_t> counts_;  // transposition: [threads, M]
     std::vector<DecodeSums> row_sums_;   // [B]
     Array<double> partial_;              // [groups, n] sums by group of rows or latents
-    std::vector<double> group_norms_;
+    std::vector<double> part_norms_;
+    std::vector<float> along_;  // [M] component of the decoder's gradient along d_j
 };
 
 }  // namespace strata::device

@@ -18,7 +18,8 @@ constexpr std::int64_t row_group = 64;  // rows whose column sums are added in o
 DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_scale) {
     CodeTable& codes = table(set);
     const PairsByRow& pairs = codes.pairs;
-    codes.residual.grow(static_cast<std::size_t>(rows_ * n_));
+    codes.gradient_scale = gradient_scale;
+    if (codes.residual.rows < rows_ || codes.residual.n != n_) codes.residual.reset(centered_tiles_.rows, n_);
     codes.gradient.grow(static_cast<std::size_t>(pairs.size()));
     const float* b_dec = sae.b_dec.data();
     const double bias_square = kernels_.dot(b_dec, b_dec, n_);
@@ -28,14 +29,17 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
         const std::uint32_t begin = pairs.begin[i];
         const std::uint32_t count = pairs.begin[i + 1] - begin;
         const std::uint32_t* latent = pairs.latent.data() + begin;
-        const float* xc = row(centered_, b);
-        float* residual = row(codes.residual, b);
+        const float* xc = centered_row(b);
+        std::vector<float>& scratch = scratch_[static_cast<std::size_t>(omp_get_thread_num())].row;
+        scratch.resize(static_cast<std::size_t>(n_));
+        float* residual = scratch.data();
         if (set == CodeSet::main) {
             for (std::int64_t c = 0; c < n_; ++c) residual[c] = -xc[c];
         } else {
-            std::copy_n(row(table(CodeSet::main).residual, b), n_, residual);
+            table(CodeSet::main).residual.load(b, residual);
         }
         kernels_.add_rows(sae.w_dec.data(), latent, pairs.value.data() + begin, count, n_, residual);
+        codes.residual.store(b, residual);
         if (gradient_scale != 0) {
             float* gradient = codes.gradient.data() + begin;
             kernels_.dots(residual, sae.w_dec.data(), latent, count, n_, gradient);
@@ -65,21 +69,21 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
 }
 
 // Adds the columns of `rows` [B, n] to sums [n]: groups of rows, added in order.
-void CpuDevice::add_columns(const Array<float>& rows, std::span<double> sums) {
+void CpuDevice::add_columns(const Tiles& rows, std::span<double> sums) {
     const std::int64_t groups = (rows_ + row_group - 1) / row_group;
-    partial_.grow(static_cast<std::size_t>(std::max<std::int64_t>(groups * n_, std::ssize(partial_))));
+    const std::int64_t padded = rows.count() * rows.width;
+    partial_.grow(std::max(static_cast<std::size_t>(groups * padded), partial_.size()));
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t g = 0; g < groups; ++g) {
-        double* own = partial_.data() + g * n_;
-        std::fill_n(own, n_, 0.0);
-        for (std::int64_t b = g * row_group; b < std::min((g + 1) * row_group, rows_); ++b) {
-            const float* values = row(rows, b);
-            for (std::int64_t c = 0; c < n_; ++c) own[c] += values[c];
-        }
+        double* own = partial_.data() + g * padded;
+        std::fill_n(own, padded, 0.0);
+        for (std::int64_t t = 0; t < rows.count(); ++t)
+            for (std::int64_t b = g * row_group; b < std::min((g + 1) * row_group, rows_); ++b)
+                for (std::int64_t c = 0; c < rows.width; ++c) own[t * rows.width + c] += rows.at(t, b)[c];
     }
     for (std::int64_t g = 0; g < groups; ++g)
         for (std::int64_t c = 0; c < n_; ++c)
-            sums[static_cast<std::size_t>(c)] += partial_[static_cast<std::size_t>(g * n_ + c)];
+            sums[static_cast<std::size_t>(c)] += partial_[static_cast<std::size_t>(g * padded + c)];
 }
 
 Device::Moments CpuDevice::column_sums(const Tensors& sae, std::span<double> residual, std::span<double> x) {
@@ -91,7 +95,7 @@ Device::Moments CpuDevice::column_sums(const Tensors& sae, std::span<double> res
     }
     if (!x.empty()) {
         std::ranges::fill(x, 0);
-        add_columns(centered_, x);
+        add_columns(centered_tiles_, x);
         double bias_square = 0;
         double cross = 0;
         for (std::int64_t c = 0; c < n_; ++c) {

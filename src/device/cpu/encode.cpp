@@ -19,8 +19,8 @@
 namespace strata::device {
 namespace {
 
-constexpr std::int64_t block_columns = 512;
-constexpr std::int64_t most_block_rows = 256;  // x 512 columns x 4 bytes = 512 KiB, within a core's L2
+constexpr std::int64_t block_columns = 256;
+constexpr std::int64_t most_block_rows = 512;  // x 256 columns x 4 bytes = 512 KiB, within a core's L2
 
 // out[rows, columns] = x[rows, n] . w[columns, n]^T
 void multiply_block(const float* x, std::int64_t rows, const float* w, std::int64_t columns, std::int64_t n,
@@ -79,10 +79,11 @@ void CpuDevice::screen_block(const Tensors& sae, std::int64_t block, std::int64_
     RowBlock& out = blocks_[static_cast<std::size_t>(block)];
     out.count.assign(static_cast<std::size_t>(count) + 1, 0);
 
-    std::int64_t found = 0;
+    std::int64_t kept = 0;
     for (std::int64_t column = 0; column < sae.width; column += block_columns) {
         const std::int64_t columns = std::min(block_columns, sae.width - column);
-        multiply_block(row(centered_, first), count, sae.w_enc.data() + column * n_, columns, n_, mine.product.data());
+        multiply_block(centered_row(first), count, sae.w_enc.data() + column * n_, columns, n_, mine.product.data());
+        std::int64_t found = kept;
         for (std::int64_t r = 0; r < count; ++r) {
             ensure(out.latent, found + columns);
             ensure(out.value, found + columns);
@@ -94,38 +95,34 @@ void CpuDevice::screen_block(const Tensors& sae, std::int64_t block, std::int64_
             ensure(out.row, found + hits);
             std::fill_n(out.row.begin() + found, hits, static_cast<std::uint32_t>(r));
             found += hits;
-            out.count[static_cast<std::size_t>(r) + 1] += static_cast<std::uint32_t>(hits);
+        }
+        // The value that counts, while the block's rows and columns are in cache.
+        kernels_.pair_dots(centered_row(first), out.row.data() + kept, sae.w_enc.data(), out.latent.data() + kept,
+                           found - kept, n_, out.value.data() + kept);
+        for (auto e = static_cast<std::size_t>(kept); e < static_cast<std::size_t>(found); ++e) {
+            const float z = out.value[e] + sae.b_enc.data()[out.latent[e]];
+            if (!(z >= at_least && z > 0)) continue;
+            const auto to = static_cast<std::size_t>(kept++);
+            out.row[to] = out.row[e];
+            out.latent[to] = out.latent[e];
+            out.value[to] = z;
+            ++out.count[out.row[to] + 1];
         }
     }
 
-    // By row (stable, so latents ascend), then the value that counts.
+    // By row; the sort is stable, so the latents of a row ascend.
     std::partial_sum(out.count.begin(), out.count.end(), out.count.begin());
-    ensure(mine.order, found);
-    {
-        std::vector<std::uint32_t>& at = mine.latent;
-        at.assign(out.count.begin(), out.count.end());
-        for (std::int64_t i = 0; i < found; ++i) {
-            const auto e = static_cast<std::size_t>(i);
-            mine.order[at[out.row[e]]++] = out.latent[e];
-        }
+    std::vector<std::uint32_t>& next = mine.order;
+    next.assign(out.count.begin(), out.count.end());
+    ensure(mine.latent, kept);
+    ensure(mine.value, kept);
+    for (auto e = std::size_t{0}; e < static_cast<std::size_t>(kept); ++e) {
+        const std::uint32_t to = next[out.row[e]]++;
+        mine.latent[to] = out.latent[e];
+        mine.value[to] = out.value[e];
     }
-    std::uint32_t kept = 0;
-    std::uint32_t begin = 0;
-    for (std::int64_t r = 0; r < count; ++r) {
-        const std::uint32_t end = out.count[static_cast<std::size_t>(r) + 1];
-        kernels_.dots(row(centered_, first + r), sae.w_enc.data(), mine.order.data() + begin, end - begin, n_,
-                      out.value.data() + begin);
-        out.count[static_cast<std::size_t>(r)] = kept;
-        for (std::uint32_t e = begin; e < end; ++e) {
-            const float z = out.value[e] + sae.b_enc.data()[mine.order[e]];
-            if (z >= at_least && z > 0) {
-                out.latent[kept] = mine.order[e];
-                out.value[kept++] = z;
-            }
-        }
-        begin = end;
-    }
-    out.count[static_cast<std::size_t>(count)] = kept;
+    std::copy_n(mine.latent.begin(), kept, out.latent.begin());
+    std::copy_n(mine.value.begin(), kept, out.value.begin());
     out.found = kept;
 }
 
@@ -190,7 +187,7 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
         const RowList list = list_of(r);
         std::vector<float>& exact = mine.selected;
         exact.resize(static_cast<std::size_t>(list.used));
-        kernels_.dots(row(centered_, first + r), sae.w_enc.data(), list.latent, list.used, n_, exact.data());
+        kernels_.dots(centered_row(first + r), sae.w_enc.data(), list.latent, list.used, n_, exact.data());
         std::vector<std::uint32_t>& order = mine.order;
         order.clear();
         for (std::int64_t e = 0; e < list.used; ++e) {
@@ -232,7 +229,7 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
             weights = mine.weights.data();
             bias = mine.bias.data();
         }
-        multiply_block(row(centered_, first), count, weights, columns, n_, mine.product.data());
+        multiply_block(centered_row(first), count, weights, columns, n_, mine.product.data());
         for (std::int64_t r = 0; r < count; ++r) {
             const RowList list = list_of(r);
             const std::int64_t before = list.used;
@@ -300,7 +297,7 @@ void CpuDevice::pre_activation_histogram(const Tensors& sae, std::int64_t rows, 
         const std::int64_t count = std::min(per_block, rows - first);
         mine.selected.resize(static_cast<std::size_t>(count * n_));
         for (std::int64_t r = 0; r < count; ++r)
-            std::copy_n(row(centered_, (first + r) * rows_ / rows), n_, mine.selected.begin() + r * n_);
+            std::copy_n(centered_row((first + r) * rows_ / rows), n_, mine.selected.begin() + r * n_);
         std::vector<std::uint64_t> own(counts.size(), 0);
         for (std::int64_t column = 0; column < sae.width; column += block_columns) {
             const std::int64_t columns = std::min(block_columns, sae.width - column);

@@ -12,24 +12,39 @@
 
 namespace strata::device {
 
+// Some rows of a tile [rows, width] of columns, and what they are weighted with.
+struct TileSource {
+    const float* tile;
+    const std::uint32_t* row;
+    const float* weight;
+    std::int64_t count;
+};
+
 struct Kernels {
     const char* target;
 
     // out = x - b; returns |out|^2.
     float (*subtract)(const float* x, const float* b, std::int64_t n, float* out);
 
+    float (*dot)(const float* a, const float* b, std::int64_t n);
     // out[i] = x . base[index[i]] for rows of n.
     void (*dots)(const float* x, const float* base, const std::uint32_t* index, std::int64_t count, std::int64_t n,
                  float* out);
+    // out[i] = a[a_index[i]] . b[b_index[i]] for rows of n.
+    void (*pair_dots)(const float* a, const std::uint32_t* a_index, const float* b, const std::uint32_t* b_index,
+                      std::int64_t count, std::int64_t n, float* out);
 
+    // inout += s * a
+    void (*add)(const float* a, float s, std::int64_t n, float* inout);
     // inout += sum_i weight[i] * base[index[i]], in the order of i.
     void (*add_rows)(const float* base, const std::uint32_t* index, const float* weight, std::int64_t count,
                      std::int64_t n, float* inout);
-
-    float (*dot)(const float* a, const float* b, std::int64_t n);
-    // inout += s * a
-    void (*add)(const float* a, float s, std::int64_t n, float* inout);
     void (*multiply)(float s, std::int64_t n, float* inout);
+
+    // out = sum of the sources' weighted rows - along * direction, `valid` of the `width` (16, 32 or 64) columns;
+    // `direction` may be null. Tiles are 64-byte aligned. Returns |out|^2.
+    float (*add_tiles)(const TileSource* sources, std::int64_t count, std::int64_t width, std::int64_t valid,
+                       float along, const float* direction, float* out);
 
     // Appends first_latent + j and z[j] + bias[j] for every j with z[j] + bias[j] >= limit; returns how many. Both
     // outputs need room for `count` elements.
