@@ -24,8 +24,11 @@ struct FilePart {
     std::int64_t chunk_rows = 0;  // HDF5 chunk; 0: contiguous
     Type type = Type::float32;    // may differ between files
     bool checksummed = false;     // fletcher32
+    bool virtual_rows = false;    // the file maps rows of other files (an HDF5 virtual dataset)
+    std::string filters;          // names of the HDF5 filters, with spaces between
     std::string model, site;      // attributes, empty or -1 where absent
     std::int64_t layer = -1;
+    double mean_sq_norm = -1;  // E|x|^2 as the writer measured it
 };
 
 struct Dataset {
@@ -36,14 +39,23 @@ struct Dataset {
 };
 
 // Expands globs, opens every file, and returns each dataset that matches, in order of name (numbers by value, so
-// layer 9 before 10). UsageError naming the thing and what to do: no file matches a pattern, unreadable file, not
-// HDF5, truncated file, a name in no file, a name missing in some of the files that should hold it, not
-// two-dimensional, unsupported element type, files of different n, no rows. Errors of all files at once.
+// layer 9 before 10). Files are taken in byte order of their paths, each once.
+//
+// In names `*` stops at a '/', so `resid_post/*` is every layer of a site and `*/*` every layer of every site; `**`
+// does not stop. A glob passes over what is not two-dimensional and over `token_ids` and `context_ids`.
+//
+// The files may split the rows (each holds all names), the names (each layer its own file), or both. They may not
+// disagree: where one file holds two of the names, every file with one of them must hold the other, for the layers
+// would have different rows.
+//
+// UsageError naming the thing and what to do: no file matches a pattern, unreadable file, not HDF5, truncated file, a
+// name in no file, a file without any of the names, a name missing as said above, not two-dimensional, unsupported
+// element type, files of different n, no rows. Errors of all files at once.
 std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns,
                                    const std::vector<std::string>& name_patterns);
 
-// Reads rows as they are on disk. Keeps up to a fixed number of files open. Not thread-safe (one per thread); the
-// HDF5 library itself is locked where needed.
+// Reads rows as they are on disk. Keeps up to 64 files open. Not thread-safe (one per thread); the HDF5 library
+// itself is locked where needed. Checksums are verified by the reading, where the file has them.
 class Reader {
   public:
     explicit Reader(const Dataset& dataset);
@@ -51,15 +63,23 @@ class Reader {
     Reader(const Reader&) = delete;
     Reader& operator=(const Reader&) = delete;
 
-    // Rows [first, first + out.size() / n) as float32. RunError names file, dataset and rows.
+    // Rows [first, first + out.size() / n) as float32, unscaled. RunError names file, dataset and rows (those of the
+    // file) and says why.
     void read(std::int64_t first, std::span<float> out);
 
-    // The same in the element type of the part that holds them; the rows must lie in one part. Returns that part.
+    // The same in the element type of the part that holds them; the rows must lie in one part and `out` have their
+    // size exactly. Returns that part.
     const FilePart& read_raw(std::int64_t first, std::int64_t rows, std::span<std::byte> out);
 
   private:
     struct State;
     std::unique_ptr<State> state_;
 };
+
+// The part that holds a row; row in [0, dataset.rows).
+const FilePart& part_of(const Dataset& dataset, std::int64_t row);
+
+// `file.h5: resid_post/12: row 17`, for messages; the row counted in its file.
+std::string place_of(const Dataset& dataset, std::int64_t row);
 
 }  // namespace strata::data

@@ -3,15 +3,19 @@
 // the same rows, in the same order, at any number of ranks.
 //
 // Let N be the training rows of the dataset (all but the last eval_rows). In pass p the dataset's chunks (runs of
-// `chunk_rows` consecutive rows) are permuted by Random(seed, chunk_order, p), which gives a virtual order of the N
-// rows; lane l of L owns the virtual rows [l N / L, (l+1) N / L). A lane reads its range in blocks of
+// consecutive rows of one file, order.h) are permuted by Random(seed, chunk_order, p), which gives a virtual order of
+// the N rows; lane l of L owns the virtual rows [l N / L, (l+1) N / L). A lane reads its range in blocks of
 // shuffle_rows / (2 L) rows (two are held: the one being served, the next being read), drops rows over the norm limit
 // and serves the rest in an order permuted by Random(seed, row_order, (p, l, block)). A lane that ends its range
 // begins the next pass at once, so no rank ever waits and nothing is lost at the end of a file or a pass: every row
 // is served exactly once per pass of its lane.
 //
 // The global batch of a step has B rows: lane l gives the rows [l B / L, (l+1) B / L) of it. Rank r of R serves the
-// lanes [r L / R, (r+1) L / R), so global row order is rank order.
+// lanes [r L / R, (r+1) L / R), so global row order is rank order. Lanes keep in step where L divides B; otherwise
+// some give a row more per batch than others and come round sooner. More ranks than lanes leave some without rows.
+//
+// Memory, all ranks together: shuffle_rows rows in the files' element type (float32 where the files differ) and two
+// batches in float32.
 
 #include <cstdint>
 #include <memory>
@@ -35,8 +39,13 @@ struct InputStatistics {
     std::int64_t sampled_rows = 0;
 };
 
-// Collective. Samples up to 65536 training rows spread evenly over the whole dataset, every lane its share; the
-// result has the same bits at any number of ranks (per-lane partial sums, added in lane order).
+// N: the rows of the dataset without the last config.eval_rows. UsageError if none are left, or fewer than lanes.
+std::int64_t training_rows(const Dataset& dataset, const DataConfig& config);
+
+// Collective. Samples up to 65536 training rows, in runs of 32 spread evenly over the whole dataset, every rank its
+// share; the result has the same bits at any number of ranks (64 partial sums, added in a fixed order). UsageError as
+// training_rows, or for a scale that is neither a known word nor a positive number; RunError, on the rank that reads
+// the row, for unreadable or non-finite rows, and on all ranks if a scale is to be measured and all rows are zero.
 InputStatistics measure(const Dataset& dataset, const DataConfig& config, Communicator& comm);
 
 // Where a lane stands. Everything else is a function of the seed.
@@ -57,13 +66,15 @@ struct Batch {
 // its batch ready. Not thread-safe; next() invalidates the previous batch.
 class Stream {
   public:
-    // `cursors`: all lanes' (config.lanes of them), from a checkpoint, or empty to begin.
+    // `cursors`: all lanes' (config.lanes of them), from a checkpoint, or empty to begin. Reading begins at once.
+    // UsageError as training_rows; RunError if the number of cursors is not that of the lanes.
     Stream(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics, std::int64_t batch_size,
            std::uint64_t seed, int rank, int ranks, std::vector<LaneCursor> cursors = {});
     ~Stream();
 
     // The next batch. RunError (from the background thread's reads) names file, dataset and rows: unreadable or
-    // corrupted chunks, non-finite values, a pass without a single row within the limit.
+    // corrupted chunks, non-finite values, a pass without a single row within the limit. It comes at the step that
+    // needs the row, whatever was read ahead, and again at every later call.
     Batch next();
 
     // Cursors of *all* lanes as of the last batch handed out; only this rank's lanes are filled, the others are

@@ -15,6 +15,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace strata::device {
 
@@ -94,6 +95,9 @@ class Device {
 
     // Counts the candidates by digit; the DigitHistogram of comm/selection.h.
     virtual void histogram(std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) = 0;
+
+    // Appends the candidates' values, in host memory.
+    virtual void candidate_values(std::vector<float>& values) = 0;
 
     // Codes from candidates: those above the threshold, and the first `ties` of those equal to it in order of (row,
     // latent). Strict, as JumpReLU is.

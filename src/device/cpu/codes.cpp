@@ -54,6 +54,10 @@ void CpuDevice::cap_rows(std::int64_t cap) {
     candidates_.begin[static_cast<std::size_t>(rows_)] = kept;
 }
 
+void CpuDevice::candidate_values(std::vector<float>& values) {
+    values.insert(values.end(), candidates_.value.begin(), candidates_.value.begin() + candidates_.size());
+}
+
 // `passes(row, entry)` must be the same each time it is asked.
 template <typename Passes>
 void CpuDevice::keep_if(CodeSet set, const Passes& passes) {

@@ -84,6 +84,7 @@ class CpuDevice final : public Device {
     void cap_rows(std::int64_t cap) override;
     void pre_activation_histogram(const Tensors& sae, std::int64_t rows, std::span<std::uint64_t> counts) override;
     void histogram(std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) override;
+    void candidate_values(std::vector<float>& values) override;
     void keep(CodeSet set, float threshold, std::uint64_t ties) override;
     void keep_above(CodeSet set, std::span<const float> thresholds) override;
     DecodeSums decode(CodeSet set, const Tensors& sae, float gradient_scale) override;

@@ -1,0 +1,203 @@
+// `strata bench`: a training step on this machine, verb by verb, beside the plain float32 product x[B, n] . W[n, M] that
+// dense trainers pay several times a step. Every figure is the best of the repeats, taken in turn in one process, so that
+// their ratios hold on a shared machine.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <dnnl.hpp>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/random.h"
+#include "cli/command.h"
+#include "cli/ranks.h"
+#include "comm/agree.h"
+#include "comm/reducer.h"
+#include "device/cpu/kernels.h"
+#include "data/dataset.h"
+#include "eval/evaluate.h"
+#include "sae/sae.h"
+#include "train/step.h"
+
+namespace strata::cli {
+namespace {
+
+using device::CodeSet;
+
+struct Arguments {
+    std::int64_t rows = 4096, n = 576, width = 16384, warm_steps = 40, repeats = 6;
+    double k = 64;
+    std::string kind = "batch_topk";
+    int threads = 0;
+    std::vector<std::string> files;
+    std::string dataset = "resid_post/*";
+    bool json = false;
+};
+
+double seconds() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// This rank's rows of a fixed batch, E|x|^2 = 1: the first of a dataset, or sums of random directions, whose
+// pre-activations have the heavy tail that real ones have.
+Array<float> make_batch(const Arguments& a, Communicator& comm) {
+    const std::int64_t first = a.rows * comm.rank() / comm.size();
+    const std::int64_t last = a.rows * (comm.rank() + 1) / comm.size();
+    Array<float> x(static_cast<std::size_t>((last - first) * a.n));
+    if (!a.files.empty()) {
+        const std::vector<data::Dataset> found = data::find_datasets(a.files, {a.dataset});
+        if (found.front().n != a.n) refuse("--n {}: dataset '{}' has rows of {}", a.n, found.front().name, found.front().n);
+        if (found.front().rows < a.rows) refuse("--rows {}: dataset '{}' has {}", a.rows, found.front().name, found.front().rows);
+        data::Reader(found.front()).read(first, x);
+    } else {
+        constexpr std::int64_t directions = 2048;
+        constexpr int active = 24;
+        std::vector<float> basis(static_cast<std::size_t>(directions * a.n));
+        Random random(0, Purpose::synthetic);
+        for (float& v : basis) v = random.normal();
+        for (std::int64_t b = first; b < last; ++b) {
+            Random row(0, Purpose::synthetic, static_cast<std::uint64_t>(b) + 1);
+            for (int i = 0; i < active; ++i) {
+                const std::uint32_t j = row.below(directions);
+                const float weight = -std::log(1.0F - row.uniform());
+                device::kernels().add(basis.data() + j * a.n, weight, a.n, x.data() + (b - first) * a.n);
+            }
+        }
+    }
+    // A few sinks would set the scale of real rows: the median norm does not mind them.
+    std::vector<float> norms;
+    for (std::int64_t b = 0; b < last - first; ++b)
+        norms.push_back(std::sqrt(device::kernels().dot(x.data() + b * a.n, x.data() + b * a.n, a.n)));
+    std::vector<float> sorted = norms;
+    std::ranges::nth_element(sorted, sorted.begin() + std::ssize(sorted) / 2);
+    const float median = sorted[sorted.size() / 2];
+    for (std::int64_t b = 0; b < last - first; ++b)
+        device::kernels().multiply(1.0F / std::max(median, norms[static_cast<std::size_t>(b)] / 10), a.n, x.data() + b * a.n);
+    return x;
+}
+
+struct Line {
+    std::string what;
+    double best = 1e30;
+};
+
+int bench(const Arguments& a, Communicator& comm) {
+    Array<float> x;
+    together(comm, [&] { x = make_batch(a, comm); });
+    const std::int64_t rows = std::ssize(x) / a.n;
+    const int threads = a.threads > 0 ? a.threads : std::max(1, omp_get_num_procs() / comm.ranks_on_node());
+    const std::unique_ptr<device::Device> device = device::make_cpu_device(threads);
+    Reducer reducer(comm, false);
+    SaeConfig config;
+    config.kind = a.kind;
+    config.width = a.width;
+    config.k = a.k;
+    device->prepare(rows, a.n, a.width, static_cast<std::int64_t>(a.k * static_cast<double>(rows)) + 1);
+    train::TrainedSae sae = train::make_sae(*device, config, "bench", a.n);
+    sae::initialise(*device, sae.parameters, 0, std::vector<float>(static_cast<std::size_t>(a.n), 0.0F));
+    train::Workbench workbench{*device, comm, reducer, device::make_tensors(*device, a.n, a.width), a.rows, 1.0};
+    const data::Batch batch{x, rows, a.rows * comm.rank() / comm.size()};
+    std::int64_t step = 0;
+    const auto one_step = [&] { train::train_step(workbench, sae, {}, batch, step++, 1e-3); };
+    for (std::int64_t i = 0; i < a.warm_steps; ++i) one_step();
+
+    Array<float> plain_weights(static_cast<std::size_t>(a.n * a.width));  // [n, M], the layout such a product has
+    for (std::int64_t j = 0; j < a.width; ++j)
+        for (std::int64_t c = 0; c < a.n; ++c)
+            plain_weights[static_cast<std::size_t>(c * a.width + j)] = sae.parameters.w_enc.data()[j * a.n + c];
+    Array<float> product(static_cast<std::size_t>(rows * a.width));
+
+    const CodeSet main = CodeSet::main;
+    const float scale = 2.0F / static_cast<float>(a.rows);
+    device::AdamStep nothing;  // lr 0: the state stays what it is
+    std::vector<std::pair<std::string, std::function<void()>>> cases = {
+        {"plain product",
+         [&] {
+             omp_set_num_threads(threads);
+             dnnl_sgemm('N', 'N', rows, a.width, a.n, 1, x.data(), a.n, plain_weights.data(), a.width, 0, product.data(),
+                        a.width);
+         }},
+        {"step", one_step},
+        {"  center", [&] { device->center(batch.x, rows, sae.parameters); }},
+        {"  encode + gate",
+         [&] { sae.kind->select({*device, comm, sae.parameters, config, a.rows, rows, sae.guess, sae.margin}); }},
+        {"  decode + backprop", [&] { device->decode(main, sae.parameters, scale); }},
+        {"  accumulate",
+         [&] { device->accumulate({&main, 1}, sae.parameters, workbench.gradient, [](std::int64_t, std::int64_t) {}); }},
+        {"  reduce",
+         [&] {
+             reducer.submit(workbench.gradient.w_enc.span());
+             reducer.submit(workbench.gradient.w_dec.span());
+             reducer.wait();
+         }},
+        {"  update",
+         [&] { device->update(sae.parameters, workbench.gradient, sae.first, sae.second, nothing); }}};
+    std::vector<Line> lines;
+    for (const auto& [what, work] : cases) lines.push_back({what});
+    for (std::int64_t r = 0; r < a.repeats; ++r) {
+        for (std::size_t i = 0; i < cases.size(); ++i) {
+            comm.barrier();
+            const double start = seconds();
+            cases[i].second();
+            double taken = seconds() - start;
+            comm.max(std::span(&taken, 1));
+            lines[i].best = std::min(lines[i].best, taken);
+        }
+    }
+    if (comm.rank() != 0) return exit_done;
+    nlohmann::ordered_json result = {{"kind", a.kind},          {"rows", a.rows},        {"n", a.n},
+                                     {"width", a.width},        {"k", a.k},              {"ranks", comm.size()},
+                                     {"device", device->name()}, {"rows_per_second", static_cast<double>(a.rows) / lines[1].best},
+                                     {"step_over_product", lines[1].best / lines[0].best},
+                                     {"workspace_bytes", device->workspace_bytes()}};
+    for (const Line& line : lines) {
+        const std::size_t at = line.what.find_first_not_of(' ');
+        result["seconds"][line.what.substr(at)] = line.best;
+    }
+    if (a.json) {
+        fmt::print("{}\n", result.dump());
+        return exit_done;
+    }
+    fmt::print("{}, B={} n={} M={} k={}, {} rank{}, {}\n", a.kind, a.rows, a.n, a.width, a.k, comm.size(),
+               comm.size() == 1 ? "" : "s", device->name());
+    fmt::print("{:<20} {:>10} {:>10}\n", "", "ms", "/ product");
+    for (const Line& line : lines)
+        fmt::print("{:<20} {:>10.2f} {:>10.3f}\n", line.what, 1e3 * line.best, line.best / lines[0].best);
+    fmt::print("{:.0f} rows/s; workspace {} MB above parameters, gradients and moments\n",
+               static_cast<double>(a.rows) / lines[1].best, device->workspace_bytes() >> 20);
+    return exit_done;
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app, Action& action) {
+    auto arguments = std::make_shared<Arguments>();
+    CLI::App* command = app.add_subcommand("bench", "A training step on this machine, verb by verb, beside the plain f32 product");
+    command->add_option("--kind", arguments->kind, "SAE kind")->check(CLI::IsMember([] {
+        std::vector<std::string> names;
+        for (const sae::Kind& kind : sae::kinds()) names.emplace_back(kind.name);
+        return names;
+    }()));
+    command->add_option("--rows", arguments->rows, "Rows of the global batch, B")->check(CLI::PositiveNumber);
+    command->add_option("--n", arguments->n, "Input width")->check(CLI::PositiveNumber);
+    command->add_option("--width", arguments->width, "Latents, M")->check(CLI::PositiveNumber);
+    command->add_option("--k", arguments->k, "Mean active latents per row")->check(CLI::PositiveNumber);
+    command->add_option("--threads", arguments->threads, "Threads per rank; by default the cores shared among the ranks");
+    command->add_option("--warm-steps", arguments->warm_steps, "Training steps before anything is timed");
+    command->add_option("--repeats", arguments->repeats, "The best of so many is reported")->check(CLI::PositiveNumber);
+    command->add_option("--data", arguments->files, "Activation files to take the batch from; synthetic rows otherwise");
+    command->add_option("--dataset", arguments->dataset, "Dataset in them");
+    command->add_flag("--json", arguments->json, "One JSON object");
+    command->footer("Example: mpirun -n 2 strata bench --k 32");
+    command->callback([arguments, &action] {
+        action = [arguments] {
+            return on_all_ranks(false, [&](Communicator& comm) { return bench(*arguments, comm); });
+        };
+    });
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,103 @@
+#include <omp.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "cli/command.h"
+#include "cli/ranks.h"
+#include "comm/agree.h"
+#include "data/dataset.h"
+#include "eval/evaluate.h"
+#include "eval/saved.h"
+#include "formats/saelens.h"
+#include "sae/sae.h"
+
+namespace strata::cli {
+namespace {
+
+constexpr std::int64_t batch_rows = 4096;
+
+struct Arguments {
+    std::string folder, dataset;
+    std::vector<std::string> files;
+    std::int64_t rows = 0;
+    double norm_limit = -1;
+    bool json = false;
+};
+
+int evaluate(const Arguments& arguments, Communicator& comm) {
+    formats::SavedSae saved;
+    data::Dataset dataset;
+    together(comm, [&] {
+        saved = formats::read_saelens(arguments.folder);
+        const std::vector<data::Dataset> found = data::find_datasets(arguments.files, {arguments.dataset});
+        if (found.size() != 1)
+            refuse("--dataset {}: matches {} datasets, one is needed", arguments.dataset, found.size());
+        dataset = found.front();
+        if (dataset.n != saved.n)
+            refuse("{}: the SAE reads rows of {}, dataset '{}' has rows of {}", arguments.folder, saved.n, dataset.name,
+                   dataset.n);
+    });
+    const nlohmann::json ours = saved.metadata.value("strata", nlohmann::json::object());
+    const double limit = arguments.norm_limit >= 0 ? arguments.norm_limit : ours.value("norm_limit", 0.0);
+
+    const int threads = std::max(1, omp_get_num_procs() / comm.ranks_on_node());
+    const std::unique_ptr<device::Device> device = device::make_cpu_device(threads);
+    device->prepare(batch_rows / comm.size() + 1, saved.n, saved.width, batch_rows * 64);
+    const eval::UsableSae sae = eval::upload(*device, saved);
+    eval::Sums sums(saved.n, saved.width);
+    const std::int64_t first = arguments.rows > 0 ? std::max<std::int64_t>(0, dataset.rows - arguments.rows) : 0;
+    const std::int64_t skipped = eval::for_each_batch(
+        dataset, first, dataset.rows, batch_rows, limit, 1.0, comm, [&](const data::Batch& batch, std::int64_t) {
+            device->center(batch.x, batch.rows, sae.parameters);
+            sae::apply_inference(*device, sae.parameters, sae.rule, sae.k, sae.thresholds);
+            eval::add_batch(*device, sae.parameters, batch.rows,
+                            device->decode(device::CodeSet::main, sae.parameters, 0), sums);
+        });
+    eval::reduce(comm, sums);
+    if (comm.rank() != 0) return exit_done;
+    const eval::Measures m = eval::measures(sums);
+    const nlohmann::ordered_json result = {{"sae", arguments.folder},
+                                           {"dataset", dataset.name},
+                                           {"rows", static_cast<std::int64_t>(m.rows)},
+                                           {"skipped_rows", skipped},
+                                           {"fvu", m.fvu},
+                                           {"l0", m.l0},
+                                           {"l1", m.l1},
+                                           {"cosine", m.cosine},
+                                           {"reconstruction", m.reconstruction},
+                                           {"dead_fraction", m.dead_fraction},
+                                           {"dense_fraction", m.dense_fraction}};
+    if (arguments.json) {
+        fmt::print("{}\n", result.dump());
+    } else {
+        for (const auto& [key, value] : result.items())
+            fmt::print("{:<15} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+    }
+    return exit_done;
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& app, Action& action) {
+    auto arguments = std::make_shared<Arguments>();
+    CLI::App* command = app.add_subcommand("eval", "Quality of a saved SAE on stored activations, in their raw units");
+    command->add_option("sae", arguments->folder, "SAELens folder: cfg.json and sae_weights.safetensors")->required();
+    command->add_option("--data", arguments->files, "Activation files; globs")->required();
+    command->add_option("--dataset", arguments->dataset, "Dataset in them, e.g. resid_post/12")->required();
+    command->add_option("--rows", arguments->rows, "The last so many rows; all by default")->check(CLI::PositiveNumber);
+    command
+        ->add_option("--norm-limit", arguments->norm_limit,
+                     "Leave out rows of a larger norm; by default what the SAE was trained with, 0: none")
+        ->check(CLI::NonNegativeNumber);
+    command->add_flag("--json", arguments->json, "One JSON object");
+    command->footer("Example: strata eval runs/demo/saes/NAME --data 'acts/*.h5' --dataset resid_post/12 --rows 16384");
+    command->callback([arguments, &action] {
+        action = [arguments] {
+            return on_all_ranks(false, [&](Communicator& comm) { return evaluate(*arguments, comm); });
+        };
+    });
+}
+
+}  // namespace strata::cli

@@ -1,0 +1,64 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "config/config.h"
+#include "config/keys.h"
+#include "config/values.h"
+
+namespace strata {
+namespace {
+
+// Whether all SAEs have the same value of `key`, which then stands in section sae instead of in every item.
+bool shared(const config::Key& key, const Config& config) {
+    return std::all_of(config.saes.begin(), config.saes.end(), [&](const SaeConfig& sae) {
+        return key.get(config, sae) == key.get(config, config.saes.front());
+    });
+}
+
+}  // namespace
+
+std::string to_yaml(const Config& config) {
+    STRATA_ASSERT(!config.saes.empty());
+    std::string text = "# strata " STRATA_VERSION "\n";
+    for (const std::string_view section : config::sections()) {
+        text += fmt::format("{}:\n", section);
+        std::vector<std::string> items(config.saes.size());
+        for (const config::Key& key : config::keys()) {
+            if (key.section != section) continue;
+            if (section != "sae" || shared(key, config)) {
+                text += fmt::format("  {}: {}\n", key.name, key.get(config, config.saes.front()));
+                continue;
+            }
+            for (std::size_t i = 0; i < items.size(); ++i)
+                items[i] += fmt::format("{}{}: {}", items[i].empty() ? "" : ", ", key.name,
+                                        key.get(config, config.saes[i]));
+        }
+        if (section != "sae" || config.saes.size() == 1) continue;
+        text += "suite:\n";
+        for (const std::string& item : items) text += fmt::format("  - {{{}}}\n", item);
+    }
+    return text;
+}
+
+std::string fingerprint(const Config& config) {
+    nlohmann::ordered_json all;
+    for (const config::Key& key : config::keys()) {
+        if (!key.decides) continue;
+        if (key.section != "sae") {
+            all[key.full()] = key.get(config, SaeConfig());
+            continue;
+        }
+        for (const SaeConfig& sae : config.saes) all[key.full()].push_back(key.get(config, sae));
+    }
+    // File names may be bytes that are no UTF-8.
+    return all.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+std::string name_of(const SaeConfig& sae) {
+    return fmt::format("{}.w{}.k{}", sae.kind, sae.width, config::written(sae.k));
+}
+
+}  // namespace strata

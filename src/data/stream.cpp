@@ -1,0 +1,175 @@
+#include "data/stream.h"
+
+#include <algorithm>
+#include <array>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "data/lane.h"
+
+namespace strata::data {
+namespace {
+
+std::int64_t first_lane(std::int64_t lanes, int rank, int ranks) { return rank * lanes / ranks; }
+
+// A batch and the cursors after it.
+struct Filled {
+    Array<float> x;
+    std::vector<LaneCursor> cursors;
+};
+
+}  // namespace
+
+std::int64_t training_rows(const Dataset& dataset, const DataConfig& config) {
+    if (config.eval_rows >= dataset.rows)
+        refuse("{}: data.eval_rows keeps back {} rows, but there are only {}; give more files or make eval_rows smaller",
+               dataset.name, config.eval_rows, dataset.rows);
+    const std::int64_t rows = dataset.rows - config.eval_rows;
+    if (rows < config.lanes)
+        refuse("{}: {} rows to train on are fewer than the {} lanes (data.lanes); give more files or set fewer lanes",
+               dataset.name, rows, config.lanes);
+    return rows;
+}
+
+std::int64_t local_rows(std::int64_t batch_size, std::int64_t lanes, int rank, int ranks) {
+    return first_lane(lanes, rank + 1, ranks) * batch_size / lanes - first_lane(lanes, rank, ranks) * batch_size / lanes;
+}
+
+// The consumer holds batches[1 - filling]; the thread fills batches[filling], and while that waits to be taken it
+// reads the lanes' next blocks.
+struct Stream::State {
+    LaneSource source;
+    std::int64_t batch_size;
+    std::int64_t lane_begin, lane_end;
+    Array<std::byte> memory;  // two blocks per lane
+    std::vector<Lane> lanes;
+    std::array<Filled, 2> batches;
+
+    std::mutex mutex;
+    std::condition_variable changed;
+    int filling = 0;
+    bool filled = false;  // batches[filling] is ready to be taken
+    bool ending = false;
+    std::exception_ptr failure;
+    std::jthread thread;  // last: joined before what it uses goes away
+
+    State(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics, std::int64_t batch_size_,
+          std::uint64_t seed, int rank, int ranks, const std::vector<LaneCursor>& cursors);
+    ~State();
+
+    std::int64_t first_row(std::int64_t lane) const { return lane * batch_size / source.lanes; }
+    void save_cursors(Filled& batch);
+    void fill(Filled& batch);
+    bool read_ahead();
+    void run();
+};
+
+Stream::State::State(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
+                     std::int64_t batch_size_, std::uint64_t seed, int rank, int ranks,
+                     const std::vector<LaneCursor>& cursors)
+    : source(dataset, config, statistics, seed),
+      batch_size(batch_size_),
+      lane_begin(first_lane(config.lanes, rank, ranks)),
+      lane_end(first_lane(config.lanes, rank + 1, ranks)) {
+    if (!cursors.empty() && static_cast<std::int64_t>(cursors.size()) != config.lanes)
+        fail("{}: the saved position has {} lanes, the configuration {} (data.lanes); they must agree", dataset.name,
+             cursors.size(), config.lanes);
+    const std::size_t block_bytes = static_cast<std::size_t>(source.block_rows) * source.row_bytes();
+    memory.reset(2 * static_cast<std::size_t>(lane_end - lane_begin) * block_bytes);
+    const std::span<std::byte> all = memory;
+    for (std::int64_t lane = lane_begin; lane < lane_end; ++lane) {
+        const std::size_t at = 2 * static_cast<std::size_t>(lane - lane_begin) * block_bytes;
+        lanes.emplace_back(source, lane, cursors.empty() ? LaneCursor{} : cursors[static_cast<std::size_t>(lane)],
+                           all.subspan(at, block_bytes), all.subspan(at + block_bytes, block_bytes));
+    }
+    const std::int64_t rows = first_row(lane_end) - first_row(lane_begin);
+    for (Filled& batch : batches) {
+        batch.x.reset(static_cast<std::size_t>(rows * dataset.n));
+        batch.cursors.resize(static_cast<std::size_t>(config.lanes));
+        save_cursors(batch);
+    }
+    thread = std::jthread([this] { run(); });
+}
+
+Stream::State::~State() {
+    source.abandoned = true;
+    {
+        const std::lock_guard lock(mutex);
+        ending = true;
+    }
+    changed.notify_all();
+}
+
+void Stream::State::save_cursors(Filled& batch) {
+    for (std::size_t i = 0; i < lanes.size(); ++i)
+        batch.cursors[static_cast<std::size_t>(lane_begin) + i] = lanes[i].cursor();
+}
+
+void Stream::State::fill(Filled& batch) {
+    const std::span<float> x = batch.x;
+    const std::int64_t n = source.dataset.n;
+    for (std::size_t i = 0; i < lanes.size(); ++i) {
+        const std::int64_t lane = lane_begin + static_cast<std::int64_t>(i);
+        const std::int64_t begin = first_row(lane), rows = first_row(lane + 1) - begin;
+        lanes[i].serve(x.subspan(static_cast<std::size_t>((begin - first_row(lane_begin)) * n),
+                                 static_cast<std::size_t>(rows * n)));
+    }
+    save_cursors(batch);
+}
+
+bool Stream::State::read_ahead() {
+    return std::ranges::any_of(lanes, [](Lane& lane) { return lane.read_ahead(); });
+}
+
+void Stream::State::run() {
+    try {
+        while (true) {
+            fill(batches[static_cast<std::size_t>(filling)]);
+            std::unique_lock lock(mutex);
+            filled = true;
+            changed.notify_all();
+            while (filled && !ending) {
+                lock.unlock();
+                const bool busy = read_ahead();
+                lock.lock();
+                if (!busy) changed.wait(lock, [this] { return !filled || ending; });
+            }
+            if (ending) return;
+        }
+    } catch (const Abandoned&) {
+    } catch (...) {
+        const std::lock_guard lock(mutex);
+        failure = std::current_exception();
+        changed.notify_all();
+    }
+}
+
+Stream::Stream(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
+               std::int64_t batch_size, std::uint64_t seed, int rank, int ranks, std::vector<LaneCursor> cursors)
+    : state_(std::make_unique<State>(dataset, config, statistics, batch_size, seed, rank, ranks, cursors)) {}
+
+Stream::~Stream() = default;
+
+Batch Stream::next() {
+    State& s = *state_;
+    std::unique_lock lock(s.mutex);
+    s.changed.wait(lock, [&] { return s.filled || s.failure; });
+    if (!s.filled) std::rethrow_exception(s.failure);
+    const Filled& taken = s.batches[static_cast<std::size_t>(s.filling)];
+    s.filling = 1 - s.filling;
+    s.filled = false;
+    s.changed.notify_all();
+    const std::int64_t first = s.first_row(s.lane_begin);
+    return {taken.x, s.first_row(s.lane_end) - first, first};
+}
+
+std::vector<LaneCursor> Stream::cursors() const {
+    const std::lock_guard lock(state_->mutex);
+    return state_->batches[static_cast<std::size_t>(1 - state_->filling)].cursors;
+}
+
+}  // namespace strata::data

@@ -1,0 +1,37 @@
+#include "eval/calibrate.h"
+
+#include <bit>
+#include <vector>
+
+#include "comm/selection.h"
+#include "sae/kind.h"
+
+namespace strata::eval {
+
+float calibrate_threshold(device::Device& device, Communicator& comm, const device::Tensors& sae, double k,
+                          std::int64_t batches, float lower, const std::function<data::Batch()>& next) {
+    for (;; lower *= 0.5F) {
+        if (lower < 1e-30F) lower = 0;
+        std::vector<float> values;
+        std::uint64_t rows = 0;
+        for (std::int64_t i = 0; i < batches; ++i) {
+            const data::Batch batch = next();
+            device.center(batch.x, batch.rows, sae);
+            device.screen_above(sae, lower, 0);
+            device.candidate_values(values);
+            rows += static_cast<std::uint64_t>(batch.rows);
+        }
+        comm.sum(std::span(&rows, 1));
+        const auto wanted = static_cast<std::uint64_t>(sae::codes_of_batch(k, static_cast<std::int64_t>(rows)));
+        const Selection found = select_largest(
+            comm, wanted, [&](std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) {
+                for (const float value : values) {
+                    const auto bits = std::bit_cast<std::uint32_t>(value);
+                    if ((bits >> shift >> digits) == prefix) ++counts[(bits >> shift) & ((1U << digits) - 1)];
+                }
+            });
+        if (found.available >= wanted || lower == 0) return found.threshold;
+    }
+}
+
+}  // namespace strata::eval

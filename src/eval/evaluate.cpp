@@ -1,0 +1,96 @@
+#include "eval/evaluate.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "device/cpu/kernels.h"
+
+namespace strata::eval {
+
+void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows, const device::DecodeSums& decoded,
+               Sums& sums) {
+    std::vector<double> x(sums.x.size());
+    sums.x_square += device.column_sums(sae, {}, x).x_square;
+    for (std::size_t c = 0; c < x.size(); ++c) sums.x[c] += x[c];
+    device.count_codes(sums.fired);
+    sums.rows += static_cast<double>(rows);
+    sums.squared_error += decoded.squared_error;
+    sums.active += static_cast<double>(decoded.active);
+    sums.l1 += decoded.l1;
+    sums.cosine += decoded.cosine;
+}
+
+void reduce(Communicator& comm, Sums& sums) {
+    std::vector<double> all = {sums.rows, sums.squared_error, sums.x_square, sums.active, sums.l1, sums.cosine};
+    const std::size_t scalars = all.size();
+    all.insert(all.end(), sums.x.begin(), sums.x.end());
+    comm.sum(all);
+    sums.rows = all[0];
+    sums.squared_error = all[1];
+    sums.x_square = all[2];
+    sums.active = all[3];
+    sums.l1 = all[4];
+    sums.cosine = all[5];
+    std::copy(all.begin() + static_cast<std::ptrdiff_t>(scalars), all.end(), sums.x.begin());
+    comm.sum(sums.fired);
+}
+
+Measures measures(const Sums& sums) {
+    Measures m;
+    m.rows = sums.rows;
+    if (sums.rows == 0) return m;
+    double variance = sums.x_square;
+    for (const double x : sums.x) variance -= x * x / sums.rows;
+    m.reconstruction = sums.squared_error / sums.rows;
+    m.fvu = variance > 0 ? sums.squared_error / variance : 0;
+    m.l0 = sums.active / sums.rows;
+    m.l1 = sums.l1 / sums.rows;
+    m.cosine = sums.cosine / sums.rows;
+    const auto latents = static_cast<double>(sums.fired.size());
+    m.dead_fraction = static_cast<double>(std::ranges::count(sums.fired, 0U)) / latents;
+    m.dense_fraction = static_cast<double>(std::ranges::count_if(
+                           sums.fired, [&](std::uint64_t count) { return static_cast<double>(count) > 0.1 * sums.rows; })) /
+                       latents;
+    return m;
+}
+
+std::int64_t for_each_batch(const data::Dataset& dataset, std::int64_t first, std::int64_t last,
+                            std::int64_t batch_size, double norm_limit, double scale, Communicator& comm,
+                            const std::function<void(const data::Batch&, std::int64_t global_rows)>& each) {
+    data::Reader reader(dataset);
+    const auto n = static_cast<std::size_t>(dataset.n);
+    Array<float> rows(static_cast<std::size_t>(batch_size / comm.size() + 1) * n);
+    const device::Kernels& kernels = device::kernels();
+    std::uint64_t left_out = 0;
+    for (std::int64_t at = first; at < last; at += batch_size) {
+        const std::int64_t size = std::min(batch_size, last - at);
+        const std::int64_t begin = size * comm.rank() / comm.size();
+        const std::int64_t end = size * (comm.rank() + 1) / comm.size();
+        const std::span mine = std::span(rows.data(), static_cast<std::size_t>(end - begin) * n);
+        if (begin < end) reader.read(at + begin, mine);
+        std::int64_t kept = 0;
+        for (std::int64_t b = 0; b < end - begin; ++b) {
+            const float* from = mine.data() + static_cast<std::size_t>(b) * n;
+            const double norm = std::sqrt(static_cast<double>(kernels.dot(from, from, dataset.n)));
+            if (!std::isfinite(norm))
+                fail("dataset '{}', row {}: a value is not finite; `strata data check` lists all such rows", dataset.name,
+                     at + begin + b);
+            if (norm_limit > 0 && norm > norm_limit) {
+                ++left_out;
+                continue;
+            }
+            float* to = mine.data() + static_cast<std::size_t>(kept++) * n;
+            std::copy_n(from, n, to);
+            kernels.multiply(static_cast<float>(scale), dataset.n, to);
+        }
+        auto global = static_cast<std::uint64_t>(kept);
+        comm.sum(std::span(&global, 1));
+        each({mine.first(static_cast<std::size_t>(kept) * n), kept, 0}, static_cast<std::int64_t>(global));
+    }
+    comm.sum(std::span(&left_out, 1));
+    return static_cast<std::int64_t>(left_out);
+}
+
+}  // namespace strata::eval

@@ -1,0 +1,20 @@
+#pragma once
+// A saved SAE on the device, as it is used: raw rows in, raw rows out.
+
+#include "device/device.h"
+#include "formats/saelens.h"
+#include "sae/kind.h"
+
+namespace strata::eval {
+
+struct UsableSae {
+    device::Tensors parameters;
+    sae::Inference rule = sae::Inference::threshold;
+    std::int64_t k = 0;                 // row_top
+    std::vector<float> thresholds;      // [M], threshold
+};
+
+// Formats that do not subtract b_dec from the input have it moved into b_enc, which is the same function.
+UsableSae upload(device::Device& device, const formats::SavedSae& saved);
+
+}  // namespace strata::eval

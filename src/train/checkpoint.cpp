@@ -1,0 +1,238 @@
+#include "train/checkpoint.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "comm/agree.h"
+#include "formats/safetensors.h"
+
+namespace strata::train {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr int format_version = 1;
+constexpr std::array<const char*, 3> set_names = {"parameters", "first_moment", "second_moment"};
+
+device::Tensors& tensors_of(TrainedSae& sae, std::size_t set) {
+    return set == 0 ? sae.parameters : set == 1 ? sae.first : sae.second;
+}
+
+fs::path file_of(const fs::path& folder, const std::string& sae, std::size_t set, int rank, int ranks) {
+    return folder / fmt::format("{}.{}.rank-{}-of-{}.safetensors", sae, set_names[set], rank, ranks);
+}
+
+struct Slice {
+    std::int64_t first, last;
+};
+
+Slice slice_of(std::int64_t width, int rank, int ranks) { return {width * rank / ranks, width * (rank + 1) / ranks}; }
+
+// One rank's share of one set of tensors; returns the checksum of its values.
+std::uint32_t write_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::Device& device, int rank,
+                          int ranks) {
+    device::Tensors& t = tensors_of(sae, set);
+    const auto [first, last] = slice_of(t.width, rank, ranks);
+    const std::int64_t count = last - first;
+    std::vector<formats::Tensor> tensors;
+    std::vector<std::vector<float>> copies;
+    copies.reserve(4);
+    std::uint32_t crc = 0;
+    const auto add = [&](const char* name, const float* from, std::vector<std::int64_t> shape, std::int64_t elements) {
+        std::vector<float>& copy = copies.emplace_back(static_cast<std::size_t>(elements));
+        device.download(from, std::as_writable_bytes(std::span(copy)));
+        crc = checksum(std::as_bytes(std::span(copy)), crc);
+        tensors.push_back({name, "F32", std::move(shape), std::as_bytes(std::span(copy))});
+    };
+    add("w_enc", t.w_enc.data() + first * t.n, {count, t.n}, count * t.n);
+    add("w_dec", t.w_dec.data() + first * t.n, {count, t.n}, count * t.n);
+    add("b_enc", t.b_enc.data() + first, {count}, count);
+    if (rank == 0) add("b_dec", t.b_dec.data(), {t.n}, t.n);
+    if (set == 0) {
+        const auto silent = std::as_bytes(
+            std::span(sae.silent).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
+        crc = checksum(silent, crc);
+        tensors.push_back({"silent", "U64", {count}, silent});
+    }
+    formats::write_safetensors(path, tensors, {});
+    return crc;
+}
+
+void read_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::Device& device, int rank, int ranks,
+                std::uint32_t expected) {
+    device::Tensors& t = tensors_of(sae, set);
+    const auto [first, last] = slice_of(t.width, rank, ranks);
+    const std::int64_t count = last - first;
+    const formats::SafetensorsFile file(path);
+    std::uint32_t crc = 0;
+    const auto load = [&](const char* name, float* to, const std::vector<std::int64_t>& shape) {
+        const std::span<const std::byte> bytes = file.bytes(name, "F32", shape);
+        crc = checksum(bytes, crc);
+        device.upload(bytes, to);
+    };
+    load("w_enc", t.w_enc.data() + first * t.n, {count, t.n});
+    load("w_dec", t.w_dec.data() + first * t.n, {count, t.n});
+    load("b_enc", t.b_enc.data() + first, {count});
+    if (rank == 0) load("b_dec", t.b_dec.data(), {t.n});
+    if (set == 0) {
+        const std::span<const std::byte> bytes = file.bytes("silent", "U64", {count});
+        crc = checksum(bytes, crc);
+        std::memcpy(sae.silent.data() + first, bytes.data(), bytes.size());
+    }
+    if (crc != expected)
+        fail("{}: the checksum of its values is {:08x}, the manifest has {:08x}; the file is damaged: delete the folder "
+             "{} to continue from the checkpoint before it",
+             path.string(), crc, expected, path.parent_path().string());
+}
+
+json statistics_to_json(const data::InputStatistics& s) {
+    return {{"median_norm", s.median_norm}, {"norm_limit", s.norm_limit}, {"mean_square", s.mean_square},
+            {"scale", s.scale},             {"mean", s.mean},             {"sampled_rows", s.sampled_rows}};
+}
+
+data::InputStatistics statistics_from_json(const json& j) {
+    data::InputStatistics s;
+    s.median_norm = j.at("median_norm");
+    s.norm_limit = j.at("norm_limit");
+    s.mean_square = j.at("mean_square");
+    s.scale = j.at("scale");
+    s.mean = j.at("mean").get<std::vector<double>>();
+    s.sampled_rows = j.at("sampled_rows");
+    return s;
+}
+
+// Complete checkpoints, newest first.
+std::vector<std::pair<std::int64_t, fs::path>> complete_checkpoints(const fs::path& output) {
+    std::vector<std::pair<std::int64_t, fs::path>> found;
+    std::error_code none;
+    for (const auto& entry : fs::directory_iterator(output / "checkpoints", none)) {
+        const std::string name = entry.path().filename().string();
+        std::int64_t number = 0;
+        const char* end = name.data() + name.size();
+        if (!name.starts_with("step-") || std::from_chars(name.data() + 5, end, number).ptr != end) continue;
+        if (fs::exists(entry.path() / "manifest.json")) found.emplace_back(number, entry.path());
+    }
+    std::ranges::sort(found, std::greater<>());
+    return found;
+}
+
+void write_manifest(const fs::path& folder, const std::string& fingerprint, const Progress& progress,
+                    std::span<const TrainedSae> saes, int ranks, const std::vector<std::uint64_t>& checksums) {
+    json cursors = json::array();
+    for (const data::LaneCursor& c : progress.cursors) cursors.push_back({c.pass, c.block, c.offset, c.skipped});
+    json list = json::array();
+    for (const TrainedSae& sae : saes)
+        list.push_back({{"name", sae.name}, {"guess", sae.guess}, {"margin", sae.margin}});
+    const json manifest = {{"format", format_version},
+                           {"version", STRATA_VERSION},
+                           {"fingerprint", fingerprint},
+                           {"ranks", ranks},
+                           {"job", progress.job},
+                           {"step", progress.step},
+                           {"metrics_bytes", progress.metrics_bytes},
+                           {"statistics", statistics_to_json(progress.statistics)},
+                           {"cursors", cursors},
+                           {"saes", list},
+                           {"checksums", checksums}};
+    write_file(folder / "manifest.json", manifest.dump(1));
+}
+
+json read_manifest(const fs::path& folder) {
+    const fs::path path = folder / "manifest.json";
+    try {
+        json manifest = json::parse(read_file(path));
+        if (manifest.at("format") != format_version)
+            fail("{}: format {}, this version of strata reads format {}", path.string(), manifest.at("format").dump(),
+                 format_version);
+        return manifest;
+    } catch (const json::exception& e) {
+        fail("{}: not a valid manifest ({}); delete the folder to continue from the checkpoint before it",
+             path.string(), e.what());
+    }
+}
+
+}  // namespace
+
+void save_checkpoint(const fs::path& output, std::int64_t number, const std::string& fingerprint,
+                     const Progress& progress, std::span<TrainedSae> saes, device::Device& device, Communicator& comm,
+                     std::int64_t keep) {
+    const fs::path folder = output / "checkpoints" / fmt::format("step-{}", number);
+    try {
+        together(comm, [&] {
+            if (comm.rank() != 0) return;
+            fs::remove_all(folder);
+            fs::create_directories(folder);
+        });
+        std::vector<std::uint64_t> mine;
+        together(comm, [&] {
+            for (TrainedSae& sae : saes)
+                for (std::size_t set = 0; set < set_names.size(); ++set)
+                    mine.push_back(write_share(file_of(folder, sae.name, set, comm.rank(), comm.size()), sae, set,
+                                               device, comm.rank(), comm.size()));
+        });
+        std::vector<std::uint64_t> all(mine.size() * static_cast<std::size_t>(comm.size()));
+        comm.gather(mine, all);
+        together(comm, [&] {
+            if (comm.rank() != 0) return;
+            write_manifest(folder, fingerprint, progress, saes, comm.size(), all);
+            sync_folder(output / "checkpoints");
+        });
+    } catch (const Ended&) {
+        std::error_code ignored;  // the reason for which the checkpoint failed has been told
+        if (comm.rank() == 0) fs::remove_all(folder, ignored);
+        throw;
+    }
+    if (comm.rank() != 0) return;
+    const auto complete = complete_checkpoints(output);
+    for (std::size_t i = static_cast<std::size_t>(keep); i < complete.size(); ++i) {
+        fs::remove(complete[i].second / "manifest.json");  // first, so that what is left is no checkpoint
+        fs::remove_all(complete[i].second);
+    }
+}
+
+std::optional<Checkpoint> newest_checkpoint(const fs::path& output) {
+    const auto complete = complete_checkpoints(output);
+    if (complete.empty()) return std::nullopt;
+    Checkpoint checkpoint;
+    checkpoint.folder = complete.front().second;
+    const json manifest = read_manifest(checkpoint.folder);
+    try {
+        Progress& p = checkpoint.progress;
+        checkpoint.fingerprint = manifest.at("fingerprint");
+        p.job = manifest.at("job");
+        p.step = manifest.at("step");
+        p.metrics_bytes = manifest.at("metrics_bytes");
+        p.statistics = statistics_from_json(manifest.at("statistics"));
+        for (const json& c : manifest.at("cursors")) p.cursors.push_back({c.at(0), c.at(1), c.at(2), c.at(3)});
+    } catch (const json::exception& e) {
+        fail("{}: not a valid manifest ({})", (checkpoint.folder / "manifest.json").string(), e.what());
+    }
+    return checkpoint;
+}
+
+void load_checkpoint(const Checkpoint& checkpoint, std::span<TrainedSae> saes, device::Device& device) {
+    const json manifest = read_manifest(checkpoint.folder);
+    const int ranks = manifest.at("ranks");
+    const auto checksums = manifest.at("checksums").get<std::vector<std::uint64_t>>();
+    const std::size_t per_rank = saes.size() * set_names.size();
+    if (manifest.at("saes").size() != saes.size() || checksums.size() != per_rank * static_cast<std::size_t>(ranks))
+        fail("{}: holds {} SAEs, {} expected", checkpoint.folder.string(), manifest.at("saes").size(), saes.size());
+    for (std::size_t i = 0; i < saes.size(); ++i) {
+        saes[i].guess = manifest.at("saes")[i].at("guess");
+        saes[i].margin = manifest.at("saes")[i].at("margin");
+        for (std::size_t set = 0; set < set_names.size(); ++set)
+            for (int rank = 0; rank < ranks; ++rank)
+                read_share(file_of(checkpoint.folder, saes[i].name, set, rank, ranks), saes[i], set, device, rank,
+                           ranks,
+                           static_cast<std::uint32_t>(
+                               checksums[static_cast<std::size_t>(rank) * per_rank + i * set_names.size() + set]));
+    }
+}
+
+}  // namespace strata::train

@@ -1,0 +1,90 @@
+#include "train/metrics.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+
+namespace strata::train {
+
+MetricsFile::MetricsFile(const std::filesystem::path& path, std::uint64_t keep) : path_(path) {
+    if (std::filesystem::exists(path)) {
+        if (std::filesystem::file_size(path) < keep)
+            fail("{}: {} bytes long, the checkpoint was made with {}; it has been changed since", path.string(),
+                 std::filesystem::file_size(path), keep);
+        std::filesystem::resize_file(path, keep);
+    } else if (keep > 0) {
+        fail("{}: missing, though the checkpoint was made with {} bytes of it", path.string(), keep);
+    }
+    out_.open(path, std::ios::binary | std::ios::app | std::ios::ate);
+    if (!out_) fail("{}: cannot open for writing: {}", path.string(), std::strerror(errno));
+}
+
+void MetricsFile::write(const Metrics& m) {
+    const nlohmann::ordered_json line = {{"step", m.step},
+                                         {"tokens", m.tokens},
+                                         {"sae", m.sae},
+                                         {"loss", m.loss},
+                                         {"reconstruction", m.batch.reconstruction},
+                                         {"fvu", m.batch.fvu},
+                                         {"l0", m.batch.l0},
+                                         {"l1", m.batch.l1},
+                                         {"cosine", m.batch.cosine},
+                                         {"dead_fraction", m.dead_fraction},
+                                         {"dense_fraction", m.batch.dense_fraction},
+                                         {"threshold", m.threshold},
+                                         {"lr", m.lr},
+                                         {"grad_norm", m.grad_norm},
+                                         {"rows_per_second", m.rows_per_second},
+                                         {"skipped_rows", m.skipped_rows}};
+    out_ << line.dump() << '\n';
+}
+
+std::uint64_t MetricsFile::flush() {
+    out_.flush();
+    if (!out_) fail("{}: cannot write: {}", path_.string(), std::strerror(errno));
+    return static_cast<std::uint64_t>(out_.tellp());
+}
+
+ProgressBar::ProgressBar(bool enabled, std::string title, std::int64_t steps)
+    : enabled_(enabled && isatty(STDERR_FILENO) != 0), title_(std::move(title)), steps_(steps) {}
+
+ProgressBar::~ProgressBar() { clear(); }
+
+void ProgressBar::clear() {
+    if (shown_) std::fputs("\r\033[K", stderr);
+    shown_ = false;
+}
+
+void ProgressBar::show(std::int64_t step, const Metrics& latest) {
+    const auto now = std::chrono::steady_clock::now();
+    if (first_ < 0) {
+        first_ = step;
+        start_ = now;
+    }
+    if (!enabled_ || (step < steps_ && now - last_ < std::chrono::milliseconds(100))) return;
+    last_ = now;
+    const double elapsed = std::chrono::duration<double>(now - start_).count();
+    const auto left = step > first_ ? static_cast<std::int64_t>(elapsed * static_cast<double>(steps_ - step) /
+                                                                static_cast<double>(step - first_))
+                                    : 0;
+    winsize window{};
+    const int columns = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 80;
+    const auto filled = static_cast<std::size_t>(20 * step / std::max<std::int64_t>(steps_, 1));
+    std::string line = fmt::format(
+        "{} [{}{}] {}/{}  {:.0f} rows/s  loss {:.4f}  fvu {:.4f}  L0 {:.1f}  dead {:.1f}%  {}:{:02}:{:02} left", title_,
+        std::string(filled, '='), std::string(20 - filled, ' '), step, steps_, latest.rows_per_second, latest.loss,
+        latest.batch.fvu, latest.batch.l0, 100 * latest.dead_fraction, left / 3600, left / 60 % 60, left % 60);
+    if (std::ssize(line) >= columns) line.resize(static_cast<std::size_t>(columns - 1));
+    std::fprintf(stderr, "\r%s\033[K", line.c_str());
+    std::fflush(stderr);
+    shown_ = true;
+}
+
+}  // namespace strata::train

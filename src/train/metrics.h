@@ -1,0 +1,58 @@
+#pragma once
+// What a run reports while it trains: metrics.jsonl, the log, and on a terminal one progress bar.
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "eval/evaluate.h"
+#include "train/step.h"
+
+namespace strata::train {
+
+// One logged step of one SAE, all ranks together. Field names are those of metrics.jsonl.
+struct Metrics {
+    std::int64_t step = 0;    // of this dataset, from 1
+    std::int64_t tokens = 0;  // rows trained on so far
+    std::string sae;
+    double loss = 0;  // reconstruction plus auxiliary
+    eval::Measures batch;
+    double dead_fraction = 0;  // silent for dead_after_tokens
+    double threshold = 0, lr = 0, grad_norm = 0, rows_per_second = 0;
+    std::int64_t skipped_rows = 0;
+};
+
+// The lines of OUTPUT/metrics.jsonl; only rank 0 has one.
+class MetricsFile {
+  public:
+    // Cuts the file at `keep` bytes: what a resumed run will write again.
+    MetricsFile(const std::filesystem::path& path, std::uint64_t keep);
+    void write(const Metrics& metrics);
+    // Everything written is with the system afterwards; returns the length of the file.
+    std::uint64_t flush();
+
+  private:
+    std::filesystem::path path_;
+    std::ofstream out_;
+};
+
+// A bar on standard error if that is a terminal, nothing otherwise.
+class ProgressBar {
+  public:
+    ProgressBar(bool enabled, std::string title, std::int64_t steps);
+    ~ProgressBar();
+    void show(std::int64_t step, const Metrics& latest);
+    void clear();  // before something else is printed
+
+  private:
+    bool shown_ = false;
+    bool enabled_;
+    std::string title_;
+    std::int64_t steps_;
+    std::int64_t first_ = -1;
+    std::chrono::steady_clock::time_point start_, last_;
+};
+
+}  // namespace strata::train

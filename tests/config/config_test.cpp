@@ -1,0 +1,299 @@
+// What is accepted, and what it becomes.
+
+#include "config/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "base/file.h"
+#include "config/files.h"
+#include "config/keys.h"
+#include "config/nearest.h"
+
+namespace strata {
+namespace {
+
+using test::complaint;
+using test::least;
+using test::load;
+using testing::HasSubstr;
+
+// The example that users start from, in full.
+const std::string sample = R"(
+run:
+  output: runs/demo            # required; a folder, made if missing
+  seed: 0
+  device: auto                 # auto | cpu | cuda
+  reproducible: false          # true: the same bits at any rank and thread count
+data:
+  files: [activations/*.h5]    # required; globs; files in sorted order make one long dataset per name
+  datasets: [resid_post/12]    # required; names inside the files, globs allowed; each match is one stream
+  target: null                 # a second dataset to reconstruct instead of the input (transcoders)
+  scale: mean_square           # mean_square: E|x|^2 = 1; sqrt_dim: E|x|^2 = n; none; a number
+  max_norm_ratio: 10           # rows whose norm exceeds this times the median norm are skipped and counted
+  eval_rows: 16384             # the last rows of the dataset, never trained on
+  shuffle_rows: 262144         # rows held in the shuffle buffer, all ranks together
+  lanes: 64                    # fixed partition of the stream; ranks serve whole lanes
+train:
+  batch_size: 4096             # rows of the global batch, all ranks together
+  tokens: 10000000             # rows to train on
+  log_every: 50                # steps
+  checkpoint_every: 1000       # steps; also on request and at the end
+  keep_checkpoints: 2
+optimizer:
+  kind: adam                   # adam | signum
+  lr: auto                     # from batch, width, kind and run length; or a number
+  beta1: 0.9
+  beta2: 0.999
+  epsilon: 1.0e-8
+  warmup_steps: 1000
+  decay_fraction: 0.2          # linear to zero over the last part of the run
+  clip_norm: 1.0               # global norm, after the decoder projection; 0: off
+sae:                           # the one SAE, or what the items of suite share
+  kind: batch_topk             # relu | topk | batch_topk | jumprelu | gated | matryoshka | ...
+  width: 16384                 # latents
+  k: 64                        # mean active latents per row; may be fractional for batch_topk
+  l1: 0
+  l0: 0
+  prefixes: null
+  skip: false
+  init_from: null
+  b_dec_init: mean
+  aux_k: 512
+  aux_coefficient: 0.03125
+  dead_after_tokens: 10000000
+  row_cap: 0
+  threshold_scope: global
+  atm: null
+)";
+const std::string sample_suite = R"(suite:
+  - {kind: batch_topk, width: [4096, 16384], k: [20, 40, 80]}
+)";
+const std::string sample_end =
+    "parallel: {groups: auto, data: auto, latent: 1, shard_optimizer: false, threads: auto}\n";
+
+std::vector<std::string> names(const Config& config) {
+    std::vector<std::string> all;
+    for (const SaeConfig& sae : config.saes) all.push_back(name_of(sae));
+    return all;
+}
+
+Config defaults() {
+    Config config;
+    config.run.output = "runs/demo";
+    config.data.files = {"activations/*.h5"};
+    config.data.datasets = {"resid_post/12"};
+    config.saes.resize(1);
+    return config;
+}
+
+TEST(Load, TheSampleSaysTheDefaults) {
+    EXPECT_EQ(load(sample + sample_end), defaults());
+}
+
+TEST(Load, TheLeastGivesTheDefaults) {
+    EXPECT_EQ(load("run: {output: runs/demo}\ndata: {files: activations/*.h5, datasets: [resid_post/12]}\n"
+                   "optimizer:\nsuite:\n"),
+              defaults());
+}
+
+TEST(Load, TheSuiteOfTheSample) {
+    EXPECT_THAT(
+        names(load(sample + sample_suite + sample_end)),
+        testing::ElementsAre("batch_topk.w4096.k20", "batch_topk.w4096.k40", "batch_topk.w4096.k80",
+                             "batch_topk.w16384.k20", "batch_topk.w16384.k40", "batch_topk.w16384.k80"));
+    const std::string message = complaint(
+        sample + sample_suite + "  - {kind: jumprelu, width: 16384, l0_target: [20, 40, 80]}\n" + sample_end);
+    EXPECT_THAT(message,
+                HasSubstr("run.yaml:49: suite.kind: 'jumprelu' is not a value of this key; expected topk or "
+                          "batch_topk (the kinds of this version)"));
+    EXPECT_THAT(message,
+                HasSubstr("run.yaml:49: suite.l0_target: '40' is not available in this version; expected "
+                          "null"));
+}
+
+TEST(Load, Numbers) {
+    const Config config = load(least +
+                                   "train: {tokens: 1e6, batch_size: +128, log_every: 2.0}\n"
+                                   "sae: {k: 12.5, l1: 0.0, skip: no, aux_k: \"7\"}\n"
+                                   "optimizer: {lr: 3E-4, decay_fraction: 0, beta1: .0}\n"
+                                   "parallel: {groups: 1, data: 2, threads: 3}\n",
+                               {"run.seed=18446744073709551615", "data.scale=2.50"});
+    EXPECT_EQ(config.train.tokens, 1000000);
+    EXPECT_EQ(config.train.batch_size, 128);
+    EXPECT_EQ(config.train.log_every, 2);
+    EXPECT_EQ(config.saes.front().k, 12.5);
+    EXPECT_EQ(config.saes.front().aux_k, 7);
+    EXPECT_EQ(config.optimizer.lr, 3e-4);
+    EXPECT_EQ(config.optimizer.decay_fraction, 0);
+    EXPECT_EQ(config.parallel.data, 2);
+    EXPECT_EQ(config.parallel.threads, 3);
+    EXPECT_EQ(config.run.seed, 18446744073709551615U);
+    EXPECT_EQ(config.data.scale, "2.5");
+    EXPECT_EQ(complaint(least, {"run.seed=18446744073709551616"}),
+              "--set run.seed: 18446744073709551616 is out of range; expected a whole number >= 0");
+}
+
+TEST(Load, OptionsReplaceWhatTheFileSays) {
+    const std::string text = least + "train: {tokens: wrong, batch_size: 4}\nsuite:\n  - {k: wrong}\n";
+    const Config config = load(text, {"train.tokens=5", "train={batch_size: 256}", "data.files=[a.h5,b*.h5]",
+                                      "suite=[{k: [3, 4]}]", "data.datasets=c", "train.tokens=1e3"});
+    EXPECT_EQ(config.train.tokens, 1000);
+    EXPECT_EQ(config.train.batch_size, 256);
+    EXPECT_THAT(config.data.files, testing::ElementsAre("a.h5", "b*.h5"));
+    EXPECT_THAT(config.data.datasets, testing::ElementsAre("c"));
+    EXPECT_THAT(names(config), testing::ElementsAre("batch_topk.w16384.k3", "batch_topk.w16384.k4"));
+    EXPECT_EQ(load(least + "suite:\n  - {k: 3}\n", {"suite=null", "sae.k=5"}).saes.front().k, 5);
+}
+
+TEST(Load, SuiteOnTopOfSae) {
+    const Config config = load(least +
+                               "sae: {width: 256, k: 8, b_dec_init: zero}\n"
+                               "suite:\n"
+                               "  - k: [2, 12.5]\n"
+                               "    kind: batch_topk\n"
+                               "    width: [64, 1024]\n"
+                               "  - {kind: topk, aux_k: 3}\n");
+    EXPECT_THAT(names(config),
+                testing::ElementsAre("batch_topk.w64.k2", "batch_topk.w1024.k2", "batch_topk.w64.k12.5",
+                                     "batch_topk.w1024.k12.5", "topk.w256.k8"));
+    for (const SaeConfig& sae : config.saes) EXPECT_EQ(sae.b_dec_init, "zero");
+    // A default larger than the width is lowered to it; a written one stays.
+    EXPECT_EQ(config.saes[0].aux_k, 64);
+    EXPECT_EQ(config.saes[1].aux_k, 512);
+    EXPECT_EQ(config.saes[4].aux_k, 3);
+}
+
+TEST(Load, AFailedBaseHidesNoErrorOfTheSuite) {
+    EXPECT_EQ(
+        complaint(least + "sae: {width: x}\nsuite:\n  - {k: y}\n"),
+        "run.yaml:4: sae.width: 'x' is not a whole number; expected a whole number >= 1 and <= 2147483647\n"
+        "run.yaml:6: suite.k: 'y' is not a number; expected a number > 0");
+}
+
+TEST(ToYaml, ReadsBackEqual) {
+    const std::vector<std::string> extra = {
+        "",
+        "sae: {width: 100}\n",
+        "suite:\n  - {kind: [topk, batch_topk], width: [96, 4096], k: [4, 8]}\n  - {k: 0.1, aux_k: 0, "
+        "row_cap: 3}\n",
+        "parallel: {data: 3, threads: 2}\noptimizer: {lr: 0.1, epsilon: 1e-300, beta2: 0.3333333333333333}\n",
+        "train: {tokens: 9007199254740992}\n",
+    };
+    for (const std::string& text : extra) {
+        const Config config = load(least + text, {"data.scale=0.1", "run.seed=18446744073709551615"});
+        const std::string yaml = to_yaml(config);
+        EXPECT_EQ(load(yaml), config) << yaml;
+        EXPECT_EQ(to_yaml(load(yaml)), yaml);
+        EXPECT_TRUE(yaml.starts_with("# strata " STRATA_VERSION "\nrun:\n"));
+        for (const config::Key& key : config::keys()) EXPECT_THAT(yaml, HasSubstr(key.name + ": "));
+    }
+}
+
+TEST(ToYaml, KeepsAwkwardText) {
+    Config config = defaults();
+    for (const std::string text :
+         {"null",  "~",      "true",       "5",     "1e5",      "a b", "a: b", "a #b",  "- x",
+          "[a]",   "{a: b}", "a,b",        "*.h5",  "@x",       "%x",  "'q'",  "\"q\"", "back\\slash",
+          " lead", "trail ", "two\nlines", "tab\t", "\xc3\xa9", "&a",  "!t",   "|",     "="}) {
+        config.run.output = text;
+        config.data.files = {text, "x"};
+        config.data.datasets = {"x", text};
+        EXPECT_EQ(load(to_yaml(config)), config) << to_yaml(config);
+    }
+}
+
+TEST(Fingerprint, HoldsWhatDecidesTheResult) {
+    const std::string of_least = fingerprint(load(least));
+    EXPECT_THAT(of_least, testing::Not(HasSubstr("\n")));
+    for (const std::string option :
+         {"run.output=y", "run.device=cpu", "train.log_every=7", "train.checkpoint_every=7",
+          "train.keep_checkpoints=7", "parallel.data=7", "parallel.threads=7", "parallel.groups=1",
+          "data.lanes=64", "sae.k=64.0", "suite=[{k: 64}]"})
+        EXPECT_EQ(fingerprint(load(least, {option})), of_least) << option;
+    std::set<std::string> all = {of_least};
+    const std::vector<std::string> deciding = {"run.seed=1",
+                                               "data.files=[b]",
+                                               "data.datasets=[a]",
+                                               "data.scale=none",
+                                               "data.max_norm_ratio=9",
+                                               "data.eval_rows=9",
+                                               "data.shuffle_rows=900",
+                                               "data.lanes=9",
+                                               "train.batch_size=99",
+                                               "train.tokens=9",
+                                               "optimizer.lr=9",
+                                               "optimizer.beta1=0.5",
+                                               "optimizer.beta2=0.5",
+                                               "optimizer.epsilon=9",
+                                               "optimizer.warmup_steps=9",
+                                               "optimizer.decay_fraction=0.9",
+                                               "optimizer.clip_norm=9",
+                                               "sae.kind=topk",
+                                               "sae.width=999",
+                                               "sae.k=9",
+                                               "sae.b_dec_init=zero",
+                                               "sae.aux_k=9",
+                                               "sae.aux_coefficient=9",
+                                               "sae.dead_after_tokens=9",
+                                               "sae.row_cap=9",
+                                               "suite=[{k: [64, 9]}]",
+                                               "suite=[{k: [9, 64]}]",
+                                               "data.files=[\"a.h5, b\"]",
+                                               "data.files=[a.h5, b]"};
+    for (const std::string& option : deciding) all.insert(fingerprint(load(least, {option})));
+    EXPECT_EQ(all.size(), deciding.size() + 1);
+}
+
+TEST(NameOf, IsShort) {
+    SaeConfig sae;
+    EXPECT_EQ(name_of(sae), "batch_topk.w16384.k64");
+    sae.k = 12.5;
+    EXPECT_EQ(name_of(sae), "batch_topk.w16384.k12.5");
+    sae.kind = "topk";
+    sae.width = 1 << 20;
+    sae.k = 100;
+    EXPECT_EQ(name_of(sae), "topk.w1048576.k100");
+}
+
+TEST(Nearest, CountsSlipsOfTheFinger) {
+    EXPECT_EQ(config::edit_distance("tokens", "tokens"), 0);
+    EXPECT_EQ(config::edit_distance("tokns", "tokens"), 1);
+    EXPECT_EQ(config::edit_distance("tokesn", "tokens"), 1);
+    EXPECT_EQ(config::edit_distance("", "abc"), 3);
+    EXPECT_EQ(config::edit_distance("Log-Every", "log_every"), 0);
+    EXPECT_EQ(config::edit_distance("kitten", "sitting"), 3);
+    const std::vector<std::string_view> words = {"k", "width", "aux_k"};
+    EXPECT_EQ(config::nearest("with", words), "width");
+    EXPECT_EQ(config::nearest("auxk", words), "aux_k");
+    EXPECT_EQ(config::nearest("x", words), "");
+    EXPECT_EQ(config::nearest("", words), "");
+}
+
+// The page names every key with its default and what it accepts, in the order of the table, and no other key.
+TEST(Documentation, IsTrue) {
+    const std::string page = read_file(STRATA_SOURCE "/docs/configuration.md");
+    const Config config;
+    std::size_t at = 0;
+    std::string section;
+    for (const config::Key& key : config::keys()) {
+        if (key.section != section) {
+            section = key.section;
+            at = page.find("\n## " + section + "\n", at);
+            ASSERT_NE(at, std::string::npos) << section;
+        }
+        const std::string value = key.required ? "*required*" : "`" + key.get(config, SaeConfig()) + "`";
+        const std::string row = "\n| `" + key.name + "` | " + value + " | " + key.expected + " | ";
+        const std::size_t found = page.find(row, at);
+        ASSERT_NE(found, std::string::npos) << section << row;
+        at = found + 1;
+    }
+    std::size_t rows = 0;
+    for (std::size_t i = 0; (i = page.find("\n| `", i)) != std::string::npos; ++i) ++rows;
+    EXPECT_EQ(rows, config::keys().size());
+}
+
+}  // namespace
+}  // namespace strata

@@ -1,0 +1,155 @@
+#include <gmock/gmock.h>
+
+#include <barrier>
+#include <cmath>
+#include <thread>
+
+#include "comm/self.h"
+#include "data/files.h"
+#include "data/stream.h"
+
+namespace strata::data {
+namespace {
+
+using testing::HasSubstr;
+
+// Ranks as threads of this process; only the sum of doubles is needed.
+struct Shared {
+    explicit Shared(int ranks) : barrier(ranks), values(static_cast<std::size_t>(ranks)) {}
+    std::barrier<> barrier;
+    std::vector<std::span<double>> values;
+};
+
+class ThreadCommunicator final : public Communicator {
+  public:
+    ThreadCommunicator(Shared& shared, int rank, int size) : shared_(shared), rank_(rank), size_(size) {}
+    int rank() const override { return rank_; }
+    int size() const override { return size_; }
+    int ranks_on_node() const override { return size_; }
+    void sum(std::span<double> values) override {
+        shared_.values[static_cast<std::size_t>(rank_)] = values;
+        shared_.barrier.arrive_and_wait();
+        std::vector<double> total(values.size());
+        for (const auto& part : shared_.values)
+            for (std::size_t i = 0; i < total.size(); ++i) total[i] += part[i];
+        shared_.barrier.arrive_and_wait();
+        std::ranges::copy(total, values.begin());
+        shared_.barrier.arrive_and_wait();
+    }
+    void sum(std::span<float>) override { unused(); }
+    void sum(std::span<std::uint64_t>) override { unused(); }
+    void max(std::span<double>) override { unused(); }
+    void any(std::span<std::uint32_t>) override { unused(); }
+    void gather(std::span<const std::uint64_t>, std::span<std::uint64_t>) override { unused(); }
+    void broadcast(std::span<std::byte>, int) override { unused(); }
+    void barrier() override { unused(); }
+    std::unique_ptr<Communicator> duplicate() override { unused(); }
+    [[noreturn]] void abort(int) override { unused(); }
+
+  private:
+    [[noreturn]] static void unused() { throw std::logic_error("not used by measure"); }
+    Shared& shared_;
+    int rank_, size_;
+};
+
+InputStatistics measure_alone(const Dataset& dataset, const DataConfig& config) {
+    const auto comm = make_self_communicator();
+    return measure(dataset, config, *comm);
+}
+
+constexpr std::int64_t n = 5;
+
+// Rows of norm 2 (one in four: norm 1), every `period`-th row 100 times as long; the last `spare` rows much longer.
+Dataset dataset_with_sinks(const Folder& folder, std::int64_t rows, std::int64_t period, std::int64_t spare) {
+    Writer writer(folder / "a.h5");
+    const std::size_t d = writer.add({"r/0", n, Type::float16, "", "", -1});
+    for (std::int64_t r = 0; r < rows + spare; ++r) {
+        std::vector<float> row(n);
+        row[0] = r % 4 == 0 ? 1.0F : 2.0F;
+        if (r % period == 1) row[0] = 200;
+        if (r >= rows) row[0] = 3000;
+        writer.append(d, row);
+    }
+    writer.finish();
+    return find_datasets({folder / "a.h5"}, {"r/0"})[0];
+}
+
+DataConfig config_of(const std::string& scale, std::int64_t eval_rows) {
+    DataConfig config;
+    config.scale = scale;
+    config.eval_rows = eval_rows;
+    config.lanes = 8;
+    return config;
+}
+
+TEST(Measure, OutliersAndHeldOutRowsDoNotCount) {
+    const Folder folder;
+    const Dataset dataset = dataset_with_sinks(folder, 4000, 100, 500);
+    const InputStatistics all = measure_alone(dataset, config_of("mean_square", 500));
+    EXPECT_EQ(all.sampled_rows, 4000);
+    EXPECT_EQ(all.median_norm, 2);
+    EXPECT_EQ(all.norm_limit, 20);
+    // 40 of 4000 rows are over the limit, all of them with norm 2 otherwise.
+    const double expected = (1000 * 1.0 + 2960 * 4.0) / 3960;
+    EXPECT_DOUBLE_EQ(all.mean_square, expected);
+    EXPECT_DOUBLE_EQ(all.scale, 1 / std::sqrt(expected));
+    EXPECT_DOUBLE_EQ(all.mean[0], (1000 * 1.0 + 2960 * 2.0) / 3960);
+    EXPECT_EQ(all.mean[1], 0);
+    EXPECT_DOUBLE_EQ(measure_alone(dataset, config_of("sqrt_dim", 500)).scale, std::sqrt(5 / expected));
+    EXPECT_EQ(measure_alone(dataset, config_of("none", 500)).scale, 1);
+    EXPECT_EQ(measure_alone(dataset, config_of("0.125", 500)).scale, 0.125);
+    DataConfig keep = config_of("none", 500);
+    keep.max_norm_ratio = 0;
+    EXPECT_GT(measure_alone(dataset, keep).mean_square, 300);
+}
+
+TEST(Measure, TheSameBitsAtAnyNumberOfRanks) {
+    const Folder folder;
+    write_numbered(folder / "a.h5", "r/0", Type::float32, 0, 90000, n);
+    write_numbered(folder / "b.h5", "r/0", Type::float16, 90000, 7777, n);
+    const Dataset dataset = find_datasets({folder / "*.h5"}, {"r/0"})[0];
+    const DataConfig config = config_of("mean_square", 100);
+    const InputStatistics one = measure_alone(dataset, config);
+    EXPECT_EQ(one.sampled_rows, 65536);
+    EXPECT_GT(one.mean_square, 0);
+    for (const int ranks : {2, 3, 5}) {
+        Shared shared(ranks);
+        std::vector<InputStatistics> results(static_cast<std::size_t>(ranks));
+        {
+            std::vector<std::jthread> threads;
+            for (int r = 0; r < ranks; ++r)
+                threads.emplace_back([&, r] {
+                    ThreadCommunicator comm(shared, r, ranks);
+                    results[static_cast<std::size_t>(r)] = measure(dataset, config, comm);
+                });
+        }
+        for (const InputStatistics& result : results) {
+            EXPECT_EQ(result.median_norm, one.median_norm);
+            EXPECT_EQ(result.mean_square, one.mean_square);
+            EXPECT_EQ(result.scale, one.scale);
+            EXPECT_EQ(result.mean, one.mean);
+        }
+    }
+}
+
+TEST(Measure, WhatCannotBeScaledIsAnError) {
+    const Folder folder;
+    write_plain(folder / "zero.h5", "r/0", H5T_IEEE_F32LE, {100, 4}, 0);
+    const Dataset zero = find_datasets({folder / "zero.h5"}, {"r/0"})[0];
+    EXPECT_THAT(thrown<RunError>([&] { measure_alone(zero, config_of("mean_square", 10)); }),
+                HasSubstr("r/0: all 90 sampled rows are zero, so no scale can be measured"));
+    EXPECT_EQ(measure_alone(zero, config_of("none", 10)).scale, 1);
+    EXPECT_THAT(thrown<UsageError>([&] { measure_alone(zero, config_of("twice", 10)); }), HasSubstr("data.scale: `twice` is not one of"));
+    EXPECT_THAT(thrown<UsageError>([&] { measure_alone(zero, config_of("none", 100)); }), HasSubstr("data.eval_rows keeps back 100"));
+    write_plain(folder / "nan.h5", "r/0", H5T_IEEE_F32LE, {100, 4}, std::nan(""));
+    const Dataset nan = find_datasets({folder / "nan.h5"}, {"r/0"})[0];
+    EXPECT_THAT(thrown<RunError>([&] { measure_alone(nan, config_of("none", 10)); }), HasSubstr("nan.h5: r/0: row 0: element 0 is nan"));
+    write_plain(folder / "one.h5", "r/0", H5T_IEEE_F32LE, {100, 4});
+    DataConfig strict = config_of("none", 10);
+    strict.max_norm_ratio = 0.5;
+    EXPECT_THAT(thrown<UsageError>([&] { measure_alone(find_datasets({folder / "one.h5"}, {"r/0"})[0], strict); }),
+                HasSubstr("data.max_norm_ratio: 0.5 leaves none of the 90 sampled rows"));
+}
+
+}  // namespace
+}  // namespace strata::data

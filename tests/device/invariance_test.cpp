@@ -1,0 +1,291 @@
+// What the result of a step must not depend on: the number of threads, what the device did before, how the candidates
+// were found.
+
+#include <gtest/gtest.h>
+
+#include "comm/self.h"
+#include "device/cpu/cpu_device.h"
+#include "device/cpu/kernels.h"
+#include "sae/kind.h"
+#include "support/inside.h"
+#include "support/problem.h"
+
+namespace strata {
+namespace {
+
+using device::CodeSet;
+using test::Awkward;
+using test::Pair;
+
+// All that the verbs of a step leave behind.
+struct Outcome {
+    std::vector<Pair> candidates, codes, auxiliary_codes;
+    std::vector<float> code_gradients;
+    std::vector<double> numbers;
+    reference::Sae<float> gradient, parameters;
+
+    void expect_bits_of(const Outcome& other) const {
+        EXPECT_EQ(candidates, other.candidates);
+        EXPECT_EQ(codes, other.codes);
+        EXPECT_EQ(auxiliary_codes, other.auxiliary_codes);
+        EXPECT_EQ(code_gradients, other.code_gradients);
+        EXPECT_EQ(numbers, other.numbers);
+        for (int i = 0; i < 4; ++i) {
+            EXPECT_EQ(gradient.tensor(i), other.gradient.tensor(i)) << reference::Sae<float>::names[i];
+            EXPECT_EQ(parameters.tensor(i), other.parameters.tensor(i)) << reference::Sae<float>::names[i];
+        }
+    }
+};
+
+Outcome run(device::Device& device, const test::Problem& p, bool batch_rule, double k) {
+    Outcome out;
+    const auto rows = static_cast<std::int64_t>(p.rows);
+    const auto n = static_cast<std::int64_t>(p.sae.n);
+    const auto width = static_cast<std::int64_t>(p.sae.width);
+    device.prepare(rows, n, width, 1);
+    device::Tensors parameters = test::put(p.sae, device);
+    device::Tensors gradient = device::make_tensors(device, n, width);
+    device::Tensors first = device::make_tensors(device, n, width);
+    device::Tensors second = device::make_tensors(device, n, width);
+    device.center(p.x, rows, parameters);
+    EXPECT_TRUE(device.screen_above(parameters, 0.2F, 0));
+    out.candidates = test::candidates_in(device);
+    SaeConfig config;
+    config.width = width;
+    config.k = k;
+    const auto self = make_self_communicator();
+    float guess = 0;
+    float margin = 0;
+    out.numbers.push_back(sae::kind_of(batch_rule ? "batch_topk" : "topk")
+                              .select({device, *self, parameters, config, rows, rows, guess, margin}));
+    out.numbers.push_back(guess);
+    out.codes = test::codes_of(device);
+    const auto add = [&](const device::DecodeSums& s) {
+        out.numbers.insert(out.numbers.end(), {s.squared_error, s.l1, s.cosine, static_cast<double>(s.active)});
+    };
+    add(device.decode(CodeSet::main, parameters, 0.01F));
+    const auto keep_gradients = [&](CodeSet set) {
+        const device::CodeTable& table = test::table_of(dynamic_cast<device::CpuDevice&>(device), set);
+        out.code_gradients.insert(out.code_gradients.end(), table.gradient.begin(),
+                                  table.gradient.begin() + table.pairs.size());
+    };
+    keep_gradients(CodeSet::main);
+    std::vector<double> residual(p.sae.n), x(p.sae.n);
+    const device::Device::Moments moments = device.column_sums(parameters, residual, x);
+    out.numbers.insert(out.numbers.end(), {moments.residual_square, moments.x_square});
+    out.numbers.insert(out.numbers.end(), residual.begin(), residual.end());
+    out.numbers.insert(out.numbers.end(), x.begin(), x.end());
+    std::vector<std::uint32_t> dead;
+    for (std::uint32_t j = 0; j < p.sae.width; j += 3) dead.push_back(j);
+    device.screen_row_top(parameters, 4, dead);
+    device.keep(CodeSet::auxiliary, 0, 0);
+    out.auxiliary_codes = test::codes_of(device, CodeSet::auxiliary);
+    add(device.decode(CodeSet::auxiliary, parameters, 0.02F));
+    keep_gradients(CodeSet::auxiliary);
+    const std::vector<CodeSet> sets = {CodeSet::main, CodeSet::auxiliary};
+    out.numbers.push_back(device.accumulate(sets, parameters, gradient, [](std::int64_t, std::int64_t) {}));
+    out.numbers.push_back(device.square_norm(gradient));
+    out.gradient = test::get(gradient, device);
+    device.update(parameters, gradient, first, second, {.lr = 0.01F, .correction1 = 0.1F, .correction2 = 0.001F});
+    out.parameters = test::get(parameters, device);
+    return out;
+}
+
+TEST(Invariance, BitsDoNotDependOnTheNumberOfThreads) {
+    for (const Awkward kind : {Awkward::none, Awkward::equal_latents})
+        for (const bool batch_rule : {false, true})
+            for (const std::size_t rows : {std::size_t{3}, std::size_t{197}}) {
+                const test::Problem p = test::make_problem(rows, 67, 600, kind);
+                device::CpuDevice one(1);
+                const Outcome expected = run(one, p, batch_rule, 6);
+                ASSERT_FALSE(expected.codes.empty() || expected.auxiliary_codes.empty());
+                for (const int threads : {2, 3, 5}) {
+                    SCOPED_TRACE(threads);
+                    device::CpuDevice several(threads);
+                    run(several, p, batch_rule, 6).expect_bits_of(expected);
+                }
+            }
+}
+
+// SAEs of several streams, and batches of several sizes, follow one another on one device.
+TEST(Invariance, BitsDoNotDependOnWhatTheDeviceDidBefore) {
+    const test::Problem small = test::make_problem(5, 19, 40);
+    const test::Problem middle = test::make_problem(90, 35, 300);
+    const test::Problem tall = test::make_problem(4500, 19, 24);  // so many rows that tiles are narrower
+    device::CpuDevice used(2);
+    for (const test::Problem* p : {&small, &tall, &middle, &tall, &small, &middle}) {
+        SCOPED_TRACE(p->rows);
+        device::CpuDevice fresh(2);
+        run(used, *p, true, 3).expect_bits_of(run(fresh, *p, true, 3));
+    }
+}
+
+// A prepared device takes batches of fewer rows.
+TEST(Invariance, ASmallerBatchLeavesNothingOfTheLarger) {
+    const test::Problem large = test::make_problem(70, 20, 90);
+    test::Problem small = test::make_problem(9, 20, 90);
+    small.sae = large.sae;
+    const auto gradient_of = [&](bool after_large) {
+        device::CpuDevice device(2);
+        device.prepare(70, 20, 90, 1);
+        device::Tensors parameters = test::put(large.sae, device);
+        device::Tensors gradient = device::make_tensors(device, 20, 90);
+        std::vector<CodeSet> sets = {CodeSet::main};
+        for (const test::Problem* p : {&large, static_cast<const test::Problem*>(&small)}) {
+            if (p == &large && !after_large) continue;
+            device.center(p->x, static_cast<std::int64_t>(p->rows), parameters);
+            device.screen_row_top(parameters, 5, {});
+            device.keep(CodeSet::main, 0, 0);
+            device.decode(CodeSet::main, parameters, 0.1F);
+            device.accumulate(sets, parameters, gradient, [](std::int64_t, std::int64_t) {});
+        }
+        return test::bits_of(test::get(gradient, device));
+    };
+    EXPECT_EQ(gradient_of(true), gradient_of(false));
+}
+
+// Encoder biases of 1 and products that, added to them, fall half way between two floats: the last bit of a product
+// decides to which, and the product by blocks has other last bits than the dot product that counts.
+TEST(Screening, IsExactWhereTheBiasHidesTheProduct) {
+    constexpr std::size_t rows = 40, n = 24, width = 3000;
+    test::Problem p = test::make_problem(rows, n, width);
+    Random random(3, Purpose::synthetic);
+    std::ranges::fill(p.x, 1.0F);
+    std::ranges::fill(p.sae.b_dec, 0.0F);
+    std::ranges::fill(p.sae.b_enc, 1.0F);
+    for (std::size_t j = 0; j < width; ++j) {
+        double sum = 0;
+        for (std::size_t c = 0; c + 1 < n; ++c)
+            sum += p.sae.w_enc[j * n + c] = 0x1p-24F * random.normal();
+        p.sae.w_enc[j * n + n - 1] = static_cast<float>(0x1p-24 * static_cast<double>(1 + 2 * (j % 3)) - sum);
+    }
+    device::CpuDevice device(2);
+    device.prepare(rows, n, width, 1);
+    const device::Tensors parameters = test::put(p.sae, device);
+    device.center(p.x, rows, parameters);
+    // The widest screen returns every positive pre-activation by the value that counts.
+    ASSERT_TRUE(device.screen_above(parameters, 0, 0));
+    const std::vector<Pair> every = test::candidates_in(device);
+    ASSERT_EQ(every.size(), rows * width);
+    std::vector<float> z(every.size());
+    for (std::size_t i = 0; i < z.size(); ++i) z[i] = every[i].value;
+    for (const std::int64_t k : {1, 3, 8, 100, 1100}) {
+        device.screen_row_top(parameters, k, {});
+        const reference::Mask mask = reference::select_row_top(z, rows, width, static_cast<std::size_t>(k));
+        std::vector<Pair> expected;
+        for (std::size_t i = 0; i < z.size(); ++i)
+            if (mask[i] != 0) expected.push_back(every[i]);
+        EXPECT_TRUE(test::candidates_in(device) == expected) << k;
+    }
+    for (const float at_least : {1.0F, 1 + 0x1p-23F, 1 + 0x1p-22F, 1 + 0x1.8p-22F}) {
+        ASSERT_TRUE(device.screen_above(parameters, at_least, 0));
+        std::vector<Pair> expected;
+        for (const Pair& pair : every)
+            if (pair.value >= at_least) expected.push_back(pair);
+        EXPECT_TRUE(test::candidates_in(device) == expected) << at_least;
+    }
+}
+
+TEST(Screening, GivesUpBeyondTheLimitAndNotBelow) {
+    const test::Problem p = test::make_problem(100, 20, 200);
+    for (const int threads : {1, 3}) {
+        device::CpuDevice device(threads);
+        device.prepare(100, 20, 200, 1);
+        const device::Tensors parameters = test::put(p.sae, device);
+        device.center(p.x, 100, parameters);
+        ASSERT_TRUE(device.screen_above(parameters, 0.5F, 0));
+        const std::int64_t count = std::ssize(test::candidates_in(device));
+        ASSERT_GT(count, 10);
+        EXPECT_TRUE(device.screen_above(parameters, 0.5F, count));
+        EXPECT_EQ(std::ssize(test::candidates_in(device)), count);
+        EXPECT_FALSE(device.screen_above(parameters, 0.5F, count - 1));
+    }
+}
+
+TEST(Screening, CapKeepsTheLargestOfEachRow) {
+    const test::Problem p = test::make_problem(50, 12, 120, Awkward::equal_latents);
+    device::CpuDevice device(2);
+    device.prepare(50, 12, 120, 1);
+    const device::Tensors parameters = test::put(p.sae, device);
+    device.center(p.x, 50, parameters);
+    for (const std::size_t cap : {1, 4, 1000}) {
+        ASSERT_TRUE(device.screen_above(parameters, 0.1F, 0));
+        const std::vector<Pair> before = test::candidates_in(device);
+        std::vector<float> z(50 * 120);
+        for (const Pair& pair : before) z[pair.row * 120 + pair.latent] = pair.value;
+        const reference::Mask mask = reference::select_row_top(z, 50, 120, cap);
+        std::vector<Pair> expected;
+        for (const Pair& pair : before)
+            if (mask[pair.row * 120 + pair.latent] != 0) expected.push_back(pair);
+        device.cap_rows(static_cast<std::int64_t>(cap));
+        EXPECT_TRUE(test::candidates_in(device) == expected) << cap;
+    }
+}
+
+TEST(Screening, HistogramOfPreActivationsCountsWhatThereIs) {
+    const test::Problem p = test::make_problem(101, 24, 300);
+    device::CpuDevice device(3);
+    device.prepare(101, 24, 300, 1);
+    const device::Tensors parameters = test::put(p.sae, device);
+    device.center(p.x, 101, parameters);
+    ASSERT_TRUE(device.screen_above(parameters, 0, 0));
+    std::vector<std::uint64_t> expected(2048), counts(2048, 9);
+    for (const Pair& pair : test::candidates_in(device)) ++expected[std::bit_cast<std::uint32_t>(pair.value) >> 20];
+    device.pre_activation_histogram(parameters, 1000, counts);
+    // A value at the edge of a bin may round into the next.
+    std::uint64_t moved = 0;
+    for (std::size_t i = 0; i < 2048; ++i) moved += counts[i] > expected[i] ? counts[i] - expected[i] : expected[i] - counts[i];
+    EXPECT_LE(moved, 4U);
+    device.pre_activation_histogram(parameters, 10, counts);
+    std::uint64_t sampled = 0;
+    std::uint64_t all = 0;
+    for (std::size_t i = 0; i < 2048; ++i) {
+        sampled += counts[i];
+        all += expected[i];
+    }
+    EXPECT_NEAR(static_cast<double>(sampled) / 10, static_cast<double>(all) / 101, 0.2 * static_cast<double>(all) / 101);
+}
+
+TEST(Screening, DigitHistogramIsOfTheCandidates) {
+    const test::Problem p = test::make_problem(40, 24, 300);
+    device::CpuDevice device(3);
+    device.prepare(40, 24, 300, 1);
+    const device::Tensors parameters = test::put(p.sae, device);
+    device.center(p.x, 40, parameters);
+    ASSERT_TRUE(device.screen_above(parameters, 0.3F, 0));
+    const std::vector<Pair> candidates = test::candidates_in(device);
+    const std::uint32_t some = std::bit_cast<std::uint32_t>(candidates[candidates.size() / 2].value);
+    for (const auto& [shift, digits] : {std::pair{20, 11}, std::pair{10, 10}, std::pair{0, 10}}) {
+        const std::uint32_t prefix = some >> shift >> digits;
+        std::vector<std::uint64_t> counts(std::size_t{1} << digits, 3), expected(counts.size(), 0);
+        for (const Pair& pair : candidates) {
+            const auto bits = std::bit_cast<std::uint32_t>(pair.value);
+            if (bits >> shift >> digits == prefix) ++expected[(bits >> shift) & (counts.size() - 1)];
+        }
+        device.histogram(prefix, shift, digits, counts);
+        EXPECT_EQ(counts, expected) << shift;
+    }
+}
+
+// Thresholds per latent, as an SAE is used after training: strict, as JumpReLU is.
+TEST(Screening, KeepAboveIsStrictAndPerLatent) {
+    const test::Problem p = test::make_problem(30, 12, 64);
+    device::CpuDevice device(2);
+    device.prepare(30, 12, 64, 1);
+    const device::Tensors parameters = test::put(p.sae, device);
+    device.center(p.x, 30, parameters);
+    ASSERT_TRUE(device.screen_above(parameters, 0, 0));
+    const std::vector<Pair> all = test::candidates_in(device);
+    std::vector<float> thresholds(64);
+    for (std::size_t j = 0; j < 64; ++j) thresholds[j] = 0.01F * static_cast<float>(j);
+    thresholds[all[0].latent] = all[0].value;
+    std::vector<Pair> expected;
+    for (const Pair& pair : all)
+        if (pair.value > thresholds[pair.latent]) expected.push_back(pair);
+    ASSERT_LT(expected.size(), all.size());
+    device.keep_above(CodeSet::main, thresholds);
+    EXPECT_TRUE(test::codes_of(device) == expected);
+}
+
+}  // namespace
+}  // namespace strata
