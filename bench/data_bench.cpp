@@ -1,7 +1,9 @@
 // Reading of activations. Definitions:
-//   Convert, SumOfSquares   bytes per second of 16-bit elements read, all in cache or not by the size of the batch;
+//   Convert, SumOfSquares   bytes per second of 16-bit elements read, all in cache or not by the size of the
+//   batch;
 //                           Copy is a memcpy of the same bytes
-//   Stream                  rows per second handed out by next() with nothing else to do, file in the page cache, one
+//   Stream                  rows per second handed out by next() with nothing else to do, file in the page
+//   cache, one
 //                           thread; PlainRead is H5Dread of the same file, in order, into one buffer
 // Items are rows of n = 576 in float16.
 

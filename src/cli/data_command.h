@@ -9,7 +9,8 @@ class App;
 
 namespace strata {
 
-// Adds `data` with its subcommands. Choosing one sets `action`, which does the work and returns the exit status.
+// Adds `data` with its subcommands. Choosing one sets `action`, which does the work and returns the exit
+// status.
 void add_data_command(CLI::App& app, std::function<int()>& action);
 
 }  // namespace strata

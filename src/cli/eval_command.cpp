@@ -27,10 +27,10 @@ struct Arguments {
 };
 
 int evaluate(const Arguments& arguments, Communicator& comm) {
-    formats::SavedSae saved;
+    saelens::SavedSae saved;
     data::Dataset dataset;
     together(comm, [&] {
-        saved = formats::read_saelens(arguments.folder);
+        saved = saelens::read(arguments.folder);
         const std::vector<data::Dataset> found = data::find_datasets(arguments.files, {arguments.dataset});
         if (found.size() != 1)
             refuse("--dataset {}: matches {} datasets, one is needed", arguments.dataset, found.size());
@@ -39,7 +39,7 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
             refuse("{}: the SAE reads rows of {}, dataset '{}' has rows of {}", arguments.folder, saved.n, dataset.name,
                    dataset.n);
     });
-    const nlohmann::json ours = saved.metadata.value("strata", nlohmann::json::object());
+    const nlohmann::ordered_json ours = saved.metadata.value("strata", nlohmann::ordered_json::object());
     const double limit = arguments.norm_limit >= 0 ? arguments.norm_limit : ours.value("norm_limit", 0.0);
 
     const int threads = std::max(1, omp_get_num_procs() / comm.ranks_on_node());

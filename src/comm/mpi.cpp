@@ -12,7 +12,7 @@ namespace {
 
 // Open MPI's all-reduce of one large buffer allocates scratch of its size, whose pages then fault; pieces of a few
 // MiB stay in memory that is kept. The size is part of the result: at three ranks other pieces give other roundings.
-constexpr std::size_t piece_bytes = std::size_t{4} << 20;
+constexpr std::size_t piece_bytes = std::size_t{1} << 22;
 
 template <typename T>
 MPI_Datatype type_of();

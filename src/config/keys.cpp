@@ -149,7 +149,7 @@ std::vector<Key> make_keys() {
     parallel.only("latent", {"1"}, "latents are not divided among ranks").decides = false;
     parallel.only("shard_optimizer", {"false"}, "every rank holds the optimiser's whole state").decides =
         false;
-    parallel.key("threads", &ParallelConfig::threads, or_auto(whole(1))).decides = false;
+    parallel.key("threads", &ParallelConfig::threads, or_auto(whole(1, 4096))).decides = false;
     return all;
 }
 

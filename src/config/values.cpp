@@ -76,10 +76,6 @@ std::string take_optional(const YAML::Node& node, const Accepts& accepts, std::o
     return wrong;
 }
 
-std::string emitted(const YAML::Emitter& emitter) {
-    return emitter.c_str();
-}
-
 }  // namespace
 
 std::string take(const YAML::Node& node, const Accepts& accepts, std::int64_t& out) {
@@ -199,7 +195,7 @@ std::string written(const std::string& value) {
 std::string written(const std::vector<std::string>& value) {
     YAML::Emitter emitter;
     emitter << YAML::Flow << value;
-    return emitted(emitter);
+    return emitter.c_str();
 }
 
 std::string written(const std::optional<std::int64_t>& value) {

@@ -19,7 +19,8 @@ constexpr std::int64_t most_hashes = std::int64_t{1} << 26;
 constexpr double sink_ratio = 10;
 constexpr std::int64_t most_bytes_per_read = std::int64_t{64} << 20;
 
-// Counts of norms by the leading bits of their float32: bins of a relative width of 1/2048, in constant memory.
+// Counts of norms by the leading bits of their float32: bins of a relative width of 1/2048, in constant
+// memory.
 class NormHistogram {
   public:
     void add(double norm) { ++counts_[bin_of(norm)]; }
@@ -27,7 +28,8 @@ class NormHistogram {
         std::int64_t below = 0;
         std::size_t bin = 0;
         while (bin + 1 < counts_.size() && (below += counts_[bin]) <= rows / 2) ++bin;
-        return static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(bin) << shift | 1U << (shift - 1)));
+        return static_cast<double>(
+            std::bit_cast<float>(static_cast<std::uint32_t>(bin) << shift | 1U << (shift - 1)));
     }
     std::int64_t above(double norm) const {
         std::int64_t count = 0;
@@ -52,7 +54,8 @@ class Hashes {
         kept_.reserve(static_cast<std::size_t>(rows >> halvings_));
     }
     void add(std::span<const std::byte> row) {
-        const std::uint64_t hash = std::hash<std::string_view>()({reinterpret_cast<const char*>(row.data()), row.size()});
+        const std::uint64_t hash =
+            std::hash<std::string_view>()({reinterpret_cast<const char*>(row.data()), row.size()});
         if (halvings_ == 0 || hash >> (64 - halvings_) == 0) kept_.push_back(hash);
     }
     std::int64_t duplicates() {
@@ -80,7 +83,8 @@ struct Checker {
         for (std::size_t i = 0; i < values.size(); ++i) {
             if (std::isfinite(values[i])) continue;
             if (report.non_finite_values++ == 0)
-                report.first_non_finite = fmt::format("{}, element {}: {}", place_of(dataset, row), i, values[i]);
+                report.first_non_finite =
+                    fmt::format("{}, element {}: {}", place_of(dataset, row), i, values[i]);
         }
     }
 
@@ -116,9 +120,10 @@ struct Checker {
         report.duplicates_estimated = hashes.sampled();
         const auto without = std::ranges::count(dataset.parts, false, &FilePart::checksummed);
         if (without > 0)
-            report.notes.push_back(fmt::format("{} of {} files have no checksum, so changed values cannot be noticed there; "
-                                               "h5py writes one with fletcher32=True",
-                                               without, dataset.parts.size()));
+            report.notes.push_back(
+                fmt::format("{} of {} files have no checksum, so changed values cannot be noticed there; "
+                            "h5py writes one with fletcher32=True",
+                            without, dataset.parts.size()));
         double told = 0;
         std::int64_t told_rows = 0;
         for (const FilePart& part : dataset.parts) {
@@ -148,7 +153,7 @@ Survey survey(const std::vector<std::string>& file_patterns, const std::vector<s
                     const std::string pattern = tidy_name(name_patterns[i]);
                     const bool glob = is_glob(pattern);
                     if (glob ? !matches_name(pattern, name) : pattern != name) continue;
-                    wanted = wanted || !glob || (entry && (is_activations(*entry) || entry->shape.empty()));
+                    wanted = wanted || !glob || (entry && is_activations(*entry));
                     found[i] = true;
                 }
                 if (!wanted || !entry) continue;
@@ -156,8 +161,8 @@ Survey survey(const std::vector<std::string>& file_patterns, const std::vector<s
                 if (!entry->problem.empty()) {
                     result.problems.push_back(fmt::format("{}: {} {}", path, name, entry->problem));
                 } else if (!dataset.parts.empty() && dataset.n != entry->shape[1]) {
-                    result.problems.push_back(fmt::format("{}: {} has n = {}, but {} in {}", path, name, entry->shape[1],
-                                                          dataset.n, dataset.parts[0].path));
+                    result.problems.push_back(fmt::format("{}: {} has n = {}, but {} in {}", path, name,
+                                                          entry->shape[1], dataset.n, dataset.parts[0].path));
                 } else {
                     dataset.name = name;
                     dataset.n = entry->shape[1];
@@ -171,7 +176,8 @@ Survey survey(const std::vector<std::string>& file_patterns, const std::vector<s
         }
     for (std::size_t i = 0; i < found.size(); ++i)
         if (!found[i] && result.problems.empty())
-            result.problems.push_back(fmt::format("{}: no dataset of this name in the files", name_patterns[i]));
+            result.problems.push_back(
+                fmt::format("{}: no dataset of this name in the files", name_patterns[i]));
     for (auto& [name, dataset] : datasets)
         if (!dataset.parts.empty()) result.datasets.push_back(std::move(dataset));
     return result;
@@ -192,13 +198,15 @@ CheckReport check(const Dataset& dataset, const std::function<void(std::int64_t)
             try {
                 reader.read_raw(first, rows, raw);
                 for (std::int64_t r = 0; r < rows; ++r)
-                    checker.look_at(part.type,
-                                    std::span<const std::byte>(raw).subspan(static_cast<std::size_t>(r * row_bytes),
-                                                                            static_cast<std::size_t>(row_bytes)),
-                                    first + r);
+                    checker.look_at(
+                        part.type,
+                        std::span<const std::byte>(raw).subspan(static_cast<std::size_t>(r * row_bytes),
+                                                                static_cast<std::size_t>(row_bytes)),
+                        first + r);
             } catch (const RunError& error) {
                 checker.report.unreadable_rows += rows;
-                if (checker.report.failures.size() < most_failures) checker.report.failures.emplace_back(error.what());
+                if (checker.report.failures.size() < most_failures)
+                    checker.report.failures.emplace_back(error.what());
             }
             if (progress) progress(first + rows);
         }

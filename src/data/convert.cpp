@@ -23,16 +23,21 @@ using VU32 = hn::Vec<DU32>;
 
 constexpr std::size_t lanes = hn::MaxLanes(D());
 
-// From AVX2 on, x86 converts float16 in hardware; Highway's own code for older targets loses infinities and NaNs.
+// From AVX2 on, x86 converts float16 in hardware; Highway's own code for older targets loses infinities and
+// NaNs.
 #define STRATA_HARDWARE_FLOAT16 (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2)
 
-HWY_INLINE VU32 widen(const std::uint16_t* in) { return hn::PromoteTo(DU32(), hn::LoadU(DU16(), in)); }
+HWY_INLINE VU32 widen(const std::uint16_t* in) {
+    return hn::PromoteTo(DU32(), hn::LoadU(DU16(), in));
+}
 
 HWY_INLINE void store_low(VU32 bits, std::uint16_t* out) {
     hn::StoreU(hn::DemoteTo(DU16(), hn::BitCast(DI32(), bits)), DU16(), out);
 }
 
-HWY_INLINE VU32 set(std::uint32_t bits) { return hn::Set(DU32(), bits); }
+HWY_INLINE VU32 set(std::uint32_t bits) {
+    return hn::Set(DU32(), bits);
+}
 
 HWY_INLINE VU32 choose(hn::Mask<DI32> mask, VU32 yes, VU32 no) {
     return hn::IfThenElse(hn::RebindMask(DU32(), mask), yes, no);
@@ -50,7 +55,8 @@ struct Float16 {
         const hn::Rebind<hwy::float16_t, D> half;
         return hn::PromoteTo(D(), hn::BitCast(half, hn::LoadU(DU16(), in)));
 #else
-        // Read as float32 the exponent is 112 too small; a product with 2^112 mends that, subnormals included.
+        // Read as float32 the exponent is 112 too small; a product with 2^112 mends that, subnormals
+        // included.
         const VU32 bits = widen(in);
         const VU32 magnitude = hn::And(bits, set(0x7fff));
         const V value = hn::Mul(hn::BitCast(D(), hn::ShiftLeft<13>(magnitude)), hn::Set(D(), 0x1p112F));
@@ -82,7 +88,9 @@ struct Float16 {
 
 struct BFloat16 {
     using Element = std::uint16_t;
-    static HWY_INLINE V load(const std::uint16_t* in) { return hn::BitCast(D(), hn::ShiftLeft<16>(widen(in))); }
+    static HWY_INLINE V load(const std::uint16_t* in) {
+        return hn::BitCast(D(), hn::ShiftLeft<16>(widen(in)));
+    }
     static HWY_INLINE void store(V v, std::uint16_t* out) {
         const VU32 bits = hn::BitCast(DU32(), v);
         const VU32 odd = hn::And(hn::ShiftRight<16>(bits), set(1));
@@ -114,7 +122,8 @@ HWY_INLINE void widen_all(const typename Format::Element* HWY_RESTRICT in, std::
 }
 
 template <class Format>
-HWY_INLINE void narrow_all(const float* HWY_RESTRICT in, std::size_t n, typename Format::Element* HWY_RESTRICT out) {
+HWY_INLINE void narrow_all(const float* HWY_RESTRICT in, std::size_t n,
+                           typename Format::Element* HWY_RESTRICT out) {
     std::size_t i = 0;
     for (; i + lanes <= n; i += lanes) Format::store(hn::LoadU(D(), in + i), out + i);
     if (i == n) return;
@@ -154,9 +163,12 @@ HWY_INLINE float squares(const typename Format::Element* HWY_RESTRICT in, std::s
 template <class Action>
 HWY_INLINE auto with_format(Type type, const Action& action) {
     switch (type) {
-        case Type::float16: return action(Float16());
-        case Type::bfloat16: return action(BFloat16());
-        case Type::float32: break;
+        case Type::float16:
+            return action(Float16());
+        case Type::bfloat16:
+            return action(BFloat16());
+        case Type::float32:
+            break;
     }
     return action(Float32());
 }

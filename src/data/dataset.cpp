@@ -22,7 +22,8 @@ struct FoundFile {
 
 [[noreturn]] void refuse_all(const std::vector<std::string>& problems) {
     const std::size_t shown = std::min(problems.size(), most_problems);
-    std::string text = fmt::format("{}", fmt::join(problems.begin(), problems.begin() + static_cast<std::ptrdiff_t>(shown), "\n"));
+    std::string text = fmt::format(
+        "{}", fmt::join(problems.begin(), problems.begin() + static_cast<std::ptrdiff_t>(shown), "\n"));
     if (shown < problems.size()) text += fmt::format("\n... and {} more like these", problems.size() - shown);
     throw UsageError(text);
 }
@@ -66,10 +67,11 @@ void find_gaps(const std::vector<FoundFile>& files, std::vector<std::string>& pr
         for (const auto& [a, ignored] : file.entries)
             for (const auto& [b, witness] : together[a])
                 if (!file.entries.contains(b) && missing.insert(b).second)
-                    problems.push_back(fmt::format(
-                        "{}: {} is missing, though the file holds {} and {} holds both; their rows would not belong "
-                        "together: complete the file, or leave it or one of the names out",
-                        file.path, b, a, witness));
+                    problems.push_back(
+                        fmt::format("{}: {} is missing, though the file holds {} and {} holds both; their "
+                                    "rows would not belong "
+                                    "together: complete the file, or leave it or one of the names out",
+                                    file.path, b, a, witness));
     }
 }
 
@@ -77,33 +79,46 @@ void find_unmatched(const std::vector<FoundFile>& files, const std::vector<std::
                     std::vector<std::string>& problems) {
     for (const std::string& pattern : patterns) {
         const bool found = std::ranges::any_of(files, [&](const FoundFile& file) {
-            return std::ranges::any_of(file.entries, [&](const auto& e) { return e.first == pattern || matches_name(pattern, e.first); });
+            return std::ranges::any_of(file.entries, [&](const auto& e) {
+                return e.first == pattern || matches_name(pattern, e.first);
+            });
         });
         if (found) continue;
-        const auto with_names = std::ranges::find_if(files, [](const FoundFile& file) { return !file.others.empty(); });
-        problems.push_back(fmt::format(
-            "{}: no dataset of this name in {}{}", pattern, files.size() == 1 ? files[0].path : "any of the files",
-            with_names == files.end() ? "" : fmt::format("; {} holds {}", with_names->path, list_of(with_names->others))));
+        const auto with_names =
+            std::ranges::find_if(files, [](const FoundFile& file) { return !file.others.empty(); });
+        problems.push_back(
+            fmt::format("{}: no dataset of this name in {}{}", pattern,
+                        files.size() == 1 ? files[0].path : "any of the files",
+                        with_names == files.end()
+                            ? ""
+                            : fmt::format("; {} holds {}", with_names->path, list_of(with_names->others))));
     }
 }
 
 }  // namespace
 
-std::size_t size_of(Type type) { return type == Type::float32 ? 4 : 2; }
+std::size_t size_of(Type type) {
+    return type == Type::float32 ? 4 : 2;
+}
 
 const char* name_of(Type type) {
     switch (type) {
-        case Type::float16: return "float16";
-        case Type::bfloat16: return "bfloat16";
-        case Type::float32: break;
+        case Type::float16:
+            return "float16";
+        case Type::bfloat16:
+            return "bfloat16";
+        case Type::float32:
+            break;
     }
     return "float32";
 }
 
 std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns,
                                    const std::vector<std::string>& name_patterns) {
-    if (file_patterns.empty()) refuse("no activation files are named; name at least one, as in activations/*.h5");
-    if (name_patterns.empty()) refuse("no datasets are named; name at least one, as in resid_post/12 or resid_post/*");
+    if (file_patterns.empty())
+        refuse("no activation files are named; name at least one, as in activations/*.h5");
+    if (name_patterns.empty())
+        refuse("no datasets are named; name at least one, as in resid_post/12 or resid_post/*");
     std::vector<std::string> patterns;
     for (const std::string& pattern : name_patterns) patterns.push_back(tidy_name(pattern));
 
@@ -120,9 +135,10 @@ std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns
     if (problems.empty()) {
         for (const FoundFile& file : files)
             if (file.entries.empty())
-                problems.push_back(fmt::format("{}: holds none of the datasets asked for ({}), but {}; leave the file out or "
-                                               "correct the names",
-                                               file.path, fmt::join(patterns, ", "), list_of(file.others)));
+                problems.push_back(fmt::format(
+                    "{}: holds none of the datasets asked for ({}), but {}; leave the file out or "
+                    "correct the names",
+                    file.path, fmt::join(patterns, ", "), list_of(file.others)));
         find_gaps(files, problems);
     }
 
@@ -138,8 +154,9 @@ std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns
                 dataset.name = name;
                 dataset.n = entry.shape[1];
             } else if (dataset.n != entry.shape[1]) {
-                problems.push_back(fmt::format("{}: {} has n = {}, but {} in {}; the files of one dataset must agree",
-                                               file.path, name, entry.shape[1], dataset.n, dataset.parts[0].path));
+                problems.push_back(
+                    fmt::format("{}: {} has n = {}, but {} in {}; the files of one dataset must agree",
+                                file.path, name, entry.shape[1], dataset.n, dataset.parts[0].path));
                 continue;
             }
             entry.part.first = dataset.rows;

@@ -1,6 +1,6 @@
 #pragma once
-// Activation files: HDF5 datasets [rows, n] of float16, bfloat16 or float32, one name in one or several files making
-// one long dataset in path order. Every rank opens the files itself, read-only.
+// Activation files: HDF5 datasets [rows, n] of float16, bfloat16 or float32, one name in one or several files
+// making one long dataset in path order. Every rank opens the files itself, read-only.
 
 #include <cstddef>
 #include <cstdint>
@@ -38,24 +38,25 @@ struct Dataset {
     std::vector<FilePart> parts;
 };
 
-// Expands globs, opens every file, and returns each dataset that matches, in order of name (numbers by value, so
-// layer 9 before 10). Files are taken in byte order of their paths, each once.
+// Expands globs, opens every file, and returns each dataset that matches, in order of name (numbers by value,
+// so layer 9 before 10). Files are taken in byte order of their paths, each once.
 //
-// In names `*` stops at a '/', so `resid_post/*` is every layer of a site and `*/*` every layer of every site; `**`
-// does not stop. A glob passes over what is not two-dimensional and over `token_ids` and `context_ids`.
+// In names `*` stops at a '/', so `resid_post/*` is every layer of a site and `*/*` every layer of every
+// site; `**` does not stop. A glob passes over what is not two-dimensional, over integers, and over
+// `true_features`.
 //
-// The files may split the rows (each holds all names), the names (each layer its own file), or both. They may not
-// disagree: where one file holds two of the names, every file with one of them must hold the other, for the layers
-// would have different rows.
+// The files may split the rows (each holds all names), the names (each layer its own file), or both. They may
+// not disagree: where one file holds two of the names, every file with one of them must hold the other, for
+// the layers would have different rows.
 //
-// UsageError naming the thing and what to do: no file matches a pattern, unreadable file, not HDF5, truncated file, a
-// name in no file, a file without any of the names, a name missing as said above, not two-dimensional, unsupported
-// element type, files of different n, no rows. Errors of all files at once.
+// UsageError naming the thing and what to do: no file matches a pattern, unreadable file, not HDF5, truncated
+// file, a name in no file, a file without any of the names, a name missing as said above, not
+// two-dimensional, unsupported element type, files of different n, no rows. Errors of all files at once.
 std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns,
                                    const std::vector<std::string>& name_patterns);
 
-// Reads rows as they are on disk. Keeps up to 64 files open. Not thread-safe (one per thread); the HDF5 library
-// itself is locked where needed. Checksums are verified by the reading, where the file has them.
+// Reads rows as they are on disk. Keeps up to 64 files open. Not thread-safe (one per thread); the HDF5
+// library itself is locked where needed. Checksums are verified by the reading, where the file has them.
 class Reader {
   public:
     explicit Reader(const Dataset& dataset);
@@ -63,12 +64,12 @@ class Reader {
     Reader(const Reader&) = delete;
     Reader& operator=(const Reader&) = delete;
 
-    // Rows [first, first + out.size() / n) as float32, unscaled. RunError names file, dataset and rows (those of the
-    // file) and says why.
+    // Rows [first, first + out.size() / n) as float32, unscaled. RunError names file, dataset and rows (those
+    // of the file) and says why.
     void read(std::int64_t first, std::span<float> out);
 
-    // The same in the element type of the part that holds them; the rows must lie in one part and `out` have their
-    // size exactly. Returns that part.
+    // The same in the element type of the part that holds them; the rows must lie in one part and `out` have
+    // their size exactly. Returns that part.
     const FilePart& read_raw(std::int64_t first, std::int64_t rows, std::span<std::byte> out);
 
   private:

@@ -28,7 +28,9 @@ herr_t keep_first(unsigned, const H5E_error2_t* error, void* found) {
     return 0;
 }
 
-bool is_little_endian(hid_t datatype) { return H5Tget_order(datatype) != H5T_ORDER_BE; }
+bool is_little_endian(hid_t datatype) {
+    return H5Tget_order(datatype) != H5T_ORDER_BE;
+}
 
 }  // namespace
 
@@ -54,18 +56,25 @@ std::string hdf5_reason() {
     const auto has = [&](const char* part) { return text.find(part) != std::string::npos; };
     unsigned long long found = 0, expected = 0;
     if (const auto at = text.find("truncated file: eof = ");
-        at != std::string::npos && std::sscanf(text.c_str() + at, "truncated file: eof = %llu, sblock->base_addr = %*u, stored_eof = %llu",
-                                               &found, &expected) == 2)
-        return fmt::format("the file is truncated: it should have {} bytes and has {}; copy or write it again", expected, found);
+        at != std::string::npos &&
+        std::sscanf(text.c_str() + at,
+                    "truncated file: eof = %llu, sblock->base_addr = %*u, stored_eof = %llu", &found,
+                    &expected) == 2)
+        return fmt::format(
+            "the file is truncated: it should have {} bytes and has {}; copy or write it again", expected,
+            found);
     if (has("file signature not found")) return "it is not an HDF5 file";
     if (has("Fletcher32"))
-        return "the data do not match their fletcher32 checksum: the file is damaged; restore it or leave it out "
+        return "the data do not match their fletcher32 checksum: the file is damaged; restore it or leave it "
+               "out "
                "(`strata data check` lists everything that is damaged)";
     if (has("unable to lock file, errno = 11"))
-        return "another program has it open for writing; wait for it, or set HDF5_USE_FILE_LOCKING=FALSE if that is not so";
+        return "another program has it open for writing; wait for it, or set HDF5_USE_FILE_LOCKING=FALSE if "
+               "that is not so";
     if (has("required filter") && has("not registered"))
-        return text + ": install that HDF5 filter (HDF5_PLUGIN_PATH names the folder of plugins), or write the file "
-                      "without compression";
+        return text +
+               ": install that HDF5 filter (HDF5_PLUGIN_PATH names the folder of plugins), or write the file "
+               "without compression";
     if (text.empty()) return "HDF5 gives no reason";
     text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
     return text;
@@ -78,8 +87,8 @@ Handle hdf5_type(Type type) {
     const bool half = type == Type::float16;
     const std::size_t mantissa = half ? 10 : 7;
     // The fields must lie inside the size at all times, so the size shrinks last.
-    if (H5Tset_fields(made.get(), 15, mantissa, 15 - mantissa, 0, mantissa) < 0 || H5Tset_size(made.get(), 2) < 0 ||
-        H5Tset_ebias(made.get(), half ? 15 : 127) < 0)
+    if (H5Tset_fields(made.get(), 15, mantissa, 15 - mantissa, 0, mantissa) < 0 ||
+        H5Tset_size(made.get(), 2) < 0 || H5Tset_ebias(made.get(), half ? 15 : 127) < 0)
         fail("HDF5 cannot make the type {}: {}", name_of(type), hdf5_reason());
     return made;
 }
@@ -95,11 +104,16 @@ std::string describe_type(hid_t datatype) {
     const Hdf5Lock lock;
     const auto bits = 8 * H5Tget_size(datatype);
     switch (H5Tget_class(datatype)) {
-        case H5T_FLOAT: return fmt::format("{}{}-bit float", is_little_endian(datatype) ? "" : "big-endian ", bits);
-        case H5T_INTEGER: return fmt::format("{}-bit integer", bits);
-        case H5T_STRING: return "text";
-        case H5T_COMPOUND: return "compound";
-        default: return "of another kind than numbers";
+        case H5T_FLOAT:
+            return fmt::format("{}{}-bit float", is_little_endian(datatype) ? "" : "big-endian ", bits);
+        case H5T_INTEGER:
+            return fmt::format("{}-bit integer", bits);
+        case H5T_STRING:
+            return "text";
+        case H5T_COMPOUND:
+            return "compound";
+        default:
+            return "of another kind than numbers";
     }
 }
 
@@ -135,7 +149,8 @@ bool read_rows(hid_t dataset, hid_t type, std::int64_t first, std::int64_t rows,
     const Handle in_file(H5Dget_space(dataset));
     const Handle in_memory(H5Screate_simple(2, count.data(), nullptr));
     return in_file && in_memory &&
-           H5Sselect_hyperslab(in_file.get(), H5S_SELECT_SET, start.data(), nullptr, count.data(), nullptr) >= 0 &&
+           H5Sselect_hyperslab(in_file.get(), H5S_SELECT_SET, start.data(), nullptr, count.data(), nullptr) >=
+               0 &&
            H5Dread(dataset, type, in_memory.get(), in_file.get(), H5P_DEFAULT, out) >= 0;
 }
 
@@ -145,11 +160,13 @@ std::optional<std::string> text_attribute(hid_t object, const char* name) {
     const Handle attribute(H5Aopen(object, name, H5P_DEFAULT));
     const Handle type(attribute ? H5Aget_type(attribute.get()) : H5I_INVALID_HID);
     const Handle space(attribute ? H5Aget_space(attribute.get()) : H5I_INVALID_HID);
-    if (!type || !space || H5Tget_class(type.get()) != H5T_STRING || H5Sget_simple_extent_npoints(space.get()) != 1)
+    if (!type || !space || H5Tget_class(type.get()) != H5T_STRING ||
+        H5Sget_simple_extent_npoints(space.get()) != 1)
         return std::nullopt;
     if (H5Tis_variable_str(type.get()) > 0) {
         char* text = nullptr;
-        if (H5Aread(attribute.get(), type.get(), static_cast<void*>(&text)) < 0 || text == nullptr) return std::nullopt;
+        if (H5Aread(attribute.get(), type.get(), static_cast<void*>(&text)) < 0 || text == nullptr)
+            return std::nullopt;
         std::string result(text);
         H5free_memory(text);
         return result;

@@ -1,5 +1,6 @@
 #pragma once
-// The little of HDF5 that activation files need: owned handles, one sentence per failure, the 16-bit float types.
+// The little of HDF5 that activation files need: owned handles, one sentence per failure, the 16-bit float
+// types.
 
 #include <hdf5.h>
 
@@ -12,8 +13,8 @@
 
 namespace strata::data {
 
-// Held around every group of calls: some builds of the library are not thread-safe, and those that are have one
-// global lock anyway. Also turns off the library's own printing, a setting of the calling thread.
+// Held around every group of calls: some builds of the library are not thread-safe, and those that are have
+// one global lock anyway. Also turns off the library's own printing, a setting of the calling thread.
 class Hdf5Lock {
   public:
     Hdf5Lock();
@@ -44,7 +45,8 @@ class Handle {
 // Why the last HDF5 call of this thread failed, as part of a sentence, with advice where there is some.
 std::string hdf5_reason();
 
-// Little-endian element type as it is in files: numpy's float16; bfloat16 as 1 sign, 8 exponent, 7 mantissa bits.
+// Little-endian element type as it is in files: numpy's float16; bfloat16 as 1 sign, 8 exponent, 7 mantissa
+// bits.
 Handle hdf5_type(Type type);
 
 // nullopt: an element type that Strata does not read.
@@ -56,8 +58,8 @@ std::string describe_type(hid_t datatype);
 // Opens a file for reading. UsageError with the reason.
 Handle open_file(const std::string& path);
 
-// Opens a dataset without a chunk cache: the stream reads each chunk once, so a cache would only copy. Empty handle
-// where there is no such dataset.
+// Opens a dataset without a chunk cache: the stream reads each chunk once, so a cache would only copy. Empty
+// handle where there is no such dataset.
 Handle open_dataset(hid_t file, const std::string& name);
 
 // Reads rows [first, first + rows) of a two-dimensional dataset as `type`. False: hdf5_reason() says why.

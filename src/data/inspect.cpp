@@ -15,20 +15,22 @@
 namespace strata::data {
 namespace {
 
-// Chunks that were never written read as zeros, without an error. The library's own H5Dget_space_status compares
-// bytes, which filters and partial chunks change, so chunks are counted here.
+// Chunks that were never written read as zeros, without an error. The library's own H5Dget_space_status
+// compares bytes, which filters and partial chunks change, so chunks are counted here.
 std::string unwritten(hid_t dataset, const std::vector<std::int64_t>& shape) {
     const Handle made(H5Dget_create_plist(dataset));
     std::array<hsize_t, 2> chunk{};
     hsize_t expected = 1, found = 1;
     if (H5Pget_layout(made.get()) == H5D_CHUNKED && H5Pget_chunk(made.get(), 2, chunk.data()) == 2) {
-        for (std::size_t i = 0; i < 2; ++i) expected *= (static_cast<hsize_t>(shape[i]) + chunk[i] - 1) / chunk[i];
+        for (std::size_t i = 0; i < 2; ++i)
+            expected *= (static_cast<hsize_t>(shape[i]) + chunk[i] - 1) / chunk[i];
         const Handle space(H5Dget_space(dataset));
         if (H5Dget_num_chunks(dataset, space.get(), &found) < 0) found = expected;
         if (found < expected) return fmt::format("{} of {} chunks", found, expected);
     } else if (H5Pget_layout(made.get()) == H5D_CONTIGUOUS) {
         H5D_space_status_t status = H5D_SPACE_STATUS_ERROR;
-        if (H5Dget_space_status(dataset, &status) >= 0 && status == H5D_SPACE_STATUS_NOT_ALLOCATED) return "no bytes";
+        if (H5Dget_space_status(dataset, &status) >= 0 && status == H5D_SPACE_STATUS_NOT_ALLOCATED)
+            return "no bytes";
     }
     return {};
 }
@@ -43,8 +45,8 @@ void describe_layout(hid_t dataset, FilePart& part) {
         unsigned flags = 0;
         std::size_t values = 0;
         std::array<char, 64> text{};
-        const H5Z_filter_t filter =
-            H5Pget_filter2(made.get(), static_cast<unsigned>(i), &flags, &values, nullptr, text.size(), text.data(), nullptr);
+        const H5Z_filter_t filter = H5Pget_filter2(made.get(), static_cast<unsigned>(i), &flags, &values,
+                                                   nullptr, text.size(), text.data(), nullptr);
         if (filter == H5Z_FILTER_FLETCHER32) part.checksummed = true;
         std::string name(text.data());
         if (name.empty()) name = fmt::format("filter {}", static_cast<int>(filter));
@@ -54,25 +56,28 @@ void describe_layout(hid_t dataset, FilePart& part) {
 
 std::string problem_of(hid_t dataset, hid_t datatype, const Entry& entry) {
     if (entry.shape.size() != 2)
-        return fmt::format("has {} dimension{}; expected two, [rows, n]", entry.shape.size(), entry.shape.size() == 1 ? "" : "s");
+        return fmt::format("has {} dimension{}; expected two, [rows, n]", entry.shape.size(),
+                           entry.shape.size() == 1 ? "" : "s");
     if (!type_of(datatype))
-        return fmt::format("has elements of type {}; expected little-endian float16, bfloat16 or float32: write it again "
-                           "with one of these, e.g. h5py's astype('float16')",
-                           describe_type(datatype));
+        return fmt::format(
+            "has elements of type {}; expected little-endian float16, bfloat16 or float32: write it again "
+            "with one of these, e.g. h5py's astype('float16')",
+            describe_type(datatype));
     if (entry.shape[0] == 0) return "has no rows; was its writer interrupted?";
     if (entry.shape[1] == 0) return "has rows of no elements";
     if (const std::string written = unwritten(dataset, entry.shape); !written.empty())
-        return fmt::format("was not written to its end: {} hold data, the rest would read as zeros; write it again", written);
+        return fmt::format(
+            "was not written to its end: {} hold data, the rest would read as zeros; write it again",
+            written);
     return {};
 }
 
+// What cannot be opened is listed as well: describe() then says why, instead of its rows missing silently.
 herr_t add_name(hid_t group, const char* name, const H5L_info_t*, void* names) {
     const Handle object(H5Oopen(group, name, H5P_DEFAULT));
-    if (!object) {
-        H5Eclear2(H5E_DEFAULT);  // a link that leads nowhere
-        return 0;
-    }
-    if (H5Iget_type(object.get()) == H5I_DATASET) static_cast<std::vector<std::string>*>(names)->emplace_back(name);
+    if (!object) H5Eclear2(H5E_DEFAULT);
+    if (!object || H5Iget_type(object.get()) == H5I_DATASET)
+        static_cast<std::vector<std::string>*>(names)->emplace_back(name);
     return 0;
 }
 
@@ -86,16 +91,19 @@ std::optional<Entry> describe(const Handle& file, const std::string& path, const
     entry.part.path = path;
     if (!dataset) {
         const std::string reason = hdf5_reason();
-        if (reason.find("doesn't exist") != std::string::npos || reason == "component not found") return std::nullopt;
-        entry.problem = reason == "not a dataset" ? "is a group; name the datasets in it, as in " + name + "/*"
-                                                  : "cannot be opened: " + reason;
+        if (reason.find("doesn't exist") != std::string::npos || reason == "component not found")
+            return std::nullopt;
+        entry.problem = reason == "not a dataset"
+                            ? "is a group; name the datasets in it, as in " + name + "/*"
+                            : "cannot be opened: " + reason;
         return entry;
     }
     const Handle datatype(H5Dget_type(dataset.get()));
     const Handle space(H5Dget_space(dataset.get()));
     std::array<hsize_t, H5S_MAX_RANK> dimensions{};
     const int rank = H5Sget_simple_extent_dims(space.get(), dimensions.data(), nullptr);
-    for (int i = 0; i < rank; ++i) entry.shape.push_back(static_cast<std::int64_t>(dimensions[static_cast<std::size_t>(i)]));
+    for (int i = 0; i < rank; ++i)
+        entry.shape.push_back(static_cast<std::int64_t>(dimensions[static_cast<std::size_t>(i)]));
     const auto type = type_of(datatype.get());
     entry.floating = H5Tget_class(datatype.get()) == H5T_FLOAT;
     entry.type = type ? name_of(*type) : describe_type(datatype.get());
@@ -121,12 +129,16 @@ std::vector<std::string> dataset_names(const Handle& file) {
 }
 
 bool is_activations(const Entry& entry) {
+    if (entry.type.empty()) return true;  // cannot be opened: to be refused, not passed over
     const std::string last = entry.name.substr(entry.name.rfind('/') + 1);
-    return entry.shape.size() == 2 && entry.floating && last != "token_ids" && last != "context_ids";
+    const bool companion = last == "token_ids" || last == "context_ids" || last == "true_features";
+    return entry.shape.size() == 2 && entry.floating && !companion;
 }
 
-std::vector<std::string> expand_files(const std::vector<std::string>& patterns, std::vector<std::string>& problems) {
-    std::map<std::string, std::string> found;  // by the file itself, so that two ways to write a path count once
+std::vector<std::string> expand_files(const std::vector<std::string>& patterns,
+                                      std::vector<std::string>& problems) {
+    std::map<std::string, std::string>
+        found;  // by the file itself, so that two ways to write a path count once
     for (const std::string& pattern : patterns) {
         std::vector<std::string> paths;
         std::error_code ignored;
@@ -139,7 +151,8 @@ std::vector<std::string> expand_files(const std::vector<std::string>& patterns, 
             ::globfree(&result);
         }
         if (paths.empty())
-            problems.push_back(fmt::format("{}: no such file{}", pattern, is_glob(pattern) ? " matches" : ""));
+            problems.push_back(
+                fmt::format("{}: no such file{}", pattern, is_glob(pattern) ? " matches" : ""));
         for (const std::string& path : paths) {
             const auto same = std::filesystem::weakly_canonical(path, ignored);
             found.try_emplace(ignored ? path : same.string(), path);
@@ -151,7 +164,9 @@ std::vector<std::string> expand_files(const std::vector<std::string>& patterns, 
     return paths;
 }
 
-bool is_glob(const std::string& pattern) { return pattern.find_first_of("*?[") != std::string::npos; }
+bool is_glob(const std::string& pattern) {
+    return pattern.find_first_of("*?[") != std::string::npos;
+}
 
 bool matches_name(const std::string& pattern, const std::string& name) {
     const int flags = pattern.find("**") == std::string::npos ? FNM_PATHNAME : 0;

@@ -12,12 +12,12 @@
 namespace strata::data {
 
 struct Entry {
-    std::string name;                  // without a leading '/'
-    std::vector<std::int64_t> shape;   // any number of dimensions
-    std::string type;                  // for people: "float16", "32-bit integer"
-    bool floating = false;             // of any size
-    FilePart part;                     // meaningful where `problem` is empty; `first` is 0
-    std::string problem;               // why it cannot be streamed and what to do; empty: it can
+    std::string name;                 // without a leading '/'
+    std::vector<std::int64_t> shape;  // any number of dimensions
+    std::string type;                 // for people: "float16", "32-bit integer"; empty: it cannot be opened
+    bool floating = false;            // of any size
+    FilePart part;                    // meaningful where `problem` is empty; `first` is 0
+    std::string problem;              // why it cannot be streamed and what to do; empty: it can
 };
 
 // nullopt: the file holds no dataset of that name.
@@ -26,13 +26,14 @@ std::optional<Entry> describe(const Handle& file, const std::string& path, const
 // Names of all datasets in order (numbers by value), through links to other files as well.
 std::vector<std::string> dataset_names(const Handle& file);
 
-// What globs of names take: two-dimensional, of floats, not `token_ids` or `context_ids`. Whether it can be streamed is
-// another question (Entry::problem).
+// What globs of names take: two-dimensional, of floats, and not `token_ids`, `context_ids` or
+// `true_features`. Whether it can be streamed is another question (Entry::problem).
 bool is_activations(const Entry& entry);
 
-// The files that patterns name (globs, braces, ~), each once, in byte order of their paths. What matches nothing adds a
-// sentence to `problems`.
-std::vector<std::string> expand_files(const std::vector<std::string>& patterns, std::vector<std::string>& problems);
+// The files that patterns name (globs, braces, ~), each once, in byte order of their paths. What matches
+// nothing adds a sentence to `problems`.
+std::vector<std::string> expand_files(const std::vector<std::string>& patterns,
+                                      std::vector<std::string>& problems);
 
 bool is_glob(const std::string& pattern);
 

@@ -13,7 +13,8 @@ namespace {
 
 Type common_type(const Dataset& dataset) {
     const Type first = dataset.parts.front().type;
-    const bool same = std::ranges::all_of(dataset.parts, [&](const FilePart& part) { return part.type == first; });
+    const bool same =
+        std::ranges::all_of(dataset.parts, [&](const FilePart& part) { return part.type == first; });
     return same ? first : Type::float32;
 }
 
@@ -72,7 +73,8 @@ void Lane::read(Block& block, const Run& rows) {
     if (part_of(source_.dataset, rows.first).type == source_.held)
         source_.reader.read_raw(rows.first, rows.rows, memory);
     else
-        source_.reader.read(rows.first, {reinterpret_cast<float*>(memory.data()), static_cast<std::size_t>(rows.rows) * n});
+        source_.reader.read(
+            rows.first, {reinterpret_cast<float*>(memory.data()), static_cast<std::size_t>(rows.rows) * n});
     for (std::int64_t r = 0; r < rows.rows; ++r) {
         const auto row = memory.subspan(static_cast<std::size_t>(r) * row_bytes, row_bytes);
         const double squared = squared_norm(source_.held, row, source_.dataset, rows.first + r);
@@ -100,8 +102,9 @@ void Lane::load(Block& block, std::uint64_t pass, std::uint64_t number) {
     } catch (...) {
         block.failure = std::current_exception();
     }
-    shuffle(std::span(block.order), Random(source_.seed, Purpose::row_order,
-                                           (pass << 48) ^ (static_cast<std::uint64_t>(index_) << 32) ^ number));
+    shuffle(std::span(block.order),
+            Random(source_.seed, Purpose::row_order,
+                   (pass << 48) ^ (static_cast<std::uint64_t>(index_) << 32) ^ number));
     block.loaded = true;
 }
 
@@ -109,17 +112,23 @@ void Lane::begin_block() {
     if (!current_.loaded) load(current_, cursor_.pass, cursor_.block);
     if (current_.failure) std::rethrow_exception(current_.failure);
     if (cursor_.offset > current_.order.size())
-        fail("{}: the saved position of lane {} is row {} of a block that has {}; the files are not those of the "
-             "checkpoint",
-             source_.dataset.name, index_, cursor_.offset, current_.order.size());
+        fail(
+            "{}: the saved position of lane {} is row {} of a block that has {}; the files are not those of "
+            "the "
+            "checkpoint",
+            source_.dataset.name, index_, cursor_.offset, current_.order.size());
     if (cursor_.offset == 0) cursor_.skipped += current_.skipped;
     begun_ = true;
-    // A whole pass of the lane and some thousand rows: far beyond any share of outliers that training could bear.
-    skipped_in_a_row_ = current_.order.empty() ? skipped_in_a_row_ + static_cast<std::int64_t>(current_.skipped) : 0;
+    // A whole pass of the lane and some thousand rows: far beyond any share of outliers that training could
+    // bear.
+    skipped_in_a_row_ =
+        current_.order.empty() ? skipped_in_a_row_ + static_cast<std::int64_t>(current_.skipped) : 0;
     if (skipped_in_a_row_ >= std::max<std::int64_t>(range().rows, 4096))
-        fail("{}: {} rows of lane {} one after another have a norm above the limit {:.6g}; raise data.max_norm_ratio "
-             "(0 keeps all rows), or look at the files with `strata data check`",
-             source_.dataset.name, skipped_in_a_row_, index_, source_.norm_limit);
+        fail(
+            "{}: {} rows of lane {} one after another have a norm above the limit {:.6g}; raise "
+            "data.max_norm_ratio "
+            "(0 keeps all rows), or look at the files with `strata data check`",
+            source_.dataset.name, skipped_in_a_row_, index_, source_.norm_limit);
 }
 
 void Lane::end_block() {
@@ -140,7 +149,8 @@ void Lane::serve(std::span<float> out) {
             continue;
         }
         const std::size_t row = current_.order[cursor_.offset++];
-        to_float(source_.held, current_.memory.subspan(row * row_bytes, row_bytes), out.first(n), source_.scale);
+        to_float(source_.held, current_.memory.subspan(row * row_bytes, row_bytes), out.first(n),
+                 source_.scale);
         out = out.subspan(n);
     }
 }

@@ -21,7 +21,8 @@ struct Abandoned {};
 
 // What the lanes of a rank share.
 struct LaneSource {
-    LaneSource(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics, std::uint64_t seed);
+    LaneSource(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
+               std::uint64_t seed);
 
     Dataset dataset;
     Reader reader;
@@ -41,7 +42,8 @@ struct LaneSource {
     std::shared_ptr<const PassOrder> order(std::uint64_t pass);
 
   private:
-    std::map<std::uint64_t, std::weak_ptr<const PassOrder>> orders_;  // kept alive by the blocks that use them
+    std::map<std::uint64_t, std::weak_ptr<const PassOrder>>
+        orders_;  // kept alive by the blocks that use them
 };
 
 // Rows of a lane's range that are shuffled together.
@@ -52,7 +54,7 @@ struct Block {
     bool loaded = false;
     std::vector<std::uint32_t> order;  // which rows of `memory` to serve, in order
     std::uint64_t skipped = 0;         // rows over the norm limit
-    std::exception_ptr failure;        // of reading; thrown when the block's turn comes, so always at the same step
+    std::exception_ptr failure;  // of reading; thrown when the block's turn comes, so always at the same step
     std::shared_ptr<const PassOrder> pass_order;
 };
 

@@ -17,8 +17,8 @@ constexpr std::int64_t most_samples = 65536;
 constexpr std::int64_t samples_per_run = 32;  // few reads for many rows, and still thousands of places
 constexpr std::int64_t shares = 64;           // partial sums, whatever the number of ranks
 
-// The sampled rows as runs: the dataset is cut into as many equal strata as there are runs, and a run lies anywhere in
-// its stratum, so that the samples do not keep step with the contexts of the model.
+// The sampled rows as runs: the dataset is cut into as many equal strata as there are runs, and a run lies
+// anywhere in its stratum, so that the samples do not keep step with the contexts of the model.
 class Sample {
   public:
     explicit Sample(std::int64_t rows)
@@ -35,7 +35,8 @@ class Sample {
         const std::int64_t begin = k * rows_ / runs_, end = (k + 1) * rows_ / runs_;
         const std::int64_t count = first_sample(k + 1) - first_sample(k);
         Random random(0, Purpose::row_order, static_cast<std::uint64_t>(k));
-        return {begin + static_cast<std::int64_t>(static_cast<double>(random.uniform()) * static_cast<double>(end - begin - count + 1)),
+        return {begin + static_cast<std::int64_t>(static_cast<double>(random.uniform()) *
+                                                  static_cast<double>(end - begin - count + 1)),
                 count};
     }
 
@@ -55,7 +56,8 @@ class Sample {
                     reader.read_raw(first, count, raw);
                     for (std::int64_t i = 0; i < count; ++i)
                         action(share, first_sample(k) + done + i, first + i,
-                               std::span<const std::byte>(raw).subspan(static_cast<std::size_t>(i) * row_bytes, row_bytes),
+                               std::span<const std::byte>(raw).subspan(
+                                   static_cast<std::size_t>(i) * row_bytes, row_bytes),
                                part.type);
                     done += count;
                 }
@@ -70,9 +72,11 @@ double scale_for(const DataConfig& config, double mean_square, const Dataset& da
     if (config.scale == "none") return 1;
     if (config.scale == "mean_square" || config.scale == "sqrt_dim") {
         if (mean_square == 0)
-            fail("{}: all {} sampled rows are zero, so no scale can be measured; the file was probably never filled "
-                 "(`strata data check` tells), or set data.scale: none",
-                 dataset.name, sampled);
+            fail(
+                "{}: all {} sampled rows are zero, so no scale can be measured; the file was probably never "
+                "filled "
+                "(`strata data check` tells), or set data.scale: none",
+                dataset.name, sampled);
         const double wanted = config.scale == "sqrt_dim" ? static_cast<double>(dataset.n) : 1.0;
         return std::sqrt(wanted / mean_square);
     }
@@ -80,7 +84,8 @@ double scale_for(const DataConfig& config, double mean_square, const Dataset& da
     const char* const end = config.scale.data() + config.scale.size();
     const auto parsed = std::from_chars(config.scale.data(), end, value);
     if (parsed.ec != std::errc() || parsed.ptr != end || !std::isfinite(value) || value <= 0)
-        refuse("data.scale: `{}` is not one of mean_square, sqrt_dim, none, nor a positive number", config.scale);
+        refuse("data.scale: `{}` is not one of mean_square, sqrt_dim, none, nor a positive number",
+               config.scale);
     return value;
 }
 
@@ -94,10 +99,11 @@ InputStatistics measure(const Dataset& dataset, const DataConfig& config, Commun
 
     // Each number is one rank's and zero elsewhere, so the sum only collects.
     std::vector<double> norms(static_cast<std::size_t>(sample.samples()));
-    sample.visit(dataset, reader, comm.rank(), comm.size(),
-                 [&](std::int64_t, std::int64_t i, std::int64_t row, std::span<const std::byte> raw, Type type) {
-                     norms[static_cast<std::size_t>(i)] = std::sqrt(squared_norm(type, raw, dataset, row));
-                 });
+    sample.visit(
+        dataset, reader, comm.rank(), comm.size(),
+        [&](std::int64_t, std::int64_t i, std::int64_t row, std::span<const std::byte> raw, Type type) {
+            norms[static_cast<std::size_t>(i)] = std::sqrt(squared_norm(type, raw, dataset, row));
+        });
     comm.sum(norms);
     const auto middle = norms.begin() + static_cast<std::ptrdiff_t>(norms.size() / 2);
     std::nth_element(norms.begin(), middle, norms.end());
@@ -109,25 +115,28 @@ InputStatistics measure(const Dataset& dataset, const DataConfig& config, Commun
     const std::size_t width = n + 2;
     std::vector<double> sums(shares * width);
     std::vector<float> values(n);
-    sample.visit(dataset, reader, comm.rank(), comm.size(),
-                 [&](std::int64_t share, std::int64_t, std::int64_t row, std::span<const std::byte> raw, Type type) {
-                     const double squared = squared_norm(type, raw, dataset, row);
-                     if (!within_limit(squared, result.norm_limit)) return;
-                     double* const to = &sums[static_cast<std::size_t>(share) * width];
-                     to_float(type, raw, values);
-                     for (std::size_t i = 0; i < n; ++i) to[i] += static_cast<double>(values[i]);
-                     to[n] += squared;
-                     to[n + 1] += 1;
-                 });
+    sample.visit(
+        dataset, reader, comm.rank(), comm.size(),
+        [&](std::int64_t share, std::int64_t, std::int64_t row, std::span<const std::byte> raw, Type type) {
+            const double squared = squared_norm(type, raw, dataset, row);
+            if (!within_limit(squared, result.norm_limit)) return;
+            double* const to = &sums[static_cast<std::size_t>(share) * width];
+            to_float(type, raw, values);
+            for (std::size_t i = 0; i < n; ++i) to[i] += static_cast<double>(values[i]);
+            to[n] += squared;
+            to[n + 1] += 1;
+        });
     comm.sum(sums);
     std::vector<double> total(width);
     for (std::size_t share = 0; share < shares; ++share)
         for (std::size_t i = 0; i < width; ++i) total[i] += sums[share * width + i];
     const double count = total[n + 1];
     if (count == 0)
-        refuse("data.max_norm_ratio: {} leaves none of the {} sampled rows of {}; it is a multiple of the median norm, so "
-               "take a number well above 1, or 0 to keep all rows",
-               config.max_norm_ratio, sample.samples(), dataset.name);
+        refuse(
+            "data.max_norm_ratio: {} leaves none of the {} sampled rows of {}; it is a multiple of the "
+            "median norm, so "
+            "take a number well above 1, or 0 to keep all rows",
+            config.max_norm_ratio, sample.samples(), dataset.name);
     result.mean_square = total[n] / count;
     result.mean.assign(total.begin(), total.begin() + static_cast<std::ptrdiff_t>(n));
     for (double& value : result.mean) value /= count;

@@ -17,9 +17,11 @@ double squared_norm(Type type, std::span<const std::byte> row, const Dataset& da
     double sum = 0;
     for (std::size_t i = 0; i < values.size(); ++i) {
         if (!std::isfinite(values[i]))
-            fail("{}: element {} is {}; only finite activations can be trained on: remove such rows (`strata data check` "
-                 "finds them all)",
-                 place_of(dataset, index), i, values[i]);
+            fail(
+                "{}: element {} is {}; only finite activations can be trained on: remove such rows (`strata "
+                "data check` "
+                "finds them all)",
+                place_of(dataset, index), i, values[i]);
         sum += static_cast<double>(values[i]) * values[i];
     }
     return sum;

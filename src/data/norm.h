@@ -9,8 +9,8 @@
 
 namespace strata::data {
 
-// |row|^2 of a raw row of `type`. RunError naming file, dataset, row and element if an element is not finite; `index`
-// is the row's in the dataset.
+// |row|^2 of a raw row of `type`. RunError naming file, dataset, row and element if an element is not finite;
+// `index` is the row's in the dataset.
 double squared_norm(Type type, std::span<const std::byte> row, const Dataset& dataset, std::int64_t index);
 
 inline bool within_limit(double squared, double norm_limit) {

@@ -15,8 +15,8 @@ struct Run {
     std::int64_t rows = 0;
 };
 
-// The first `rows` rows of a dataset cut into runs of run_rows, starting anew with every file, so that a run and an
-// HDF5 chunk are the same rows; the last run of a file may be shorter.
+// The first `rows` rows of a dataset cut into runs of run_rows, starting anew with every file, so that a run
+// and an HDF5 chunk are the same rows; the last run of a file may be shorter.
 class Runs {
   public:
     Runs(const Dataset& dataset, std::int64_t rows, std::int64_t run_rows);
@@ -33,8 +33,8 @@ class Runs {
     std::uint32_t count_ = 0;
 };
 
-// Rows of a run: those of an HDF5 chunk of the first file if 64 to 4096, else 256, but at most an eighth of a lane's
-// share, so that small datasets are shuffled too; at least 1.
+// Rows of a run: those of an HDF5 chunk of the first file if 64 to 4096, else 256, but at most an eighth of a
+// lane's share, so that small datasets are shuffled too; at least 1.
 std::int64_t run_rows_for(const Dataset& dataset, std::int64_t rows, std::int64_t lanes);
 
 // The runs in the order of one pass. Costs 12 bytes per run; a run found by binary search.

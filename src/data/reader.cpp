@@ -23,7 +23,8 @@ struct OpenPart {
 struct Reader::State {
     Dataset dataset;
     std::list<OpenPart> open;  // last used first
-    std::array<Handle, 3> types = {hdf5_type(Type::float16), hdf5_type(Type::bfloat16), hdf5_type(Type::float32)};
+    std::array<Handle, 3> types = {hdf5_type(Type::float16), hdf5_type(Type::bfloat16),
+                                   hdf5_type(Type::float32)};
     Array<std::byte> scratch;
 
     explicit State(Dataset d) : dataset(std::move(d)) {}
@@ -68,8 +69,8 @@ void Reader::read(std::int64_t first, std::span<float> out) {
     STRATA_ASSERT(out.size() % n == 0);
     while (!out.empty()) {
         const FilePart& part = part_of(state_->dataset, first);
-        const std::int64_t rows =
-            std::min({static_cast<std::int64_t>(out.size() / n), part.first + part.rows - first, rows_per_read});
+        const std::int64_t rows = std::min(
+            {static_cast<std::int64_t>(out.size() / n), part.first + part.rows - first, rows_per_read});
         const auto piece = out.first(static_cast<std::size_t>(rows) * n);
         if (part.type == Type::float32) {
             state_->read(part, first, rows, piece.data());

@@ -14,7 +14,9 @@
 namespace strata::data {
 namespace {
 
-std::int64_t first_lane(std::int64_t lanes, int rank, int ranks) { return rank * lanes / ranks; }
+std::int64_t first_lane(std::int64_t lanes, int rank, int ranks) {
+    return rank * lanes / ranks;
+}
 
 // A batch and the cursors after it.
 struct Filled {
@@ -26,21 +28,26 @@ struct Filled {
 
 std::int64_t training_rows(const Dataset& dataset, const DataConfig& config) {
     if (config.eval_rows >= dataset.rows)
-        refuse("{}: data.eval_rows keeps back {} rows, but there are only {}; give more files or make eval_rows smaller",
-               dataset.name, config.eval_rows, dataset.rows);
+        refuse(
+            "{}: data.eval_rows keeps back {} rows, but there are only {}; give more files or make eval_rows "
+            "smaller",
+            dataset.name, config.eval_rows, dataset.rows);
     const std::int64_t rows = dataset.rows - config.eval_rows;
     if (rows < config.lanes)
-        refuse("{}: {} rows to train on are fewer than the {} lanes (data.lanes); give more files or set fewer lanes",
-               dataset.name, rows, config.lanes);
+        refuse(
+            "{}: {} rows to train on are fewer than the {} lanes (data.lanes); give more files or set fewer "
+            "lanes",
+            dataset.name, rows, config.lanes);
     return rows;
 }
 
 std::int64_t local_rows(std::int64_t batch_size, std::int64_t lanes, int rank, int ranks) {
-    return first_lane(lanes, rank + 1, ranks) * batch_size / lanes - first_lane(lanes, rank, ranks) * batch_size / lanes;
+    return first_lane(lanes, rank + 1, ranks) * batch_size / lanes -
+           first_lane(lanes, rank, ranks) * batch_size / lanes;
 }
 
-// The consumer holds batches[1 - filling]; the thread fills batches[filling], and while that waits to be taken it
-// reads the lanes' next blocks.
+// The consumer holds batches[1 - filling]; the thread fills batches[filling], and while that waits to be
+// taken it reads the lanes' next blocks.
 struct Stream::State {
     LaneSource source;
     std::int64_t batch_size;
@@ -57,8 +64,9 @@ struct Stream::State {
     std::exception_ptr failure;
     std::jthread thread;  // last: joined before what it uses goes away
 
-    State(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics, std::int64_t batch_size_,
-          std::uint64_t seed, int rank, int ranks, const std::vector<LaneCursor>& cursors);
+    State(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
+          std::int64_t batch_size_, std::uint64_t seed, int rank, int ranks,
+          const std::vector<LaneCursor>& cursors);
     ~State();
 
     std::int64_t first_row(std::int64_t lane) const { return lane * batch_size / source.lanes; }
@@ -76,14 +84,15 @@ Stream::State::State(const Dataset& dataset, const DataConfig& config, const Inp
       lane_begin(first_lane(config.lanes, rank, ranks)),
       lane_end(first_lane(config.lanes, rank + 1, ranks)) {
     if (!cursors.empty() && static_cast<std::int64_t>(cursors.size()) != config.lanes)
-        fail("{}: the saved position has {} lanes, the configuration {} (data.lanes); they must agree", dataset.name,
-             cursors.size(), config.lanes);
+        fail("{}: the saved position has {} lanes, the configuration {} (data.lanes); they must agree",
+             dataset.name, cursors.size(), config.lanes);
     const std::size_t block_bytes = static_cast<std::size_t>(source.block_rows) * source.row_bytes();
     memory.reset(2 * static_cast<std::size_t>(lane_end - lane_begin) * block_bytes);
     const std::span<std::byte> all = memory;
     for (std::int64_t lane = lane_begin; lane < lane_end; ++lane) {
         const std::size_t at = 2 * static_cast<std::size_t>(lane - lane_begin) * block_bytes;
-        lanes.emplace_back(source, lane, cursors.empty() ? LaneCursor{} : cursors[static_cast<std::size_t>(lane)],
+        lanes.emplace_back(source, lane,
+                           cursors.empty() ? LaneCursor{} : cursors[static_cast<std::size_t>(lane)],
                            all.subspan(at, block_bytes), all.subspan(at + block_bytes, block_bytes));
     }
     const std::int64_t rows = first_row(lane_end) - first_row(lane_begin);
@@ -149,7 +158,8 @@ void Stream::State::run() {
 }
 
 Stream::Stream(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
-               std::int64_t batch_size, std::uint64_t seed, int rank, int ranks, std::vector<LaneCursor> cursors)
+               std::int64_t batch_size, std::uint64_t seed, int rank, int ranks,
+               std::vector<LaneCursor> cursors)
     : state_(std::make_unique<State>(dataset, config, statistics, batch_size, seed, rank, ranks, cursors)) {}
 
 Stream::~Stream() = default;

@@ -1,21 +1,22 @@
 #pragma once
-// The stream of training rows: permuted chunks, shuffled in blocks, cut into lanes so that step t's global batch is
-// the same rows, in the same order, at any number of ranks.
+// The stream of training rows: permuted chunks, shuffled in blocks, cut into lanes so that step t's global
+// batch is the same rows, in the same order, at any number of ranks.
 //
-// Let N be the training rows of the dataset (all but the last eval_rows). In pass p the dataset's chunks (runs of
-// consecutive rows of one file, order.h) are permuted by Random(seed, chunk_order, p), which gives a virtual order of
-// the N rows; lane l of L owns the virtual rows [l N / L, (l+1) N / L). A lane reads its range in blocks of
-// shuffle_rows / (2 L) rows (two are held: the one being served, the next being read), drops rows over the norm limit
-// and serves the rest in an order permuted by Random(seed, row_order, (p, l, block)). A lane that ends its range
-// begins the next pass at once, so no rank ever waits and nothing is lost at the end of a file or a pass: every row
-// is served exactly once per pass of its lane.
+// Let N be the training rows of the dataset (all but the last eval_rows). In pass p the dataset's chunks
+// (runs of consecutive rows of one file, order.h) are permuted by Random(seed, chunk_order, p), which gives a
+// virtual order of the N rows; lane l of L owns the virtual rows [l N / L, (l+1) N / L). A lane reads its
+// range in blocks of shuffle_rows / (2 L) rows (two are held: the one being served, the next being read),
+// drops rows over the norm limit and serves the rest in an order permuted by Random(seed, row_order, (p, l,
+// block)). A lane that ends its range begins the next pass at once, so no rank ever waits and nothing is lost
+// at the end of a file or a pass: every row is served exactly once per pass of its lane.
 //
-// The global batch of a step has B rows: lane l gives the rows [l B / L, (l+1) B / L) of it. Rank r of R serves the
-// lanes [r L / R, (r+1) L / R), so global row order is rank order. Lanes keep in step where L divides B; otherwise
-// some give a row more per batch than others and come round sooner. More ranks than lanes leave some without rows.
+// The global batch of a step has B rows: lane l gives the rows [l B / L, (l+1) B / L) of it. Rank r of R
+// serves the lanes [r L / R, (r+1) L / R), so global row order is rank order. Lanes keep in step where L
+// divides B; otherwise some give a row more per batch than others and come round sooner. More ranks than
+// lanes leave some without rows.
 //
-// Memory, all ranks together: shuffle_rows rows in the files' element type (float32 where the files differ) and two
-// batches in float32.
+// Memory, all ranks together: shuffle_rows rows in the files' element type (float32 where the files differ)
+// and two batches in float32.
 
 #include <cstdint>
 #include <memory>
@@ -39,13 +40,15 @@ struct InputStatistics {
     std::int64_t sampled_rows = 0;
 };
 
-// N: the rows of the dataset without the last config.eval_rows. UsageError if none are left, or fewer than lanes.
+// N: the rows of the dataset without the last config.eval_rows. UsageError if none are left, or fewer than
+// lanes.
 std::int64_t training_rows(const Dataset& dataset, const DataConfig& config);
 
-// Collective. Samples up to 65536 training rows, in runs of 32 spread evenly over the whole dataset, every rank its
-// share; the result has the same bits at any number of ranks (64 partial sums, added in a fixed order). UsageError as
-// training_rows, or for a scale that is neither a known word nor a positive number; RunError, on the rank that reads
-// the row, for unreadable or non-finite rows, and on all ranks if a scale is to be measured and all rows are zero.
+// Collective. Samples up to 65536 training rows, in runs of 32 spread evenly over the whole dataset, every
+// rank its share; the result has the same bits at any number of ranks (64 partial sums, added in a fixed
+// order). UsageError as training_rows, or for a scale that is neither a known word nor a positive number;
+// RunError, on the rank that reads the row, for unreadable or non-finite rows, and on all ranks if a scale is
+// to be measured and all rows are zero.
 InputStatistics measure(const Dataset& dataset, const DataConfig& config, Communicator& comm);
 
 // Where a lane stands. Everything else is a function of the seed.
@@ -53,7 +56,8 @@ struct LaneCursor {
     std::uint64_t pass = 0;
     std::uint64_t block = 0;   // of the lane's range in this pass
     std::uint64_t offset = 0;  // rows of the block already served
-    std::uint64_t skipped = 0;  // rows over the norm limit in the blocks served to their end or begun, since the start
+    // Rows over the norm limit in the blocks served to their end or begun, since the start.
+    std::uint64_t skipped = 0;
 };
 
 struct Batch {
@@ -62,23 +66,24 @@ struct Batch {
     std::int64_t first = 0;    // global index of the first of them
 };
 
-// One per rank and dataset. A background thread reads, checks, converts and shuffles, so that next() normally has
-// its batch ready. Not thread-safe; next() invalidates the previous batch.
+// One per rank and dataset. A background thread reads, checks, converts and shuffles, so that next() normally
+// has its batch ready. Not thread-safe; next() invalidates the previous batch.
 class Stream {
   public:
-    // `cursors`: all lanes' (config.lanes of them), from a checkpoint, or empty to begin. Reading begins at once.
-    // UsageError as training_rows; RunError if the number of cursors is not that of the lanes.
-    Stream(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics, std::int64_t batch_size,
-           std::uint64_t seed, int rank, int ranks, std::vector<LaneCursor> cursors = {});
+    // `cursors`: all lanes' (config.lanes of them), from a checkpoint, or empty to begin. Reading begins at
+    // once. UsageError as training_rows; RunError if the number of cursors is not that of the lanes.
+    Stream(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
+           std::int64_t batch_size, std::uint64_t seed, int rank, int ranks,
+           std::vector<LaneCursor> cursors = {});
     ~Stream();
 
-    // The next batch. RunError (from the background thread's reads) names file, dataset and rows: unreadable or
-    // corrupted chunks, non-finite values, a pass without a single row within the limit. It comes at the step that
-    // needs the row, whatever was read ahead, and again at every later call.
+    // The next batch. RunError (from the background thread's reads) names file, dataset and rows: unreadable
+    // or corrupted chunks, non-finite values, a lane without a row within the limit in a whole pass. It comes
+    // at the step that needs the row, whatever was read ahead, and again at every later call.
     Batch next();
 
-    // Cursors of *all* lanes as of the last batch handed out; only this rank's lanes are filled, the others are
-    // zero, so that a sum over ranks gives all.
+    // Cursors of *all* lanes as of the last batch handed out; only this rank's lanes are filled, the others
+    // are zero, so that a sum over ranks gives all.
     std::vector<LaneCursor> cursors() const;
 
   private:

@@ -13,7 +13,7 @@ namespace strata::data {
 namespace {
 
 constexpr double child_given_parent = 0.3;
-constexpr double member_given_group = 0.5;
+constexpr double member_given_group = 0.25;
 constexpr std::int64_t group_size = 4;
 constexpr double most_frequent = 0.9;
 
@@ -35,19 +35,24 @@ void check(const SynthConfig& c) {
     if (c.rows < 1) refuse("rows: {} is too few; at least 1", c.rows);
     if (c.n < 1) refuse("n: {} is too few; at least 1", c.n);
     if (c.features < 1) refuse("features: {} are too few; at least 1", c.features);
-    if (!(c.active > 0)) refuse("active: {} is not a mean number of features per row; expected more than 0", c.active);
-    if (!(c.power >= 0) || !(c.spread >= 0) || !(c.noise >= 0)) refuse("power, spread and noise cannot be negative");
+    if (!(c.active > 0))
+        refuse("active: {} is not a mean number of features per row; expected more than 0", c.active);
+    if (!(c.power >= 0) || !(c.spread >= 0) || !(c.noise >= 0))
+        refuse("power, spread and noise cannot be negative");
     if (!(c.grouped >= 0 && c.children >= 0 && c.grouped + 2 * c.children <= 1))
-        refuse("grouped {} and children {}: these are shares of the features, and each child needs a parent of its own: "
-               "grouped + 2 children may be 1 at most",
-               c.grouped, c.children);
-    if (!(c.mean >= 0 && c.mean < 1)) refuse("mean: {} is not a share of the energy; expected 0 to below 1", c.mean);
+        refuse(
+            "grouped {} and children {}: these are shares of the features, and each child needs a parent of "
+            "its own: "
+            "grouped + 2 children may be 1 at most",
+            c.grouped, c.children);
+    if (!(c.mean >= 0 && c.mean < 1))
+        refuse("mean: {} is not a share of the energy; expected 0 to below 1", c.mean);
 }
 
 }  // namespace
 
-// Features in this order: parents, their children, members of groups, the rest. Ranks of frequency are dealt at random
-// to parents, groups and the rest.
+// Features in this order: parents, their children, members of groups, the rest. Ranks of frequency are dealt
+// at random to parents, groups and the rest.
 Truth make_truth(const SynthConfig& config) {
     check(config);
     const auto count = static_cast<std::size_t>(config.features), n = static_cast<std::size_t>(config.n);
@@ -60,7 +65,8 @@ Truth make_truth(const SynthConfig& config) {
     truth.parent.assign(count, -1);
     truth.group.assign(count, -1);
     for (std::size_t i = 0; i < count; ++i)
-        unit_vector(Random(config.seed, Purpose::synthetic, direction_streams + i), std::span(truth.directions).subspan(i * n, n));
+        unit_vector(Random(config.seed, Purpose::synthetic, direction_streams + i),
+                    std::span(truth.directions).subspan(i * n, n));
 
     const std::size_t units = count - families - groups * group_size + groups;
     std::vector<double> weights(units);
@@ -83,12 +89,15 @@ Truth make_truth(const SynthConfig& config) {
         double& p = truth.probabilities[i];
         p *= config.active / total;
         if (p > most_frequent * (truth.group[i] >= 0 ? member_given_group : 1))
-            refuse("active: {} features per row are too many for {} features, one would fire in {:.2f} of the rows; give more "
-                   "features, fewer active ones or a smaller power",
-                   config.active, count, p);
+            refuse(
+                "active: {} features per row are too many for {} features, one would fire in {:.2f} of the "
+                "rows; give more "
+                "features, fewer active ones or a smaller power",
+                config.active, count, p);
     }
 
-    const double energy = config.active * std::exp(2 * config.spread * config.spread);  // of the features' sum, about
+    const double energy =
+        config.active * std::exp(2 * config.spread * config.spread);  // of the features' sum, about
     truth.noise = config.noise * std::sqrt(energy / static_cast<double>(n));
     unit_vector(Random(config.seed, Purpose::synthetic, mean_stream), truth.mean);
     const double length = std::sqrt(config.mean / (1 - config.mean) * energy);
@@ -103,7 +112,7 @@ void make_rows(const SynthConfig& config, const Truth& truth, std::int64_t first
     std::vector<char> on(count);
     std::vector<double> threshold(count);  // the probability given the parent or the group
     for (std::size_t i = 0; i < count; ++i)
-        threshold[i] = truth.parent[i] >= 0 ? child_given_parent
+        threshold[i] = truth.parent[i] >= 0  ? child_given_parent
                        : truth.group[i] >= 0 ? member_given_group
                                              : truth.probabilities[i];
     for (std::size_t r = 0; r * n < out.size(); ++r) {
@@ -112,7 +121,6 @@ void make_rows(const SynthConfig& config, const Truth& truth, std::int64_t first
         std::ranges::copy(truth.mean, row.begin());
         bool group_on = false;
         for (std::size_t i = 0; i < count; ++i) {
-            // The draws are the same whatever fires, up to here; so rows of a set with other features differ, no more.
             const bool opens_group = truth.group[i] >= 0 && (i == 0 || truth.group[i] != truth.group[i - 1]);
             if (opens_group) group_on = random.uniform() < truth.probabilities[i] / member_given_group;
             const bool may = truth.parent[i] >= 0 ? on[static_cast<std::size_t>(truth.parent[i])] != 0
@@ -136,7 +144,8 @@ void write_synthetic(const std::filesystem::path& path, const SynthConfig& confi
     constexpr std::int64_t block = 4096;
     const Truth truth = make_truth(config);
     Writer writer(path);
-    const std::size_t dataset = writer.add({"resid_post/0", config.n, config.type, "synthetic", "resid_post", 0});
+    const std::size_t dataset =
+        writer.add({"resid_post/0", config.n, config.type, "synthetic", "resid_post", 0});
     Array<float> rows(static_cast<std::size_t>(block * config.n));
     std::vector<std::uint64_t> fired(truth.probabilities.size());
     for (std::int64_t done = 0; done < config.rows;) {
@@ -149,19 +158,23 @@ void write_synthetic(const std::filesystem::path& path, const SynthConfig& confi
     }
     std::vector<float> frequencies;
     for (const std::uint64_t rows_fired : fired)
-        frequencies.push_back(static_cast<float>(static_cast<double>(rows_fired) / static_cast<double>(config.rows)));
+        frequencies.push_back(
+            static_cast<float>(static_cast<double>(rows_fired) / static_cast<double>(config.rows)));
     writer.put("true_features", {config.features, config.n}, truth.directions);
     writer.put("true_frequencies", {config.features}, frequencies);
     writer.put("true_mean", {config.n}, truth.mean);
-    writer.put_text("made_by",
-                    fmt::format("strata data synth --rows {} --n {} --features {} --active {} --seed {} --dtype {} --power {} "
-                                "--spread {} --grouped {} --children {} --noise {} --mean {}",
-                                config.rows, config.n, config.features, config.active, config.seed, name_of(config.type),
-                                config.power, config.spread, config.grouped, config.children, config.noise, config.mean));
+    writer.put_text(
+        "made_by",
+        fmt::format(
+            "strata data synth --rows {} --n {} --features {} --active {} --seed {} --dtype {} --power {} "
+            "--spread {} --grouped {} --children {} --noise {} --mean {}",
+            config.rows, config.n, config.features, config.active, config.seed, name_of(config.type),
+            config.power, config.spread, config.grouped, config.children, config.noise, config.mean));
     writer.finish();
 }
 
-double recovered_share(std::span<const float> true_features, std::span<const float> decoder, std::int64_t n, double cosine) {
+double recovered_share(std::span<const float> true_features, std::span<const float> decoder, std::int64_t n,
+                       double cosine) {
     const auto width = static_cast<std::size_t>(n);
     STRATA_ASSERT(n > 0 && true_features.size() % width == 0 && decoder.size() % width == 0);
     const auto dot = [&](const float* a, const float* b) {
@@ -170,7 +183,8 @@ double recovered_share(std::span<const float> true_features, std::span<const flo
         return sum;
     };
     std::vector<double> lengths;
-    for (std::size_t m = 0; m < decoder.size(); m += width) lengths.push_back(std::sqrt(dot(&decoder[m], &decoder[m])));
+    for (std::size_t m = 0; m < decoder.size(); m += width)
+        lengths.push_back(std::sqrt(dot(&decoder[m], &decoder[m])));
     const std::size_t features = true_features.size() / width;
     std::size_t found = 0;
     for (std::size_t f = 0; f < features; ++f) {
@@ -178,7 +192,8 @@ double recovered_share(std::span<const float> true_features, std::span<const flo
         const double length = std::sqrt(dot(feature, feature));
         bool matched = false;
         for (std::size_t m = 0; m < lengths.size() && !matched; ++m)
-            matched = length > 0 && lengths[m] > 0 && dot(feature, &decoder[m * width]) >= cosine * length * lengths[m];
+            matched = length > 0 && lengths[m] > 0 &&
+                      dot(feature, &decoder[m * width]) >= cosine * length * lengths[m];
         found += matched ? 1 : 0;
     }
     return features == 0 ? 0 : static_cast<double>(found) / static_cast<double>(features);

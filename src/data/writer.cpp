@@ -19,7 +19,8 @@ namespace {
 
 constexpr std::int64_t rows_per_write = 4096;
 
-// 256 rows, fewer where they exceed 1 MiB: enough for fast reading in any order, little wasted on a partial read.
+// 256 rows, fewer where they exceed 1 MiB: enough for fast reading in any order, little wasted on a partial
+// read.
 std::int64_t chunk_rows_for(std::int64_t row_bytes) {
     std::int64_t rows = 256;
     while (rows > 16 && rows * row_bytes > (1 << 20)) rows /= 2;
@@ -35,11 +36,12 @@ struct Growing {
 
 void write_text(hid_t object, const char* name, const std::string& text) {
     const Handle type(H5Tcopy(H5T_C_S1));
-    H5Tset_size(type.get(), std::max<std::size_t>(1, text.size()));
+    H5Tset_size(type.get(), H5T_VARIABLE);  // which h5py shows as str; fixed lengths it shows as bytes
     H5Tset_cset(type.get(), H5T_CSET_UTF8);
     const Handle space(H5Screate(H5S_SCALAR));
     const Handle attribute(H5Acreate2(object, name, type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT));
-    if (!attribute || H5Awrite(attribute.get(), type.get(), text.data()) < 0)
+    const char* const start = text.c_str();
+    if (!attribute || H5Awrite(attribute.get(), type.get(), static_cast<const void*>(&start)) < 0)
         fail("attribute {} cannot be written: {}", name, hdf5_reason());
 }
 
@@ -80,7 +82,8 @@ struct Writer::State {
 Writer::Writer(const std::filesystem::path& path) : state_(std::make_unique<State>()) {
     state_->path = path;
     state_->temporary = path.string() + ".tmp";
-    if (std::filesystem::exists(path)) refuse("{}: exists already and is not overwritten; remove it or choose another name", path.string());
+    if (std::filesystem::exists(path))
+        refuse("{}: exists already and is not overwritten; remove it or choose another name", path.string());
     const Hdf5Lock lock;
     state_->file = Handle(H5Fcreate(state_->temporary.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
     if (!state_->file) refuse("{}: cannot be made: {}", path.string(), hdf5_reason());
@@ -100,7 +103,8 @@ std::size_t Writer::add(const NewDataset& dataset) {
     const std::int64_t row_bytes = dataset.n * static_cast<std::int64_t>(size_of(dataset.type));
     const std::array<hsize_t, 2> none = {0, static_cast<hsize_t>(dataset.n)};
     const std::array<hsize_t, 2> most = {H5S_UNLIMITED, static_cast<hsize_t>(dataset.n)};
-    const std::array<hsize_t, 2> chunk = {static_cast<hsize_t>(chunk_rows_for(row_bytes)), static_cast<hsize_t>(dataset.n)};
+    const std::array<hsize_t, 2> chunk = {static_cast<hsize_t>(chunk_rows_for(row_bytes)),
+                                          static_cast<hsize_t>(dataset.n)};
     const Handle space(H5Screate_simple(2, none.data(), most.data()));
     const Handle made(H5Pcreate(H5P_DATASET_CREATE));
     H5Pset_chunk(made.get(), 2, chunk.data());
@@ -110,8 +114,8 @@ std::size_t Writer::add(const NewDataset& dataset) {
     H5Pset_chunk_cache(access.get(), 3, 2 * chunk[0] * static_cast<std::size_t>(row_bytes), 1.0);
 
     Growing growing{dataset, {}, hdf5_type(dataset.type)};
-    growing.handle = Handle(H5Dcreate2(state_->file.get(), dataset.name.c_str(), growing.type.get(), space.get(),
-                                       making_groups().get(), made.get(), access.get()));
+    growing.handle = Handle(H5Dcreate2(state_->file.get(), dataset.name.c_str(), growing.type.get(),
+                                       space.get(), making_groups().get(), made.get(), access.get()));
     if (!growing.handle) state_->broken(dataset.name);
     const hid_t id = growing.handle.get();
     if (!dataset.model.empty()) write_text(id, "model", dataset.model);
@@ -134,24 +138,29 @@ void Writer::append(std::size_t dataset, std::span<const float> rows) {
         const auto raw = std::span<std::byte>(state_->raw).first(count * row_bytes);
         from_float(to.made.type, rows.first(count * n), raw);
         for (std::size_t i = 0; i < count; ++i)
-            to.sum_of_squares += static_cast<double>(sum_of_squares(to.made.type, raw.subspan(i * row_bytes, row_bytes)));
+            to.sum_of_squares +=
+                static_cast<double>(sum_of_squares(to.made.type, raw.subspan(i * row_bytes, row_bytes)));
         const std::array<hsize_t, 2> start = {to.rows, 0}, shape = {count, n}, extent = {to.rows + count, n};
         if (H5Dset_extent(to.handle.get(), extent.data()) < 0) state_->broken(to.made.name);
-        const Handle in_file(H5Dget_space(to.handle.get())), in_memory(H5Screate_simple(2, shape.data(), nullptr));
-        if (H5Sselect_hyperslab(in_file.get(), H5S_SELECT_SET, start.data(), nullptr, shape.data(), nullptr) < 0 ||
-            H5Dwrite(to.handle.get(), to.type.get(), in_memory.get(), in_file.get(), H5P_DEFAULT, raw.data()) < 0)
+        const Handle in_file(H5Dget_space(to.handle.get())),
+            in_memory(H5Screate_simple(2, shape.data(), nullptr));
+        if (H5Sselect_hyperslab(in_file.get(), H5S_SELECT_SET, start.data(), nullptr, shape.data(), nullptr) <
+                0 ||
+            H5Dwrite(to.handle.get(), to.type.get(), in_memory.get(), in_file.get(), H5P_DEFAULT,
+                     raw.data()) < 0)
             state_->broken(fmt::format("{}: rows {} to {}", to.made.name, to.rows, to.rows + count - 1));
         to.rows += count;
         rows = rows.subspan(count * n);
     }
 }
 
-void Writer::put(const std::string& name, const std::vector<std::int64_t>& shape, std::span<const float> values) {
+void Writer::put(const std::string& name, const std::vector<std::int64_t>& shape,
+                 std::span<const float> values) {
     const Hdf5Lock lock;
     const std::vector<hsize_t> dimensions(shape.begin(), shape.end());
     const Handle space(H5Screate_simple(static_cast<int>(dimensions.size()), dimensions.data(), nullptr));
-    const Handle handle(H5Dcreate2(state_->file.get(), name.c_str(), H5T_IEEE_F32LE, space.get(), making_groups().get(),
-                                   H5P_DEFAULT, H5P_DEFAULT));
+    const Handle handle(H5Dcreate2(state_->file.get(), name.c_str(), H5T_IEEE_F32LE, space.get(),
+                                   making_groups().get(), H5P_DEFAULT, H5P_DEFAULT));
     STRATA_ASSERT(space && H5Sget_simple_extent_npoints(space.get()) == static_cast<hssize_t>(values.size()));
     if (!handle || H5Dwrite(handle.get(), H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0)
         state_->broken(name);
@@ -167,7 +176,8 @@ void Writer::finish() {
     for (Growing& to : state_->datasets) {
         const double mean = to.rows == 0 ? 0 : to.sum_of_squares / static_cast<double>(to.rows);
         write_number(to.handle.get(), "mean_sq_norm", H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, &mean);
-        if (H5Dclose(to.handle.release()) < 0) state_->broken(to.made.name);  // writes what the cache still holds
+        if (H5Dclose(to.handle.release()) < 0)
+            state_->broken(to.made.name);  // writes what the cache still holds
     }
     state_->datasets.clear();
     if (H5Fflush(state_->file.get(), H5F_SCOPE_GLOBAL) < 0) state_->broken("the file");
@@ -176,7 +186,9 @@ void Writer::finish() {
     sync_file(state_->temporary);
     std::error_code error;
     std::filesystem::rename(state_->temporary, state_->path, error);
-    if (error) fail("{}: the finished file {} cannot be renamed: {}", state_->path.string(), state_->temporary.string(), error.message());
+    if (error)
+        fail("{}: the finished file {} cannot be renamed: {}", state_->path.string(),
+             state_->temporary.string(), error.message());
     sync_folder(state_->path.parent_path());
 }
 

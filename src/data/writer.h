@@ -20,8 +20,9 @@ struct NewDataset {
     std::int64_t layer = -1;
 };
 
-// The file appears under its own name only when finish() has returned; until then it is `path` + ".tmp", removed if
-// finish() is never reached. UsageError if `path` exists already; RunError, naming it and the reason, if writing fails.
+// The file appears under its own name only when finish() has returned; until then it is `path` + ".tmp",
+// removed if finish() is never reached. UsageError if `path` exists already; RunError, naming it and the
+// reason, if writing fails.
 class Writer {
   public:
     explicit Writer(const std::filesystem::path& path);
@@ -32,8 +33,8 @@ class Writer {
     // Begins a dataset of no rows; several may grow side by side. Returns its number.
     std::size_t add(const NewDataset& dataset);
 
-    // Appends rows [rows.size() / n, n], rounded to the dataset's type. Any number of rows at a time; the file does not
-    // depend on it.
+    // Appends rows [rows.size() / n, n], rounded to the dataset's type. Any number of rows at a time; the
+    // file does not depend on it.
     void append(std::size_t dataset, std::span<const float> rows);
 
     // A whole array beside the activations, float32, not chunked.

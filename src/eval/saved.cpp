@@ -4,7 +4,7 @@
 
 namespace strata::eval {
 
-UsableSae upload(device::Device& device, const formats::SavedSae& saved) {
+UsableSae upload(device::Device& device, const saelens::SavedSae& saved) {
     UsableSae sae;
     sae.parameters = device::make_tensors(device, saved.n, saved.width);
     sae.k = saved.k;

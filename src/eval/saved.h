@@ -15,6 +15,6 @@ struct UsableSae {
 };
 
 // Formats that do not subtract b_dec from the input have it moved into b_enc, which is the same function.
-UsableSae upload(device::Device& device, const formats::SavedSae& saved);
+UsableSae upload(device::Device& device, const saelens::SavedSae& saved);
 
 }  // namespace strata::eval

@@ -1,126 +1,210 @@
 #include "formats/saelens.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <cmath>
+#include <span>
+#include <string_view>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "formats/safetensors.h"
 
-namespace strata::formats {
+namespace strata::saelens {
 namespace {
 
-namespace fs = std::filesystem;
-using nlohmann::json;
+using Json = nlohmann::ordered_json;
 
-// [rows, columns] to [columns, rows], in blocks that stay in cache.
-std::vector<float> transposed(const std::vector<float>& from, std::int64_t rows, std::int64_t columns) {
-    constexpr std::int64_t block = 32;
-    std::vector<float> to(from.size());
-    for (std::int64_t r0 = 0; r0 < rows; r0 += block)
-        for (std::int64_t c0 = 0; c0 < columns; c0 += block)
-            for (std::int64_t r = r0; r < std::min(r0 + block, rows); ++r)
-                for (std::int64_t c = c0; c < std::min(c0 + block, columns); ++c)
-                    to[static_cast<std::size_t>(c * rows + r)] = from[static_cast<std::size_t>(r * columns + c)];
-    return to;
+constexpr const char* config_name = "cfg.json";
+constexpr const char* weights_name = "sae_weights.safetensors";
+// Loaders take folders without a version, or of one before 6, for an older layout.
+constexpr const char* layout_version = "6.0.0";
+
+// A tensor of the format and the field that holds it. `shape` is that on disk.
+struct Part {
+    const char* name;
+    std::vector<float> SavedSae::*values;
+    std::vector<std::int64_t> shape;
+};
+
+bool known(std::string_view architecture) {
+    return architecture == "jumprelu" || architecture == "topk" || architecture == "standard";
 }
 
-// A key of cfg.json; RunError if it is missing or of another type.
-template <typename T>
-T key(const json& config, const fs::path& path, const char* name) {
-    try {
-        return config.at(name).get<T>();
-    } catch (const json::exception&) {
-        fail("{}: key '{}' is {}", path.string(), name,
-             config.contains(name) ? "of the wrong type: " + config.at(name).dump() : std::string("missing"));
+std::vector<Part> parts_of(const SavedSae& sae) {
+    std::vector<Part> parts = {{"W_enc", &SavedSae::w_enc, {sae.n, sae.width}},
+                               {"b_enc", &SavedSae::b_enc, {sae.width}},
+                               {"W_dec", &SavedSae::w_dec, {sae.width, sae.n}},
+                               {"b_dec", &SavedSae::b_dec, {sae.n}}};
+    if (sae.architecture == "jumprelu") parts.push_back({"threshold", &SavedSae::threshold, {sae.width}});
+    return parts;
+}
+
+// [rows, columns] to [columns, rows], by blocks that stay in the first-level cache.
+std::vector<float> transposed(const std::vector<float>& in, std::int64_t rows, std::int64_t columns) {
+    constexpr std::int64_t block = 32;
+    std::vector<float> out(in.size());
+    for (std::int64_t r = 0; r < rows; r += block)
+        for (std::int64_t c = 0; c < columns; c += block)
+            for (std::int64_t i = r; i < std::min(r + block, rows); ++i)
+                for (std::int64_t j = c; j < std::min(c + block, columns); ++j)
+                    out[static_cast<std::size_t>(j * rows + i)] =
+                        in[static_cast<std::size_t>(i * columns + j)];
+    return out;
+}
+
+void check_sizes(const std::string& folder, const SavedSae& sae) {
+    if (!known(sae.architecture)) fail("{}: cannot write architecture '{}'", folder, sae.architecture);
+    if (sae.architecture == "topk" && (sae.k < 1 || sae.k > sae.width))
+        fail("{}: k {} is not in 1 to {}", folder, sae.k, sae.width);
+    for (const Part& part : parts_of(sae)) {
+        std::int64_t size = 1;
+        for (const std::int64_t extent : part.shape) size *= extent;
+        const auto found = static_cast<std::int64_t>((sae.*part.values).size());
+        if (found != size)
+            fail("{}: {} has {} values, expected [{}]", folder, part.name, found,
+                 fmt::join(part.shape, ", "));
     }
 }
 
-void require_none(const json& config, const fs::path& path, const char* name) {
-    const std::string value = config.contains(name) && !config.at(name).is_null() ? key<std::string>(config, path, name) : "none";
-    if (value != "none")
-        fail("{}: key '{}' is '{}'; only SAEs that take rows as they are ('none') can be read: fold it into the weights",
-             path.string(), name, value);
+// cfg.json with what was found in it, for messages.
+struct Settings {
+    std::string file;
+    Json json;
+
+    const Json* find(const char* key) const {
+        const auto found = json.find(key);
+        return found == json.end() || found->is_null() ? nullptr : &*found;
+    }
+
+    [[noreturn]] void wrong(const char* key, const char* expected) const {
+        const Json* value = find(key);
+        fail("{}: {}: {}; expected {}", file, key, value ? value->dump(-1, ' ', true) : "is missing",
+             expected);
+    }
+
+    std::int64_t positive(const char* key) const {
+        const Json* value = find(key);
+        // Bounded so that the product of two sizes and four bytes cannot overflow.
+        if (!value || !value->is_number_unsigned() || *value == 0 || *value > std::uint64_t{1} << 30)
+            wrong(key, "a whole number from 1 to 2^30");
+        return value->get<std::int64_t>();
+    }
+
+    // A key that may be missing and has one value otherwise.
+    void only(const char* key, const Json& value, const char* expected) const {
+        const Json* found = find(key);
+        if (found && *found != value) wrong(key, expected);
+    }
+};
+
+Settings read_settings(const std::filesystem::path& path) {
+    Settings settings{path.string(), {}};
+    try {
+        settings.json = Json::parse(read_file(path));
+    } catch (const Json::exception& error) {
+        fail("{}: not JSON: {}", path.string(), error.what());
+    }
+    if (!settings.json.is_object()) fail("{}: is not a map of settings", path.string());
+    return settings;
+}
+
+SavedSae parse(const Settings& settings) {
+    SavedSae sae;
+    const Json* architecture = settings.find("architecture");
+    if (!architecture || !architecture->is_string() || !known(architecture->get<std::string>()))
+        settings.wrong("architecture", "\"jumprelu\", \"topk\" or \"standard\"");
+    sae.architecture = architecture->get<std::string>();
+    sae.n = settings.positive("d_in");
+    sae.width = settings.positive("d_sae");
+    settings.only("normalize_activations", "none", "\"none\": scales folded into the weights");
+    settings.only("reshape_activations", "none", "\"none\"");
+    settings.only("rescale_acts_by_decoder_norm", false, "false: decoder norms folded into the weights");
+    // Layouts before version 6 wrote a topk SAE as a standard one with another activation.
+    settings.only("activation_fn_str", "relu", "\"relu\", or a folder of SAELens 6");
+    settings.only("activation_fn", "relu", "\"relu\", or a folder of SAELens 6");
+    if (sae.architecture == "topk") {
+        sae.k = settings.positive("k");
+        if (sae.k > sae.width) settings.wrong("k", "at most d_sae");
+    }
+    if (const Json* apply = settings.find("apply_b_dec_to_input")) {
+        if (!apply->is_boolean()) settings.wrong("apply_b_dec_to_input", "true or false");
+        sae.apply_b_dec_to_input = apply->get<bool>();
+    }
+    if (const Json* metadata = settings.find("metadata")) {
+        if (!metadata->is_object()) settings.wrong("metadata", "a map");
+        sae.metadata = *metadata;
+    }
+    return sae;
 }
 
 }  // namespace
 
-void write_saelens(const fs::path& folder, const SavedSae& sae) {
-    if (fs::exists(folder)) fail("{}: exists already; nothing is overwritten", folder.string());
-    json config = {{"architecture", sae.architecture},
+void write(const std::filesystem::path& folder, const SavedSae& sae) {
+    const std::filesystem::path target = folder.has_filename() ? folder : folder.parent_path();
+    if (std::filesystem::exists(std::filesystem::symlink_status(target)))
+        refuse("{}: exists; nothing is overwritten: choose another folder or remove it", target.string());
+    check_sizes(target.string(), sae);
+
+    Json config = {{"architecture", sae.architecture},
                    {"d_in", sae.n},
                    {"d_sae", sae.width},
                    {"dtype", "float32"},
                    {"device", "cpu"},
                    {"apply_b_dec_to_input", sae.apply_b_dec_to_input},
                    {"normalize_activations", "none"},
-                   {"reshape_activations", "none"},
-                   {"metadata", sae.metadata}};
-    // SAELens reads files without a version of at least 6 by the rules of its older formats.
-    config["metadata"]["sae_lens_version"] = "6.0.0";
+                   {"reshape_activations", "none"}};
     if (sae.architecture == "topk") {
         config["k"] = sae.k;
         config["rescale_acts_by_decoder_norm"] = false;
     }
-    const std::vector<float> w_enc = transposed(sae.w_enc, sae.width, sae.n);
-    const auto bytes = [](const std::vector<float>& v) { return std::as_bytes(std::span(v)); };
-    std::vector<Tensor> tensors = {{"W_enc", "F32", {sae.n, sae.width}, bytes(w_enc)},
-                                   {"W_dec", "F32", {sae.width, sae.n}, bytes(sae.w_dec)},
-                                   {"b_enc", "F32", {sae.width}, bytes(sae.b_enc)},
-                                   {"b_dec", "F32", {sae.n}, bytes(sae.b_dec)}};
-    if (sae.architecture == "jumprelu") tensors.push_back({"threshold", "F32", {sae.width}, bytes(sae.threshold)});
+    config["metadata"] = sae.metadata;
+    if (!sae.metadata.contains("sae_lens_version")) config["metadata"]["sae_lens_version"] = layout_version;
 
-    const fs::path temporary = folder.string() + ".tmp";
-    fs::remove_all(temporary);
-    fs::create_directories(temporary);
-    try {
-        write_safetensors(temporary / "sae_weights.safetensors", tensors, {});
-        write_file(temporary / "cfg.json", config.dump(2) + "\n");
-        fs::rename(temporary, folder);
-    } catch (...) {
-        std::error_code ignored;
-        fs::remove_all(temporary, ignored);
-        throw;
+    const std::vector<float> w_enc = transposed(sae.w_enc, sae.width, sae.n);
+    std::vector<safetensors::Tensor> tensors;
+    for (const Part& part : parts_of(sae)) {
+        const std::vector<float>& values = part.values == &SavedSae::w_enc ? w_enc : sae.*part.values;
+        tensors.push_back({part.name, "F32", part.shape, std::as_bytes(std::span(values))});
     }
+
+    const std::filesystem::path temporary = target.string() + ".tmp";
+    try {
+        std::filesystem::remove_all(temporary);  // of a run that was killed here
+        std::filesystem::create_directories(temporary);
+        safetensors::write(temporary / weights_name, tensors);
+        // Names that came from a file may be bytes that are no UTF-8.
+        write_file(temporary / config_name,
+                   config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+        std::filesystem::rename(temporary, target);
+    } catch (const std::filesystem::filesystem_error& error) {
+        fail("{}: cannot make the folder: {}", target.string(), error.code().message());
+    }
+    sync_folder(target.parent_path());
 }
 
-SavedSae read_saelens(const fs::path& folder) {
-    const fs::path path = folder / "cfg.json";
-    json config;
-    try {
-        config = json::parse(read_file(path));
-    } catch (const json::exception& e) {
-        fail("{}: not valid JSON: {}", path.string(), e.what());
-    }
-    SavedSae sae;
-    sae.architecture = key<std::string>(config, path, "architecture");
-    if (sae.architecture != "jumprelu" && sae.architecture != "topk" && sae.architecture != "standard")
-        fail("{}: architecture '{}' cannot be read; jumprelu, topk and standard can", path.string(), sae.architecture);
-    sae.n = key<std::int64_t>(config, path, "d_in");
-    sae.width = key<std::int64_t>(config, path, "d_sae");
-    if (sae.n <= 0 || sae.width <= 0) fail("{}: d_in is {} and d_sae is {}; both must be positive", path.string(), sae.n, sae.width);
-    if (sae.architecture == "topk") {
-        sae.k = key<std::int64_t>(config, path, "k");
-        if (sae.k < 1 || sae.k > sae.width) fail("{}: k is {}, of {} latents", path.string(), sae.k, sae.width);
-        if (config.contains("rescale_acts_by_decoder_norm") && key<bool>(config, path, "rescale_acts_by_decoder_norm"))
-            fail("{}: key 'rescale_acts_by_decoder_norm' is true; fold the decoder norms into the weights", path.string());
-    }
-    require_none(config, path, "normalize_activations");
-    require_none(config, path, "reshape_activations");
-    if (config.contains("apply_b_dec_to_input")) sae.apply_b_dec_to_input = key<bool>(config, path, "apply_b_dec_to_input");
-    sae.metadata = config.value("metadata", json::object());
-
-    const SafetensorsFile file(folder / "sae_weights.safetensors");
-    sae.w_enc = transposed(file.floats("W_enc", {sae.n, sae.width}), sae.n, sae.width);
-    sae.w_dec = file.floats("W_dec", {sae.width, sae.n});
-    sae.b_enc = file.floats("b_enc", {sae.width});
-    sae.b_dec = file.floats("b_dec", {sae.n});
-    if (sae.architecture == "jumprelu") sae.threshold = file.floats("threshold", {sae.width});
+SavedSae read(const std::filesystem::path& folder) {
+    if (!std::filesystem::is_directory(folder))
+        fail("{}: no such folder; expected one with {}", folder.string(), config_name);
+    SavedSae sae = parse(read_settings(folder / config_name));
+    const safetensors::File file = safetensors::read(folder / weights_name);
+    const std::vector<Part> parts = parts_of(sae);
+    for (const safetensors::Tensor& tensor : file.tensors)
+        if (std::none_of(parts.begin(), parts.end(),
+                         [&](const Part& part) { return part.name == tensor.name; }))
+            fail("{}: tensor '{}' is none of architecture {}", file.path.string(), tensor.name,
+                 sae.architecture);
+    for (const Part& part : parts) sae.*part.values = file.floats(part.name, part.shape);
+    sae.w_enc = transposed(sae.w_enc, sae.n, sae.width);
     return sae;
 }
 
 void fold_scale(SavedSae& sae, double scale) {
-    for (auto* values : {&sae.b_enc, &sae.b_dec, &sae.threshold})
+    if (!(scale > 0) || !std::isfinite(scale))
+        fail("cannot fold a scale of {}; expected a number > 0", scale);
+    for (std::vector<float>* values : {&sae.b_enc, &sae.b_dec, &sae.threshold})
         for (float& value : *values) value = static_cast<float>(value / scale);
 }
 
-}  // namespace strata::formats
+}  // namespace strata::saelens

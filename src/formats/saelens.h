@@ -1,6 +1,5 @@
 #pragma once
-// SAELens folders: cfg.json and sae_weights.safetensors. BatchTopK is no class of its own there: with its threshold
-// calibrated it is a JumpReLU SAE with one threshold for all latents.
+// Folders of SAELens: cfg.json and sae_weights.safetensors, as its SAE.load_from_disk reads them.
 
 #include <cstdint>
 #include <filesystem>
@@ -8,30 +7,37 @@
 #include <string>
 #include <vector>
 
-namespace strata::formats {
+namespace strata::saelens {
 
+// z = (x - b_dec if apply_b_dec_to_input else x) W_enc + b_enc, codes by architecture, x_hat = codes W_dec +
+// b_dec.
 struct SavedSae {
-    std::string architecture;  // jumprelu | topk | standard
-    std::int64_t n = 0, width = 0;
+    std::string architecture;      // jumprelu: z where z > max(threshold, 0); topk: the k largest, positive;
+                                   // standard: relu
+    std::int64_t n = 0;            // numbers of an input
+    std::int64_t width = 0;        // latents
     std::int64_t k = 0;            // topk
-    std::vector<float> w_enc;      // [M, n], a row per latent (on disk [n, M])
-    std::vector<float> b_enc;      // [M]
-    std::vector<float> w_dec;      // [M, n]
+    std::vector<float> w_enc;      // [width, n]: a row for each latent; transposed on disk
+    std::vector<float> b_enc;      // [width]
+    std::vector<float> w_dec;      // [width, n]
     std::vector<float> b_dec;      // [n]
-    std::vector<float> threshold;  // [M], jumprelu: f = z where z > threshold
+    std::vector<float> threshold;  // [width]; jumprelu
     bool apply_b_dec_to_input = true;
-    nlohmann::json metadata = nlohmann::json::object();
+    nlohmann::ordered_json metadata = nlohmann::ordered_json::object();  // where it comes from; free
 };
 
-// Makes the folder, whole or not at all; it must not exist.
-void write_saelens(const std::filesystem::path& folder, const SavedSae& sae);
+// Makes `folder` whole or not at all: it is written as folder.tmp and renamed. UsageError if it exists;
+// RunError if the tensors' sizes disagree or the disk fails. Takes a transposed copy of w_enc. metadata gains
+// `sae_lens_version`, which the loader demands, where it has none.
+void write(const std::filesystem::path& folder, const SavedSae& sae);
 
-// RunError naming file and key or tensor. Only files that need no further step at inference can be read:
-// normalize_activations and reshape_activations must be "none".
-SavedSae read_saelens(const std::filesystem::path& folder);
+// RunError naming file, key or tensor, found and expected: other architectures, inputs that must be
+// normalised or reshaped first, missing or unknown tensors, wrong shapes.
+SavedSae read(const std::filesystem::path& folder);
 
-// An SAE that was trained on scale * x becomes one for x. With unit decoder rows in both, W_enc and W_dec stay and
-// b_enc, b_dec and threshold are divided by the scale; the codes of x are those of scale * x divided by it.
+// Turns an SAE trained on scale * x with decoder rows of unit norm into one for x: W_enc (scale x) + b_enc is
+// scale times W_enc x + b_enc / scale, so b_enc, b_dec and threshold are divided by scale, the weights stay,
+// and the same latents are active with codes divided by scale.
 void fold_scale(SavedSae& sae, double scale);
 
-}  // namespace strata::formats
+}  // namespace strata::saelens

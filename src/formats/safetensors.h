@@ -1,55 +1,52 @@
 #pragma once
-// safetensors: an 8-byte little-endian header length, a JSON header naming dtype, shape and byte range of every tensor,
-// then the bytes. Reading checks everything before anything is used: a cut or altered file is an error, never a crash.
+// The safetensors format: eight bytes of header length (little endian), a JSON header that gives each tensor
+// its type, shape and byte range, then the bytes of all tensors without gaps.
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
-namespace strata::formats {
+namespace strata::safetensors {
 
 struct Tensor {
     std::string name;
-    std::string dtype;  // F64 F32 F16 BF16 I64 U64 I32 U32 U8
+    std::string dtype;  // F32, F64, F16, BF16, I64, U8, ...: the names of the format
     std::vector<std::int64_t> shape;
-    std::span<const std::byte> data;
+    std::span<const std::byte> data;  // row-major, not owned
 };
 
-// Whole or not at all (base/file.h); the tensors' bytes are not copied.
-void write_safetensors(const std::filesystem::path& path, std::span<const Tensor> tensors,
-                       const std::map<std::string, std::string>& metadata);
+// Bytes of one element, 0 for a type that the format does not have.
+std::size_t size_of(std::string_view dtype);
 
-class SafetensorsFile {
-  public:
-    // RunError naming the file, and the tensor where one is at fault.
-    explicit SafetensorsFile(const std::filesystem::path& path);
+// Writes a whole file or none. Tensors stand in the order given, on disk too; their bytes are not copied.
+// RunError if a tensor's bytes are not those of its type and shape, or two have one name.
+void write(const std::filesystem::path& path, std::span<const Tensor> tensors,
+           const std::map<std::string, std::string>& metadata = {});
 
-    bool contains(const std::string& name) const { return tensors_.contains(name); }
-    std::vector<std::string> names() const;
-    const std::vector<std::int64_t>& shape(const std::string& name) const;
+// A file held in memory, checked when it was read.
+struct File {
+    std::filesystem::path path;
+    std::vector<Tensor> tensors;  // in the order of their bytes
+    std::map<std::string, std::string> metadata;
 
-    // The tensor's bytes as they stand in the file; RunError unless dtype and shape are as given.
-    std::span<const std::byte> bytes(const std::string& name, const std::string& dtype,
-                                     const std::vector<std::int64_t>& shape) const;
+    // RunError naming the file and the tensors it has, if this one is missing.
+    const Tensor& tensor(std::string_view name) const;
+    bool has(std::string_view name) const;
 
-    // Its values as float32, from F64, F32, F16 or BF16.
-    std::vector<float> floats(const std::string& name, const std::vector<std::int64_t>& shape) const;
+    // The values as float32, from F32, F64, F16 or BF16. RunError if type or shape is another.
+    std::vector<float> floats(std::string_view name, std::span<const std::int64_t> shape) const;
 
-  private:
-    struct Entry {
-        std::string dtype;
-        std::vector<std::int64_t> shape;
-        std::size_t begin = 0, end = 0;  // in contents_
-    };
-    const Entry& entry(const std::string& name, const std::vector<std::int64_t>& shape) const;
-
-    std::filesystem::path path_;
-    std::string contents_;
-    std::map<std::string, Entry> tensors_;
+    std::unique_ptr<std::byte[]> bytes;  // what `tensors` point into
 };
 
-}  // namespace strata::formats
+// One read of the file, which may therefore be replaced while it is in use. RunError names file, tensor,
+// found and expected, whatever the bytes are.
+File read(const std::filesystem::path& path);
+
+}  // namespace strata::safetensors

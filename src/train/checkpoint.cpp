@@ -1,5 +1,7 @@
 #include "train/checkpoint.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -40,7 +42,7 @@ std::uint32_t write_share(const fs::path& path, TrainedSae& sae, std::size_t set
     device::Tensors& t = tensors_of(sae, set);
     const auto [first, last] = slice_of(t.width, rank, ranks);
     const std::int64_t count = last - first;
-    std::vector<formats::Tensor> tensors;
+    std::vector<safetensors::Tensor> tensors;
     std::vector<std::vector<float>> copies;
     copies.reserve(4);
     std::uint32_t crc = 0;
@@ -60,8 +62,18 @@ std::uint32_t write_share(const fs::path& path, TrainedSae& sae, std::size_t set
         crc = checksum(silent, crc);
         tensors.push_back({"silent", "U64", {count}, silent});
     }
-    formats::write_safetensors(path, tensors, {});
+    safetensors::write(path, tensors);
     return crc;
+}
+
+// A tensor's bytes; RunError unless it is of this type and shape.
+std::span<const std::byte> bytes_of(const safetensors::File& file, const char* name, const char* dtype,
+                                    const std::vector<std::int64_t>& shape) {
+    const safetensors::Tensor& tensor = file.tensor(name);
+    if (tensor.dtype != dtype || tensor.shape != shape)
+        fail("{}: tensor '{}' is {} [{}], expected {} [{}]; it belongs to another run", file.path.string(), name,
+             tensor.dtype, fmt::join(tensor.shape, ", "), dtype, fmt::join(shape, ", "));
+    return tensor.data;
 }
 
 void read_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::Device& device, int rank, int ranks,
@@ -69,10 +81,10 @@ void read_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::
     device::Tensors& t = tensors_of(sae, set);
     const auto [first, last] = slice_of(t.width, rank, ranks);
     const std::int64_t count = last - first;
-    const formats::SafetensorsFile file(path);
+    const safetensors::File file = safetensors::read(path);
     std::uint32_t crc = 0;
     const auto load = [&](const char* name, float* to, const std::vector<std::int64_t>& shape) {
-        const std::span<const std::byte> bytes = file.bytes(name, "F32", shape);
+        const std::span<const std::byte> bytes = bytes_of(file, name, "F32", shape);
         crc = checksum(bytes, crc);
         device.upload(bytes, to);
     };
@@ -81,7 +93,7 @@ void read_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::
     load("b_enc", t.b_enc.data() + first, {count});
     if (rank == 0) load("b_dec", t.b_dec.data(), {t.n});
     if (set == 0) {
-        const std::span<const std::byte> bytes = file.bytes("silent", "U64", {count});
+        const std::span<const std::byte> bytes = bytes_of(file, "silent", "U64", {count});
         crc = checksum(bytes, crc);
         std::memcpy(sae.silent.data() + first, bytes.data(), bytes.size());
     }

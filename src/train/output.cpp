@@ -81,7 +81,7 @@ OutputLock open_output(const Config& config, bool resume) {
 
 void save_sae(const fs::path& output, device::Device& device, const TrainedSae& sae, const data::Dataset& dataset,
               const data::InputStatistics& statistics, const Config& config, const json& measures) {
-    formats::SavedSae saved;
+    saelens::SavedSae saved;
     saved.architecture = sae.kind->inference == sae::Inference::row_top ? "topk" : "jumprelu";
     saved.n = sae.parameters.n;
     saved.width = sae.parameters.width;
@@ -92,7 +92,7 @@ void save_sae(const fs::path& output, device::Device& device, const TrainedSae& 
     saved.b_dec = sae::host_copy(device, sae.parameters.b_dec);
     saved.threshold = sae.thresholds;
     saved.apply_b_dec_to_input = true;
-    formats::fold_scale(saved, statistics.scale);
+    saelens::fold_scale(saved, statistics.scale);
 
     const data::FilePart& part = dataset.parts.front();
     saved.metadata["training_architecture"] = sae.config.kind;
@@ -110,7 +110,7 @@ void save_sae(const fs::path& output, device::Device& device, const TrainedSae& 
     const fs::path folder = output / "saes" / sae.name;
     fs::remove_all(folder);
     fs::create_directories(folder.parent_path());
-    formats::write_saelens(folder, saved);
+    saelens::write(folder, saved);
 }
 
 json summary_entry(const TrainedSae& sae, const data::Dataset& dataset, const eval::Measures& m, double l0_train_rule,

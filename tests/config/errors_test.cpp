@@ -91,9 +91,10 @@ INSTANTIATE_TEST_SUITE_P(
             "4: sae.width: 0 is out of range; expected a whole number >= 1 and <= 2147483647"},
         Bad{"sae: {row_cap: -1}\n", "4: sae.row_cap: -1 is out of range; expected a whole number >= 0"},
         Bad{"parallel: {threads: 0}\n",
-            "4: parallel.threads: 0 is out of range; expected auto or a whole number >= 1"},
+            "4: parallel.threads: 0 is out of range; expected auto or a whole number >= 1 and <= 4096"},
         Bad{"parallel: {threads: all}\n",
-            "4: parallel.threads: 'all' is not a whole number; expected auto or a whole number >= 1"}));
+            "4: parallel.threads: 'all' is not a whole number; expected auto or a whole number >= 1 and <= "
+            "4096"}));
 
 INSTANTIATE_TEST_SUITE_P(
     OneValueOnly, Refused,

@@ -34,12 +34,15 @@ double value_of(std::uint16_t bits, int exponent_bits) {
     const int mantissa = bits & ((1 << mantissa_bits) - 1);
     const double sign = (bits & 0x8000) != 0 ? -1 : 1;
     if (exponent == (1 << exponent_bits) - 1)
-        return mantissa != 0 ? std::numeric_limits<double>::quiet_NaN() : sign * std::numeric_limits<double>::infinity();
+        return mantissa != 0 ? std::numeric_limits<double>::quiet_NaN()
+                             : sign * std::numeric_limits<double>::infinity();
     if (exponent == 0) return sign * std::ldexp(mantissa, 1 - bias - mantissa_bits);
     return sign * std::ldexp(mantissa + (1 << mantissa_bits), exponent - bias - mantissa_bits);
 }
 
-int exponent_bits(Type type) { return type == Type::float16 ? 5 : 8; }
+int exponent_bits(Type type) {
+    return type == Type::float16 ? 5 : 8;
+}
 
 std::vector<std::uint16_t> all_patterns() {
     std::vector<std::uint16_t> patterns(65536);
@@ -47,7 +50,8 @@ std::vector<std::uint16_t> all_patterns() {
     return patterns;
 }
 
-// The pattern of the finite value nearest to x, ties to the even one; infinity from half a step above the largest.
+// The pattern of the finite value nearest to x, ties to the even one; infinity from half a step above the
+// largest.
 std::uint16_t nearest(float x, Type type) {
     const int bits = exponent_bits(type);
     const auto infinite = static_cast<std::uint16_t>(((1 << bits) - 1) << (15 - bits));
@@ -76,7 +80,8 @@ TEST(Convert, EveryPatternOnEveryTarget) {
                 const double expected = value_of(patterns[i], exponent_bits(type));
                 if (std::isnan(expected)) {
                     ASSERT_TRUE(std::isnan(converted[i])) << name_of(type) << " pattern " << i;
-                    ASSERT_TRUE(std::isnan(value_of(back[i], exponent_bits(type)))) << name_of(type) << " pattern " << i;
+                    ASSERT_TRUE(std::isnan(value_of(back[i], exponent_bits(type))))
+                        << name_of(type) << " pattern " << i;
                 } else {
                     ASSERT_EQ(std::bit_cast<std::uint32_t>(converted[i]),
                               std::bit_cast<std::uint32_t>(static_cast<float>(expected)))
@@ -88,13 +93,25 @@ TEST(Convert, EveryPatternOnEveryTarget) {
 }
 
 TEST(Convert, RoundsToNearestEvenOnEveryTarget) {
-    std::vector<float> values = {0.0F, -0.0F, 65519.99F, 65520.0F, -65520.0F, 1e-8F, 0x1p-25F, 0x1.000002p-25F, 0x1.8p-24F,
-                                 std::numeric_limits<float>::max(), std::numeric_limits<float>::denorm_min()};
+    std::vector<float> values = {0.0F,
+                                 -0.0F,
+                                 65519.99F,
+                                 65520.0F,
+                                 -65520.0F,
+                                 1e-8F,
+                                 0x1p-25F,
+                                 0x1.000002p-25F,
+                                 0x1.8p-24F,
+                                 std::numeric_limits<float>::max(),
+                                 std::numeric_limits<float>::denorm_min()};
     // Every boundary between two neighbours, and the floats on either side of it.
     for (int i = 0; i < 0x7c00; ++i) {
-        const auto tie = static_cast<float>((value_of(static_cast<std::uint16_t>(i), 5) +
-                                             (i == 0x7bff ? 65536.0 : value_of(static_cast<std::uint16_t>(i + 1), 5))) / 2);
-        for (const float v : {tie, std::nextafter(tie, 0.0F), std::nextafter(tie, 1e9F)}) values.push_back(i % 2 == 0 ? v : -v);
+        const auto tie =
+            static_cast<float>((value_of(static_cast<std::uint16_t>(i), 5) +
+                                (i == 0x7bff ? 65536.0 : value_of(static_cast<std::uint16_t>(i + 1), 5))) /
+                               2);
+        for (const float v : {tie, std::nextafter(tie, 0.0F), std::nextafter(tie, 1e9F)})
+            values.push_back(i % 2 == 0 ? v : -v);
     }
     for (std::uint32_t i = 0; i < 0x7f80; ++i)
         for (const std::uint32_t low : {0x7fffU, 0x8000U, 0x8001U})
@@ -112,7 +129,8 @@ TEST(Convert, RoundsToNearestEvenOnEveryTarget) {
 }
 
 TEST(Convert, ScaleAndTailsOfEveryLength) {
-    const std::vector<std::uint16_t> source = {0x3c00, 0xc000, 0x3800, 0x0001, 0x7bff, 0x0400, 0x1234, 0x9abc, 0x4500, 0x3555};
+    const std::vector<std::uint16_t> source = {0x3c00, 0xc000, 0x3800, 0x0001, 0x7bff,
+                                               0x0400, 0x1234, 0x9abc, 0x4500, 0x3555};
     for (const Type type : {Type::float16, Type::bfloat16})
         on_every_target([&] {
             for (std::size_t n = 0; n < 70; ++n) {
@@ -140,7 +158,8 @@ TEST(Convert, SumOfSquaresHasTheSameBitsOnEveryVectorTarget) {
             for (const float v : stored) exact += static_cast<double>(v) * v;
             const float chosen = sum_of_squares(type, raw);
             EXPECT_NEAR(chosen, exact, 1e-5 * exact);
-            // Products of 16-bit values are exact in float32, so targets without a fused product agree as well.
+            // Products of 16-bit values are exact in float32, so targets without a fused product agree as
+            // well.
             if (type != Type::float32) on_every_target([&] { ASSERT_EQ(sum_of_squares(type, raw), chosen); });
         }
     }

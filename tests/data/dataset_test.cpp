@@ -3,8 +3,8 @@
 #include <gmock/gmock.h>
 
 #include "data/convert.h"
-#include "data/hdf5.h"
 #include "data/files.h"
+#include "data/hdf5.h"
 
 namespace strata::data {
 namespace {
@@ -67,7 +67,8 @@ TEST(Datasets, GlobsTakeNamesInOrderOfLayer) {
     EXPECT_THAT(names({"resid_post/*"}), ElementsAre("resid_post/0", "resid_post/9", "resid_post/10"));
     EXPECT_THAT(names({"*/*"}), ElementsAre("mlp_out/1", "resid_post/0", "resid_post/9", "resid_post/10"));
     EXPECT_THAT(names({"*/1", "mlp_out/1"}), ElementsAre("mlp_out/1"));
-    EXPECT_THAT(names({"**"}), testing::Contains("true_features"));
+    EXPECT_THAT(names({"**"}), names({"*/*"}));
+    EXPECT_THAT(names({"true_features"}), ElementsAre("true_features"));
 }
 
 TEST(Datasets, EachLayerMayHaveItsOwnFile) {
@@ -85,13 +86,16 @@ TEST(Datasets, FilesThatDisagreeAreRefused) {
     write_plain(folder / "a.h5", "r/0", f32, {20, 4});
     write_plain(folder / "a.h5", "r/1", f32, {20, 4});
     write_plain(folder / "b.h5", "r/0", f32, {20, 4});
-    EXPECT_THAT(refusal({folder / "*.h5"}, {"r/*"}),
-                AllOf(HasSubstr("b.h5: r/1 is missing"), HasSubstr("holds r/0"), HasSubstr("a.h5 holds both")));
+    EXPECT_THAT(
+        refusal({folder / "*.h5"}, {"r/*"}),
+        AllOf(HasSubstr("b.h5: r/1 is missing"), HasSubstr("holds r/0"), HasSubstr("a.h5 holds both")));
     EXPECT_EQ(find_datasets({folder / "*.h5"}, {"r/0"})[0].rows, 40);
     write_plain(folder / "c.h5", "s/0", f32, {20, 4});
-    EXPECT_THAT(refusal({folder / "*.h5"}, {"r/0"}), AllOf(HasSubstr("c.h5: holds none of"), HasSubstr("but s/0")));
+    EXPECT_THAT(refusal({folder / "*.h5"}, {"r/0"}),
+                AllOf(HasSubstr("c.h5: holds none of"), HasSubstr("but s/0")));
     write_plain(folder / "d.h5", "r/0", f32, {20, 5});
-    EXPECT_THAT(refusal({folder / "{a,b,d}.h5"}, {"r/0"}), AllOf(HasSubstr("d.h5: r/0 has n = 5, but 4 in"), HasSubstr("a.h5")));
+    EXPECT_THAT(refusal({folder / "{a,b,d}.h5"}, {"r/0"}),
+                AllOf(HasSubstr("d.h5: r/0 has n = 5, but 4 in"), HasSubstr("a.h5")));
 }
 
 TEST(Datasets, WhatCannotBeStreamedIsRefusedAllAtOnce) {
@@ -102,15 +106,18 @@ TEST(Datasets, WhatCannotBeStreamedIsRefusedAllAtOnce) {
     write_plain(folder / "a.h5", "none", H5T_IEEE_F32LE, {0, 4}, 1, 16);
     write_plain(folder / "a.h5", "unwritten", H5T_IEEE_F32LE, {200, 4}, 1, 16, false);
     write_plain(folder / "a.h5", "group/0", H5T_IEEE_F32LE, {20, 4});
-    const std::string text = refusal({folder / "a.h5"}, {"doubles", "foreign", "flat", "none", "unwritten", "group"});
-    EXPECT_THAT(text, HasSubstr("a.h5: doubles has elements of type 64-bit float; expected little-endian float16"));
+    const std::string text =
+        refusal({folder / "a.h5"}, {"doubles", "foreign", "flat", "none", "unwritten", "group"});
+    EXPECT_THAT(text,
+                HasSubstr("a.h5: doubles has elements of type 64-bit float; expected little-endian float16"));
     EXPECT_THAT(text, HasSubstr("a.h5: foreign has elements of type big-endian 32-bit float"));
     EXPECT_THAT(text, HasSubstr("a.h5: flat has 1 dimension; expected two, [rows, n]"));
     EXPECT_THAT(text, HasSubstr("a.h5: none has no rows"));
     EXPECT_THAT(text, HasSubstr("a.h5: unwritten was not written to its end: 0 of 13 chunks hold data"));
     EXPECT_THAT(text, HasSubstr("a.h5: group is a group; name the datasets in it, as in group/*"));
     EXPECT_THAT(refusal({folder / "a.h5"}, {"group/1"}),
-                AllOf(HasSubstr("group/1: no dataset of this name in"), HasSubstr("a.h5 holds doubles, flat, foreign, group/0")));
+                AllOf(HasSubstr("group/1: no dataset of this name in"),
+                      HasSubstr("a.h5 holds doubles, flat, foreign, group/0")));
     EXPECT_THAT(refusal({folder / "a.h5"}, {"other/*"}), HasSubstr("other/*: no dataset of this name"));
 }
 
@@ -123,8 +130,10 @@ TEST(Datasets, BrokenFilesAreRefusedAllAtOnce) {
     std::ofstream(folder / "zero.h5").close();
     std::filesystem::create_directory(folder / "folder.h5");
     const std::string text = refusal({folder / "*.h5", folder / "missing.h5", folder / "x*.h5"}, {"r/0"});
-    EXPECT_THAT(text, HasSubstr(fmt::format("cut.h5: cannot be opened: the file is truncated: it should have {} bytes and has {}",
-                                            size, size - 1)));
+    EXPECT_THAT(
+        text, HasSubstr(fmt::format(
+                  "cut.h5: cannot be opened: the file is truncated: it should have {} bytes and has {}", size,
+                  size - 1)));
     EXPECT_THAT(text, HasSubstr("text.h5: cannot be opened: it is not an HDF5 file"));
     EXPECT_THAT(text, HasSubstr("zero.h5: cannot be opened: it is empty (0 bytes)"));
     EXPECT_THAT(text, HasSubstr("folder.h5: is a folder; name the files in it, as in"));
@@ -151,7 +160,8 @@ TEST(Reader, DamagedChunkNamesFileDatasetAndRows) {
         if (message.empty()) continue;
         EXPECT_EQ(text, "") << "more than one chunk is damaged";
         text = message;
-        EXPECT_THAT(text, HasSubstr(fmt::format("a.h5: r/0: rows {} to {} cannot be read: ", row, row + 255)));
+        EXPECT_THAT(text,
+                    HasSubstr(fmt::format("a.h5: r/0: rows {} to {} cannot be read: ", row, row + 255)));
     }
     EXPECT_THAT(text, HasSubstr("do not match their fletcher32 checksum: the file is damaged"));
 }
@@ -163,12 +173,14 @@ TEST(Reader, FileThatGoesAwayIsARunError) {
     std::filesystem::remove(folder / "a.h5");
     Reader reader(dataset);
     std::vector<float> row(16);
-    EXPECT_THAT(thrown<RunError>([&] { reader.read(0, row); }), HasSubstr("a.h5: cannot be read: No such file or directory"));
+    EXPECT_THAT(thrown<RunError>([&] { reader.read(0, row); }),
+                HasSubstr("a.h5: cannot be read: No such file or directory"));
 }
 
 TEST(Reader, MoreFilesThanAreKeptOpen) {
     const Folder folder;
-    for (int i = 0; i < 70; ++i) write_numbered(folder / fmt::format("{:02}.h5", i), "r/0", Type::float16, 3 * i, 3, 4);
+    for (int i = 0; i < 70; ++i)
+        write_numbered(folder / fmt::format("{:02}.h5", i), "r/0", Type::float16, 3 * i, 3, 4);
     const auto dataset = find_datasets({folder / "*.h5"}, {"r/0"})[0];
     Reader reader(dataset);
     for (int pass = 0; pass < 2; ++pass)
@@ -214,8 +226,10 @@ TEST(Writer, LeavesNothingUnlessFinished) {
     EXPECT_FALSE(std::filesystem::exists(folder / "a.h5"));
     EXPECT_FALSE(std::filesystem::exists(folder / "a.h5.tmp"));
     write_numbered(folder / "a.h5", "r/0", Type::float16, 0, 20, 16);
-    EXPECT_THAT(thrown<UsageError>([&] { Writer again(folder / "a.h5"); }), HasSubstr("exists already and is not overwritten"));
-    EXPECT_THAT(thrown<UsageError>([&] { Writer nowhere(folder / "no/such/a.h5"); }), HasSubstr("a.h5: cannot be made"));
+    EXPECT_THAT(thrown<UsageError>([&] { Writer again(folder / "a.h5"); }),
+                HasSubstr("exists already and is not overwritten"));
+    EXPECT_THAT(thrown<UsageError>([&] { Writer nowhere(folder / "no/such/a.h5"); }),
+                HasSubstr("a.h5: cannot be made"));
 }
 
 }  // namespace

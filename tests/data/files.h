@@ -37,7 +37,8 @@ class Folder {
 inline std::vector<float> numbered_row(std::int64_t row, std::int64_t n) {
     std::vector<float> values(static_cast<std::size_t>(n));
     for (std::int64_t i = 0; i < n; ++i)
-        values[static_cast<std::size_t>(i)] = static_cast<float>(i < 3 ? 1 + ((row >> (5 * i)) & 31) : (row + i) % 7);
+        values[static_cast<std::size_t>(i)] =
+            static_cast<float>(i < 3 ? 1 + ((row >> (5 * i)) & 31) : (row + i) % 7);
     return values;
 }
 
@@ -56,8 +57,9 @@ inline void write_numbered(const std::string& path, const std::string& name, Typ
 }
 
 // A dataset of any type and shape made by plain HDF5 calls; all elements are `value`. chunk 0: contiguous.
-inline void write_plain(const std::string& path, const std::string& name, hid_t type, std::vector<hsize_t> shape,
-                        double value = 1, hsize_t chunk = 0, bool written = true) {
+inline void write_plain(const std::string& path, const std::string& name, hid_t type,
+                        std::vector<hsize_t> shape, double value = 1, hsize_t chunk = 0,
+                        bool written = true) {
     const bool exists = std::filesystem::exists(path);
     const hid_t file = exists ? H5Fopen(path.c_str(), H5F_ACC_RDWR, H5P_DEFAULT)
                               : H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);

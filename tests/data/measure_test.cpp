@@ -59,7 +59,8 @@ InputStatistics measure_alone(const Dataset& dataset, const DataConfig& config) 
 
 constexpr std::int64_t n = 5;
 
-// Rows of norm 2 (one in four: norm 1), every `period`-th row 100 times as long; the last `spare` rows much longer.
+// Rows of norm 2 (one in four: norm 1), every `period`-th row 100 times as long; the last `spare` rows much
+// longer.
 Dataset dataset_with_sinks(const Folder& folder, std::int64_t rows, std::int64_t period, std::int64_t spare) {
     Writer writer(folder / "a.h5");
     const std::size_t d = writer.add({"r/0", n, Type::float16, "", "", -1});
@@ -139,16 +140,20 @@ TEST(Measure, WhatCannotBeScaledIsAnError) {
     EXPECT_THAT(thrown<RunError>([&] { measure_alone(zero, config_of("mean_square", 10)); }),
                 HasSubstr("r/0: all 90 sampled rows are zero, so no scale can be measured"));
     EXPECT_EQ(measure_alone(zero, config_of("none", 10)).scale, 1);
-    EXPECT_THAT(thrown<UsageError>([&] { measure_alone(zero, config_of("twice", 10)); }), HasSubstr("data.scale: `twice` is not one of"));
-    EXPECT_THAT(thrown<UsageError>([&] { measure_alone(zero, config_of("none", 100)); }), HasSubstr("data.eval_rows keeps back 100"));
+    EXPECT_THAT(thrown<UsageError>([&] { measure_alone(zero, config_of("twice", 10)); }),
+                HasSubstr("data.scale: `twice` is not one of"));
+    EXPECT_THAT(thrown<UsageError>([&] { measure_alone(zero, config_of("none", 100)); }),
+                HasSubstr("data.eval_rows keeps back 100"));
     write_plain(folder / "nan.h5", "r/0", H5T_IEEE_F32LE, {100, 4}, std::nan(""));
     const Dataset nan = find_datasets({folder / "nan.h5"}, {"r/0"})[0];
-    EXPECT_THAT(thrown<RunError>([&] { measure_alone(nan, config_of("none", 10)); }), HasSubstr("nan.h5: r/0: row 0: element 0 is nan"));
+    EXPECT_THAT(thrown<RunError>([&] { measure_alone(nan, config_of("none", 10)); }),
+                HasSubstr("nan.h5: r/0: row 0: element 0 is nan"));
     write_plain(folder / "one.h5", "r/0", H5T_IEEE_F32LE, {100, 4});
     DataConfig strict = config_of("none", 10);
     strict.max_norm_ratio = 0.5;
-    EXPECT_THAT(thrown<UsageError>([&] { measure_alone(find_datasets({folder / "one.h5"}, {"r/0"})[0], strict); }),
-                HasSubstr("data.max_norm_ratio: 0.5 leaves none of the 90 sampled rows"));
+    EXPECT_THAT(
+        thrown<UsageError>([&] { measure_alone(find_datasets({folder / "one.h5"}, {"r/0"})[0], strict); }),
+        HasSubstr("data.max_norm_ratio: 0.5 leaves none of the 90 sampled rows"));
 }
 
 }  // namespace

@@ -42,9 +42,11 @@ std::vector<std::int64_t> numbers_of(const Batch& batch, double scale = 1) {
     return numbers;
 }
 
-// The global batches of `steps` steps at a number of ranks, from cursors, which are left where the last step ended.
-std::vector<std::vector<std::int64_t>> global_batches(const Dataset& dataset, const DataConfig& config, int ranks, int steps,
-                                                      std::int64_t batch, std::vector<LaneCursor>& cursors,
+// The global batches of `steps` steps at a number of ranks, from cursors, which are left where the last step
+// ended.
+std::vector<std::vector<std::int64_t>> global_batches(const Dataset& dataset, const DataConfig& config,
+                                                      int ranks, int steps, std::int64_t batch,
+                                                      std::vector<LaneCursor>& cursors,
                                                       const InputStatistics& statistics = {}) {
     std::vector<std::unique_ptr<Stream>> streams;
     for (int r = 0; r < ranks; ++r)
@@ -114,7 +116,8 @@ TEST(Stream, EveryRowOncePerPassInAnOrderOfItsOwn) {
     EXPECT_NE(passes[1], passes[2]);
     // Neighbours in the file are not neighbours in the stream.
     std::int64_t successors = 0;
-    for (std::size_t i = 5; i < passes[0].size(); ++i) successors += passes[0][i] == passes[0][i - 5] + 1 ? 1 : 0;
+    for (std::size_t i = 5; i < passes[0].size(); ++i)
+        successors += passes[0][i] == passes[0][i - 5] + 1 ? 1 : 0;
     EXPECT_LT(successors, 150);  // about 1200 / 14, by chance, in blocks of 14 rows
 }
 
@@ -149,7 +152,8 @@ TEST(Stream, GoesOnFromCursorsAtEveryStepAndRankCount) {
     for (int stop = 0; stop < steps; ++stop) {
         std::vector<LaneCursor> cursors;
         auto batches = global_batches(dataset, config, 1 + stop % 5, stop, 44, cursors, statistics);
-        const auto rest = global_batches(dataset, config, 1 + stop % 3, steps - stop, 44, cursors, statistics);
+        const auto rest =
+            global_batches(dataset, config, 1 + stop % 3, steps - stop, 44, cursors, statistics);
         batches.insert(batches.end(), rest.begin(), rest.end());
         ASSERT_EQ(batches, expected) << stop;
         ASSERT_TRUE(same(cursors, all)) << stop;
@@ -174,7 +178,8 @@ TEST(Stream, RowsOverTheLimitAreSkippedAndCounted) {
     const DataConfig config = config_of(4, 64, 0);
     for (const int ranks : {1, 3}) {
         std::vector<LaneCursor> cursors;
-        // 980 rows are left of a pass: after that many every lane is at the end of its first pass or about there.
+        // 980 rows are left of a pass: after that many every lane is at the end of its first pass or about
+        // there.
         std::map<std::int64_t, int> seen;
         for (const auto& batch : global_batches(dataset, config, ranks, 245 * 4, 4, cursors, statistics))
             for (const std::int64_t number : batch) {
@@ -215,7 +220,9 @@ TEST(Stream, TooFewRowsAreRefused) {
                 HasSubstr("r/0: data.eval_rows keeps back 100 rows, but there are only 100"));
     EXPECT_THAT(thrown<UsageError>([&] { Stream(dataset, config_of(64, 64, 50), {}, 4, 1, 0, 1); }),
                 HasSubstr("r/0: 50 rows to train on are fewer than the 64 lanes"));
-    EXPECT_THAT(thrown<RunError>([&] { Stream(dataset, config_of(4, 64, 50), {}, 4, 1, 0, 1, std::vector<LaneCursor>(5)); }),
+    EXPECT_THAT(thrown<RunError>([&] {
+                    Stream(dataset, config_of(4, 64, 50), {}, 4, 1, 0, 1, std::vector<LaneCursor>(5));
+                }),
                 HasSubstr("5 lanes, the configuration 4"));
     EXPECT_THAT(thrown<RunError>([&] {
                     std::vector<LaneCursor> cursors(4);
@@ -227,7 +234,8 @@ TEST(Stream, TooFewRowsAreRefused) {
 
 TEST(Stream, NonFiniteRowEndsTheRunAtTheStepThatNeedsIt) {
     const Folder folder;
-    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
         const std::string path = folder / fmt::format("{}.h5", bad);
         Writer writer(path);
         const std::size_t d = writer.add({"r/0", n, Type::bfloat16, "", "", -1});
@@ -271,7 +279,8 @@ TEST(Stream, NoRowWithinTheLimitIsAnError) {
     InputStatistics statistics;
     statistics.norm_limit = 0.5;
     Stream stream(dataset, config_of(4, 64, 0), statistics, 4, 1, 0, 1);
-    EXPECT_THAT(thrown<RunError>([&] { stream.next(); }), HasSubstr("have a norm above the limit 0.5; raise data.max_norm_ratio"));
+    EXPECT_THAT(thrown<RunError>([&] { stream.next(); }),
+                HasSubstr("have a norm above the limit 0.5; raise data.max_norm_ratio"));
 }
 
 TEST(Stream, EndsPromptlyWhileReading) {

@@ -1,0 +1,77 @@
+#include "base/file.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <array>
+#include <fstream>
+
+#include "base/error.h"
+
+namespace strata {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Files : testing::Test {
+    fs::path folder = fs::temp_directory_path() / ("strata_file_test_" + std::to_string(getpid()));
+    void SetUp() override { fs::create_directory(folder); }
+    void TearDown() override { fs::remove_all(folder); }
+    std::size_t count() const {
+        return static_cast<std::size_t>(std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
+    }
+};
+
+TEST_F(Files, WhatIsWrittenIsReadAndReplaced) {
+    const fs::path path = folder / "a";
+    const std::string binary("one\0two\n", 8);
+    write_file(path, binary);
+    EXPECT_EQ(read_file(path), binary);
+    write_file(path, "shorter");
+    EXPECT_EQ(read_file(path), "shorter");
+    write_file(path, "");
+    EXPECT_EQ(read_file(path), "");
+    EXPECT_EQ(count(), 1U) << "a temporary file was left";
+    sync_folder(folder);
+}
+
+TEST_F(Files, PiecesAreJoinedInOrder) {
+    const std::string a = "first ", b, c = "third";
+    const std::array<std::span<const std::byte>, 3> pieces = {std::as_bytes(std::span(a)), std::as_bytes(std::span(b)),
+                                                              std::as_bytes(std::span(c))};
+    write_file(folder / "a", pieces);
+    EXPECT_EQ(read_file(folder / "a"), "first third");
+}
+
+TEST_F(Files, ErrorsNameTheFileAndLeaveTheOldOne) {
+    const auto message = [](const auto& work) -> std::string {
+        try {
+            work();
+        } catch (const RunError& e) {
+            return e.what();
+        }
+        return "";
+    };
+    const fs::path absent = folder / "no such folder" / "a";
+    EXPECT_NE(message([&] { write_file(absent, "x"); }).find("no such folder"), std::string::npos);
+    EXPECT_NE(message([&] { read_file(absent); }).find("no such folder"), std::string::npos);
+    fs::create_directory(folder / "taken");
+    write_file(folder / "taken" / "inside", "x");
+    EXPECT_NE(message([&] { write_file(folder / "taken", "x"); }).find("taken"), std::string::npos);
+    EXPECT_EQ(read_file(folder / "taken" / "inside"), "x");
+    EXPECT_EQ(count(), 1U) << "a temporary file was left";
+}
+
+TEST(Checksum, IsCrc32AndContinues) {
+    const std::string text = "123456789";
+    const auto bytes = std::as_bytes(std::span(text));
+    EXPECT_EQ(checksum(bytes), 0xCBF43926U);
+    EXPECT_EQ(checksum(bytes.subspan(4), checksum(bytes.first(4))), 0xCBF43926U);
+    EXPECT_EQ(checksum({}), 0U);
+    std::string changed = text;
+    changed[4] ^= 1;
+    EXPECT_NE(checksum(std::as_bytes(std::span(changed))), 0xCBF43926U);
+}
+
+}  // namespace
+}  // namespace strata
