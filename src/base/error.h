@@ -33,11 +33,11 @@ template <typename... Args>
 }
 
 // An invariant of the program itself; checked in every build, so it may stand only where its cost is nil.
-#define STRATA_ASSERT(condition)                                                                    \
-    do {                                                                                            \
-        if (!(condition))                                                                           \
+#define STRATA_ASSERT(condition)                                                                         \
+    do {                                                                                                 \
+        if (!(condition))                                                                                \
             ::strata::fail("{}:{}: internal invariant broken: {}; please report it", __FILE__, __LINE__, \
-                           #condition);                                                             \
+                           #condition);                                                                  \
     } while (false)
 
 }  // namespace strata

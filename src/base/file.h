@@ -1,17 +1,17 @@
 #pragma once
 // Files that are either whole or absent: written under a temporary name, synced, renamed.
 
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
-#include <cstddef>
-#include <cstdint>
 
 namespace strata {
 
-// Writes `path` in one go. A crash or a full disk leaves the old file, or none. RunError names the path and the
-// system's reason.
+// Writes `path` in one go. A crash or a full disk leaves the old file, or none. RunError names the path and
+// the system's reason.
 void write_file(const std::filesystem::path& path, std::string_view contents);
 
 // The same for several pieces one after another, without joining them in memory.

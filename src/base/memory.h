@@ -1,6 +1,6 @@
 #pragma once
-// Large arrays: 2 MiB aligned, huge pages asked for, allocated once and kept. First touch of fresh memory costs
-// up to 10 us a page on virtual machines, so nothing of a step's size is ever allocated inside a step.
+// Large arrays: 2 MiB aligned, huge pages asked for, allocated once and kept. First touch of fresh memory
+// costs up to 10 us a page on virtual machines, so nothing of a step's size is ever allocated inside a step.
 
 #include <algorithm>
 #include <cstddef>

@@ -4,9 +4,9 @@
 
 #include <Random123/philox.h>
 
+#include <cmath>
 #include <cstdint>
 #include <numbers>
-#include <cmath>
 #include <span>
 #include <utility>
 
@@ -28,11 +28,10 @@ struct Random {
 
     std::uint32_t bits() {
         if (used == 4) {
-            const r123::Philox4x32::ctr_type at = {{static_cast<std::uint32_t>(counter),
-                                                    static_cast<std::uint32_t>(counter >> 32) ^
-                                                        (static_cast<std::uint32_t>(purpose) << 24),
-                                                    static_cast<std::uint32_t>(stream),
-                                                    static_cast<std::uint32_t>(stream >> 32)}};
+            const r123::Philox4x32::ctr_type at = {
+                {static_cast<std::uint32_t>(counter),
+                 static_cast<std::uint32_t>(counter >> 32) ^ (static_cast<std::uint32_t>(purpose) << 24),
+                 static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)}};
             const r123::Philox4x32::key_type key = {
                 {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
             block = r123::Philox4x32{}(at, key);

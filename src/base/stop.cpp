@@ -22,6 +22,8 @@ void catch_stop_signals() {
     for (const int number : {SIGTERM, SIGINT, SIGUSR1}) sigaction(number, &action, nullptr);
 }
 
-bool stop_requested() { return requested != 0; }
+bool stop_requested() {
+    return requested != 0;
+}
 
 }  // namespace strata

@@ -1,6 +1,6 @@
-// `strata bench`: a training step on this machine, verb by verb, beside the plain float32 product x[B, n] . W[n, M] that
-// dense trainers pay several times a step. Every figure is the best of the repeats, taken in turn in one process, so that
-// their ratios hold on a shared machine.
+// `strata bench`: a training step on this machine, verb by verb, beside the plain float32 product x[B, n] .
+// W[n, M] that dense trainers pay several times a step. Every figure is the best of the repeats, taken in
+// turn in one process, so that their ratios hold on a shared machine.
 
 #include <omp.h>
 
@@ -17,8 +17,8 @@
 #include "cli/ranks.h"
 #include "comm/agree.h"
 #include "comm/reducer.h"
-#include "device/cpu/kernels.h"
 #include "data/dataset.h"
+#include "device/cpu/kernels.h"
 #include "eval/evaluate.h"
 #include "sae/sae.h"
 #include "train/step.h"
@@ -50,8 +50,10 @@ Array<float> make_batch(const Arguments& a, Communicator& comm) {
     Array<float> x(static_cast<std::size_t>((last - first) * a.n));
     if (!a.files.empty()) {
         const std::vector<data::Dataset> found = data::find_datasets(a.files, {a.dataset});
-        if (found.front().n != a.n) refuse("--n {}: dataset '{}' has rows of {}", a.n, found.front().name, found.front().n);
-        if (found.front().rows < a.rows) refuse("--rows {}: dataset '{}' has {}", a.rows, found.front().name, found.front().rows);
+        if (found.front().n != a.n)
+            refuse("--n {}: dataset '{}' has rows of {}", a.n, found.front().name, found.front().n);
+        if (found.front().rows < a.rows)
+            refuse("--rows {}: dataset '{}' has {}", a.rows, found.front().name, found.front().rows);
         data::Reader(found.front()).read(first, x);
     } else {
         constexpr std::int64_t directions = 2048;
@@ -76,7 +78,8 @@ Array<float> make_batch(const Arguments& a, Communicator& comm) {
     std::ranges::nth_element(sorted, sorted.begin() + std::ssize(sorted) / 2);
     const float median = sorted[sorted.size() / 2];
     for (std::int64_t b = 0; b < last - first; ++b)
-        device::kernels().multiply(1.0F / std::max(median, norms[static_cast<std::size_t>(b)] / 10), a.n, x.data() + b * a.n);
+        device::kernels().multiply(1.0F / std::max(median, norms[static_cast<std::size_t>(b)] / 10), a.n,
+                                   x.data() + b * a.n);
     return x;
 }
 
@@ -99,16 +102,19 @@ int bench(const Arguments& a, Communicator& comm) {
     device->prepare(rows, a.n, a.width, static_cast<std::int64_t>(a.k * static_cast<double>(rows)) + 1);
     train::TrainedSae sae = train::make_sae(*device, config, "bench", a.n);
     sae::initialise(*device, sae.parameters, 0, std::vector<float>(static_cast<std::size_t>(a.n), 0.0F));
-    train::Workbench workbench{*device, comm, reducer, device::make_tensors(*device, a.n, a.width), a.rows, 1.0};
+    train::Workbench workbench{*device, comm, reducer, device::make_tensors(*device, a.n, a.width),
+                               a.rows,  1.0};
     const data::Batch batch{x, rows, a.rows * comm.rank() / comm.size()};
     std::int64_t step = 0;
     const auto one_step = [&] { train::train_step(workbench, sae, {}, batch, step++, 1e-3); };
     for (std::int64_t i = 0; i < a.warm_steps; ++i) one_step();
 
-    Array<float> plain_weights(static_cast<std::size_t>(a.n * a.width));  // [n, M], the layout such a product has
+    Array<float> plain_weights(
+        static_cast<std::size_t>(a.n * a.width));  // [n, M], the layout such a product has
     for (std::int64_t j = 0; j < a.width; ++j)
         for (std::int64_t c = 0; c < a.n; ++c)
-            plain_weights[static_cast<std::size_t>(c * a.width + j)] = sae.parameters.w_enc.data()[j * a.n + c];
+            plain_weights[static_cast<std::size_t>(c * a.width + j)] =
+                sae.parameters.w_enc.data()[j * a.n + c];
     Array<float> product(static_cast<std::size_t>(rows * a.width));
 
     const CodeSet main = CodeSet::main;
@@ -118,16 +124,21 @@ int bench(const Arguments& a, Communicator& comm) {
         {"plain product",
          [&] {
              omp_set_num_threads(threads);
-             dnnl_sgemm('N', 'N', rows, a.width, a.n, 1, x.data(), a.n, plain_weights.data(), a.width, 0, product.data(),
-                        a.width);
+             dnnl_sgemm('N', 'N', rows, a.width, a.n, 1, x.data(), a.n, plain_weights.data(), a.width, 0,
+                        product.data(), a.width);
          }},
         {"step", one_step},
         {"  center", [&] { device->center(batch.x, rows, sae.parameters); }},
         {"  encode + gate",
-         [&] { sae.kind->select({*device, comm, sae.parameters, config, a.rows, rows, sae.guess, sae.margin}); }},
+         [&] {
+             sae.kind->select({*device, comm, sae.parameters, config, a.rows, rows, sae.guess, sae.margin});
+         }},
         {"  decode + backprop", [&] { device->decode(main, sae.parameters, scale); }},
         {"  accumulate",
-         [&] { device->accumulate({&main, 1}, sae.parameters, workbench.gradient, [](std::int64_t, std::int64_t) {}); }},
+         [&] {
+             device->accumulate({&main, 1}, sae.parameters, workbench.gradient,
+                                [](std::int64_t, std::int64_t) {});
+         }},
         {"  reduce",
          [&] {
              reducer.submit(workbench.gradient.w_enc.span());
@@ -149,9 +160,14 @@ int bench(const Arguments& a, Communicator& comm) {
         }
     }
     if (comm.rank() != 0) return exit_done;
-    nlohmann::ordered_json result = {{"kind", a.kind},          {"rows", a.rows},        {"n", a.n},
-                                     {"width", a.width},        {"k", a.k},              {"ranks", comm.size()},
-                                     {"device", device->name()}, {"rows_per_second", static_cast<double>(a.rows) / lines[1].best},
+    nlohmann::ordered_json result = {{"kind", a.kind},
+                                     {"rows", a.rows},
+                                     {"n", a.n},
+                                     {"width", a.width},
+                                     {"k", a.k},
+                                     {"ranks", comm.size()},
+                                     {"device", device->name()},
+                                     {"rows_per_second", static_cast<double>(a.rows) / lines[1].best},
                                      {"step_over_product", lines[1].best / lines[0].best},
                                      {"workspace_bytes", device->workspace_bytes()}};
     for (const Line& line : lines) {
@@ -176,7 +192,8 @@ int bench(const Arguments& a, Communicator& comm) {
 
 void add_bench_command(CLI::App& app, Action& action) {
     auto arguments = std::make_shared<Arguments>();
-    CLI::App* command = app.add_subcommand("bench", "A training step on this machine, verb by verb, beside the plain f32 product");
+    CLI::App* command = app.add_subcommand(
+        "bench", "A training step on this machine, verb by verb, beside the plain f32 product");
     command->add_option("--kind", arguments->kind, "SAE kind")->check(CLI::IsMember([] {
         std::vector<std::string> names;
         for (const sae::Kind& kind : sae::kinds()) names.emplace_back(kind.name);
@@ -186,10 +203,13 @@ void add_bench_command(CLI::App& app, Action& action) {
     command->add_option("--n", arguments->n, "Input width")->check(CLI::PositiveNumber);
     command->add_option("--width", arguments->width, "Latents, M")->check(CLI::PositiveNumber);
     command->add_option("--k", arguments->k, "Mean active latents per row")->check(CLI::PositiveNumber);
-    command->add_option("--threads", arguments->threads, "Threads per rank; by default the cores shared among the ranks");
+    command->add_option("--threads", arguments->threads,
+                        "Threads per rank; by default the cores shared among the ranks");
     command->add_option("--warm-steps", arguments->warm_steps, "Training steps before anything is timed");
-    command->add_option("--repeats", arguments->repeats, "The best of so many is reported")->check(CLI::PositiveNumber);
-    command->add_option("--data", arguments->files, "Activation files to take the batch from; synthetic rows otherwise");
+    command->add_option("--repeats", arguments->repeats, "The best of so many is reported")
+        ->check(CLI::PositiveNumber);
+    command->add_option("--data", arguments->files,
+                        "Activation files to take the batch from; synthetic rows otherwise");
     command->add_option("--dataset", arguments->dataset, "Dataset in them");
     command->add_flag("--json", arguments->json, "One JSON object");
     command->footer("Example: mpirun -n 2 strata bench --k 32");

@@ -36,8 +36,8 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
             refuse("--dataset {}: matches {} datasets, one is needed", arguments.dataset, found.size());
         dataset = found.front();
         if (dataset.n != saved.n)
-            refuse("{}: the SAE reads rows of {}, dataset '{}' has rows of {}", arguments.folder, saved.n, dataset.name,
-                   dataset.n);
+            refuse("{}: the SAE reads rows of {}, dataset '{}' has rows of {}", arguments.folder, saved.n,
+                   dataset.name, dataset.n);
     });
     const nlohmann::ordered_json ours = saved.metadata.value("strata", nlohmann::ordered_json::object());
     const double limit = arguments.norm_limit >= 0 ? arguments.norm_limit : ours.value("norm_limit", 0.0);
@@ -47,9 +47,11 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
     device->prepare(batch_rows / comm.size() + 1, saved.n, saved.width, batch_rows * 64);
     const eval::UsableSae sae = eval::upload(*device, saved);
     eval::Sums sums(saved.n, saved.width);
-    const std::int64_t first = arguments.rows > 0 ? std::max<std::int64_t>(0, dataset.rows - arguments.rows) : 0;
+    const std::int64_t first =
+        arguments.rows > 0 ? std::max<std::int64_t>(0, dataset.rows - arguments.rows) : 0;
     const std::int64_t skipped = eval::for_each_batch(
-        dataset, first, dataset.rows, batch_rows, limit, 1.0, comm, [&](const data::Batch& batch, std::int64_t) {
+        dataset, first, dataset.rows, batch_rows, limit, 1.0, comm,
+        [&](const data::Batch& batch, std::int64_t) {
             device->center(batch.x, batch.rows, sae.parameters);
             sae::apply_inference(*device, sae.parameters, sae.rule, sae.k, sae.thresholds);
             eval::add_batch(*device, sae.parameters, batch.rows,
@@ -82,17 +84,21 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
 
 void add_eval_command(CLI::App& app, Action& action) {
     auto arguments = std::make_shared<Arguments>();
-    CLI::App* command = app.add_subcommand("eval", "Quality of a saved SAE on stored activations, in their raw units");
-    command->add_option("sae", arguments->folder, "SAELens folder: cfg.json and sae_weights.safetensors")->required();
+    CLI::App* command =
+        app.add_subcommand("eval", "Quality of a saved SAE on stored activations, in their raw units");
+    command->add_option("sae", arguments->folder, "SAELens folder: cfg.json and sae_weights.safetensors")
+        ->required();
     command->add_option("--data", arguments->files, "Activation files; globs")->required();
     command->add_option("--dataset", arguments->dataset, "Dataset in them, e.g. resid_post/12")->required();
-    command->add_option("--rows", arguments->rows, "The last so many rows; all by default")->check(CLI::PositiveNumber);
+    command->add_option("--rows", arguments->rows, "The last so many rows; all by default")
+        ->check(CLI::PositiveNumber);
     command
         ->add_option("--norm-limit", arguments->norm_limit,
                      "Leave out rows of a larger norm; by default what the SAE was trained with, 0: none")
         ->check(CLI::NonNegativeNumber);
     command->add_flag("--json", arguments->json, "One JSON object");
-    command->footer("Example: strata eval runs/demo/saes/NAME --data 'acts/*.h5' --dataset resid_post/12 --rows 16384");
+    command->footer(
+        "Example: strata eval runs/demo/saes/NAME --data 'acts/*.h5' --dataset resid_post/12 --rows 16384");
     command->callback([arguments, &action] {
         action = [arguments] {
             return on_all_ranks(false, [&](Communicator& comm) { return evaluate(*arguments, comm); });

@@ -1,7 +1,7 @@
 #include <H5public.h>
-#include <dnnl.hpp>
 #include <mpi.h>
 #include <omp.h>
+#include <dnnl.hpp>
 
 #include <cstdio>
 
@@ -19,7 +19,8 @@ int print_info() {
     std::string mpi_line(mpi);
     mpi_line.resize(std::min(mpi_line.size(), mpi_line.find(',')));
     std::string sets;
-    for (const device::Kernels& k : device::all_kernels()) sets += fmt::format("{}{}", sets.empty() ? "" : " ", k.target);
+    for (const device::Kernels& k : device::all_kernels())
+        sets += fmt::format("{}{}", sets.empty() ? "" : " ", k.target);
     const dnnl_version_t* dnnl = dnnl_version();
     unsigned major = 0, minor = 0, release = 0;
     H5get_libversion(&major, &minor, &release);

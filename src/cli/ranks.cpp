@@ -24,7 +24,8 @@ int on_all_ranks(bool quiet, const std::function<int(Communicator&)>& work) {
     } catch (const Ended& ended) {
         return ended.status;
     } catch (...) {
-        // Errors that strike every rank at once are told by the lowest: its abort ends the others while they wait.
+        // Errors that strike every rank at once are told by the lowest: its abort ends the others while they
+        // wait.
         std::this_thread::sleep_for(std::chrono::milliseconds(200) * std::min(comm->rank(), 10));
         const int status = report(std::current_exception());
         if (comm->size() == 1) return status;

@@ -1,6 +1,6 @@
 #pragma once
-// The seam to other ranks. Every collective takes spans with typed elements: the count is the span's, the type the
-// element's, never a number of bytes. All ranks must call the same collectives in the same order.
+// The seam to other ranks. Every collective takes spans with typed elements: the count is the span's, the
+// type the element's, never a number of bytes. All ranks must call the same collectives in the same order.
 
 #include <cstdint>
 #include <memory>

@@ -10,9 +10,10 @@
 namespace strata {
 namespace {
 
-// Open MPI's all-reduce of one large buffer allocates scratch of its size, whose pages then fault; pieces of a few
-// MiB stay in memory that is kept. The size is part of the result: at three ranks other pieces give other roundings.
-constexpr std::size_t piece_bytes = std::size_t{1} << 22;
+// Open MPI's all-reduce of one large buffer allocates scratch of its size, whose pages then fault; pieces of
+// a few MiB stay in memory that is kept. The size is part of the result: at three ranks other pieces give
+// other roundings.
+constexpr std::size_t piece_bytes = std::size_t{1} << 20;
 
 template <typename T>
 MPI_Datatype type_of();
@@ -81,7 +82,8 @@ class MpiCommunicator final : public Communicator {
     void reduce(std::span<T> values, MPI_Op operation) {
         for (std::size_t at = 0; at < values.size(); at += piece_bytes / sizeof(T)) {
             const std::size_t count = std::min(piece_bytes / sizeof(T), values.size() - at);
-            MPI_Allreduce(MPI_IN_PLACE, values.data() + at, static_cast<int>(count), type_of<T>(), operation, comm_);
+            MPI_Allreduce(MPI_IN_PLACE, values.data() + at, static_cast<int>(count), type_of<T>(), operation,
+                          comm_);
         }
     }
 

@@ -7,8 +7,8 @@
 
 namespace strata {
 
-// Starts MPI for the life of the object, with threads that may call it at the same time. A program that was not
-// started by mpirun or srun is one rank.
+// Starts MPI for the life of the object, with threads that may call it at the same time. A program that was
+// not started by mpirun or srun is one rank.
 class MpiSession {
   public:
     MpiSession(int& argc, char**& argv);

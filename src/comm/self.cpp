@@ -27,6 +27,8 @@ class SelfCommunicator final : public Communicator {
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_self_communicator() { return std::make_unique<SelfCommunicator>(); }
+std::unique_ptr<Communicator> make_self_communicator() {
+    return std::make_unique<SelfCommunicator>();
+}
 
 }  // namespace strata

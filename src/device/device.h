@@ -1,13 +1,14 @@
 #pragma once
-// The seam to the hardware: memory and the verbs of a training step. Nothing above this room knows what a device is;
-// nothing in it knows what an SAE kind is.
+// The seam to the hardware: memory and the verbs of a training step. Nothing above this room knows what a
+// device is; nothing in it knows what an SAE kind is.
 //
-// Shapes: n input width, M latents, B rows of this rank in the batch. Matrices are row-major with one row per latent:
-// W_enc and W_dec are both [M, n] (W_enc is stored transposed, so that a latent's encoder direction is contiguous).
-// All arithmetic is float32; sums over rows are accumulated in double.
+// Shapes: n input width, M latents, B rows of this rank in the batch. Matrices are row-major with one row per
+// latent: W_enc and W_dec are both [M, n] (W_enc is stored transposed, so that a latent's encoder direction
+// is contiguous). All arithmetic is float32; sums over rows are accumulated in double.
 //
 // Verbs work on the batch last given to center() and may be called only in the order of the step:
-//   center -> screen_* -> [histogram] -> keep* -> decode -> [the same for the auxiliary codes] -> accumulate -> update
+//   center -> screen_* -> [histogram] -> keep* -> decode -> [the same for the auxiliary codes] -> accumulate
+//   -> update
 
 #include <cstddef>
 #include <cstdint>
@@ -66,32 +67,34 @@ class Device {
     virtual void upload(std::span<const std::byte> from, void* to) = 0;
     virtual void download(const void* from, std::span<std::byte> to) = 0;
 
-    // Makes room for batches of up to `rows` rows and SAEs of up to `width` latents with about `codes` codes a batch.
-    // Everything that a step needs is allocated here; candidates beyond the estimate grow it.
+    // Makes room for batches of up to `rows` rows and SAEs of up to `width` latents with about `codes` codes
+    // a batch. Everything that a step needs is allocated here; candidates beyond the estimate grow it.
     virtual void prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) = 0;
 
     // xc = x - b_dec for the rows of a batch; x [rows, n] in host memory.
     virtual void center(std::span<const float> x, std::int64_t rows, const Tensors& sae) = 0;
 
-    // Screening: which pairs (row, latent) have a pre-activation z = xc . w_enc_j + b_enc_j that matters. The product
-    // is made block by block in float32 and scanned in cache; a pair that could pass within the product's rounding
-    // error is recomputed by a dot product with one fixed summation order, and that value is what counts, so that
-    // candidates and values do not depend on block sizes, threads or ranks.
+    // Screening: which pairs (row, latent) have a pre-activation z = xc . w_enc_j + b_enc_j that matters. The
+    // product is made block by block in float32 and scanned in cache; a pair that could pass within the
+    // product's rounding error is recomputed by a dot product with one fixed summation order, and that value
+    // is what counts, so that candidates and values do not depend on block sizes, threads or ranks.
 
-    // Candidates: every pair with z >= at_least and z > 0. Gives up beyond `limit` candidates (0: no limit) and then
-    // returns false, with no usable candidates.
+    // Candidates: every pair with z >= at_least and z > 0. Gives up beyond `limit` candidates (0: no limit)
+    // and then returns false, with no usable candidates.
     virtual bool screen_above(const Tensors& sae, float at_least, std::int64_t limit) = 0;
 
-    // Candidates: the k largest positive pre-activations of every row, ties to the lower latent. With `subset`
-    // (ascending latents), among those latents only.
-    virtual void screen_row_top(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset) = 0;
+    // Candidates: the k largest positive pre-activations of every row, ties to the lower latent. With
+    // `subset` (ascending latents), among those latents only.
+    virtual void screen_row_top(const Tensors& sae, std::int64_t k,
+                                std::span<const std::uint32_t> subset) = 0;
 
     // Leaves at most `cap` candidates to a row: the largest, ties to the lower latent.
     virtual void cap_rows(std::int64_t cap) = 0;
 
-    // Counts of positive z by the top 11 of their 31 bits below the sign (bins of an eighth of a power of two), over
-    // `rows` of the batch's rows spread evenly; counts has 2048 elements.
-    virtual void pre_activation_histogram(const Tensors& sae, std::int64_t rows, std::span<std::uint64_t> counts) = 0;
+    // Counts of positive z by the top 11 of their 31 bits below the sign (bins of an eighth of a power of
+    // two), over `rows` of the batch's rows spread evenly; counts has 2048 elements.
+    virtual void pre_activation_histogram(const Tensors& sae, std::int64_t rows,
+                                          std::span<std::uint64_t> counts) = 0;
 
     // Counts the candidates by digit; the DigitHistogram of comm/selection.h.
     virtual void histogram(std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) = 0;
@@ -99,19 +102,20 @@ class Device {
     // Appends the candidates' values, in host memory.
     virtual void candidate_values(std::vector<float>& values) = 0;
 
-    // Codes from candidates: those above the threshold, and the first `ties` of those equal to it in order of (row,
-    // latent). Strict, as JumpReLU is.
+    // Codes from candidates: those above the threshold, and the first `ties` of those equal to it in order of
+    // (row, latent). Strict, as JumpReLU is.
     virtual void keep(CodeSet set, float threshold, std::uint64_t ties) = 0;
     // The same with a threshold per latent, [M] in host memory.
     virtual void keep_above(CodeSet set, std::span<const float> thresholds) = 0;
 
-    // residual = f . W_dec - target, where the target of the main codes is xc, so that the residual is x_hat - x, and
-    // that of the auxiliary codes is -residual(main), the error x - x_hat taken as a constant (no decoder bias).
-    // With gradient_scale != 0 also dL/df_bj = gradient_scale * residual_b . d_j for every code.
+    // residual = f . W_dec - target, where the target of the main codes is xc, so that the residual is x_hat
+    // - x, and that of the auxiliary codes is -residual(main), the error x - x_hat taken as a constant (no
+    // decoder bias). With gradient_scale != 0 also dL/df_bj = gradient_scale * residual_b . d_j for every
+    // code.
     virtual DecodeSums decode(CodeSet set, const Tensors& sae, float gradient_scale) = 0;
 
-    // Sums over this rank's rows of the columns of the residual and of x, [n] doubles each (either may be empty), and
-    // the sums of their squared norms.
+    // Sums over this rank's rows of the columns of the residual and of x, [n] doubles each (either may be
+    // empty), and the sums of their squared norms.
     struct Moments {
         double residual_square = 0, x_square = 0;
     };
@@ -122,14 +126,14 @@ class Device {
     // Adds to counts[j] the number of main codes of latent j; host memory, [M].
     virtual void count_codes(std::span<std::uint64_t> counts) = 0;
 
-    // Gradients of all four tensors from the codes of `sets` (main, or main and auxiliary), latent by latent, no
-    // atomics; s is the gradient_scale that decode() was given:
+    // Gradients of all four tensors from the codes of `sets` (main, or main and auxiliary), latent by latent,
+    // no atomics; s is the gradient_scale that decode() was given:
     //   dL/dd_j   = sum over sets of s sum_b f_bj residual_b, less its component along d_j (unit rows)
     //   dL/dw_j   = sum over sets of sum_b (dL/df_bj) xc_b
     //   dL/db_enc = sum over sets of sum_b dL/df_bj
     //   dL/db_dec = s sum_b residual_b (main) - sum_j (dL/db_enc_j) w_j
-    // Overwrites `gradient`. Calls `done(first, last)` when W_enc and W_dec of the latents [first, last) are complete,
-    // in order. Returns the squared norm of what it wrote.
+    // Overwrites `gradient`. Calls `done(first, last)` when W_enc and W_dec of the latents [first, last) are
+    // complete, in order. Returns the squared norm of what it wrote.
     virtual double accumulate(std::span<const CodeSet> sets, const Tensors& sae, Tensors& gradient,
                               const std::function<void(std::int64_t, std::int64_t)>& done) = 0;
 
@@ -137,7 +141,8 @@ class Device {
     virtual double square_norm(const Tensors& t) = 0;
 
     // Adam on all four tensors, then every decoder row to unit norm.
-    virtual void update(Tensors& sae, const Tensors& gradient, Tensors& first, Tensors& second, const AdamStep& step) = 0;
+    virtual void update(Tensors& sae, const Tensors& gradient, Tensors& first, Tensors& second,
+                        const AdamStep& step) = 0;
 
     // Bytes that prepare() and growth took.
     virtual std::size_t workspace_bytes() const = 0;

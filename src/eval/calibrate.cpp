@@ -22,7 +22,8 @@ float calibrate_threshold(device::Device& device, Communicator& comm, const devi
             rows += static_cast<std::uint64_t>(batch.rows);
         }
         comm.sum(std::span(&rows, 1));
-        const auto wanted = static_cast<std::uint64_t>(sae::codes_of_batch(k, static_cast<std::int64_t>(rows)));
+        const auto wanted =
+            static_cast<std::uint64_t>(sae::codes_of_batch(k, static_cast<std::int64_t>(rows)));
         const Selection found = select_largest(
             comm, wanted, [&](std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) {
                 for (const float value : values) {

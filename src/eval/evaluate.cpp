@@ -9,8 +9,8 @@
 
 namespace strata::eval {
 
-void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows, const device::DecodeSums& decoded,
-               Sums& sums) {
+void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows,
+               const device::DecodeSums& decoded, Sums& sums) {
     std::vector<double> x(sums.x.size());
     sums.x_square += device.column_sums(sae, {}, x).x_square;
     for (std::size_t c = 0; c < x.size(); ++c) sums.x[c] += x[c];
@@ -23,7 +23,8 @@ void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t 
 }
 
 void reduce(Communicator& comm, Sums& sums) {
-    std::vector<double> all = {sums.rows, sums.squared_error, sums.x_square, sums.active, sums.l1, sums.cosine};
+    std::vector<double> all = {sums.rows, sums.squared_error, sums.x_square, sums.active,
+                               sums.l1,   sums.cosine};
     const std::size_t scalars = all.size();
     all.insert(all.end(), sums.x.begin(), sums.x.end());
     comm.sum(all);
@@ -50,9 +51,10 @@ Measures measures(const Sums& sums) {
     m.cosine = sums.cosine / sums.rows;
     const auto latents = static_cast<double>(sums.fired.size());
     m.dead_fraction = static_cast<double>(std::ranges::count(sums.fired, 0U)) / latents;
-    m.dense_fraction = static_cast<double>(std::ranges::count_if(
-                           sums.fired, [&](std::uint64_t count) { return static_cast<double>(count) > 0.1 * sums.rows; })) /
-                       latents;
+    m.dense_fraction =
+        static_cast<double>(std::ranges::count_if(
+            sums.fired, [&](std::uint64_t count) { return static_cast<double>(count) > 0.1 * sums.rows; })) /
+        latents;
     return m;
 }
 
@@ -75,8 +77,8 @@ std::int64_t for_each_batch(const data::Dataset& dataset, std::int64_t first, st
             const float* from = mine.data() + static_cast<std::size_t>(b) * n;
             const double norm = std::sqrt(static_cast<double>(kernels.dot(from, from, dataset.n)));
             if (!std::isfinite(norm))
-                fail("dataset '{}', row {}: a value is not finite; `strata data check` lists all such rows", dataset.name,
-                     at + begin + b);
+                fail("dataset '{}', row {}: a value is not finite; `strata data check` lists all such rows",
+                     dataset.name, at + begin + b);
             if (norm_limit > 0 && norm > norm_limit) {
                 ++left_out;
                 continue;

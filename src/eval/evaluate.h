@@ -18,10 +18,10 @@ namespace strata::eval {
 // Sums over rows, from which every measure follows; adding two of them is adding the rows.
 struct Sums {
     double rows = 0;
-    double squared_error = 0;     // sum of |x - x_hat|^2
-    double x_square = 0;          // sum of |x|^2
+    double squared_error = 0;  // sum of |x - x_hat|^2
+    double x_square = 0;       // sum of |x|^2
     double active = 0, l1 = 0, cosine = 0;
-    std::vector<double> x;        // [n] sum of x
+    std::vector<double> x;             // [n] sum of x
     std::vector<std::uint64_t> fired;  // [M] rows on which a latent is active
 
     Sums(std::int64_t n, std::int64_t width)
@@ -38,17 +38,17 @@ struct Measures {
 };
 
 // Adds the batch that the device has just decoded (main codes).
-void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows, const device::DecodeSums& decoded,
-               Sums& sums);
+void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows,
+               const device::DecodeSums& decoded, Sums& sums);
 
 // Collective: sums over ranks.
 void reduce(Communicator& comm, Sums& sums);
 
 Measures measures(const Sums& sums);
 
-// Rows [first, last) of a dataset in global batches of `batch_size`, rows over the norm limit left out, others scaled;
-// this rank's share of each batch. Calls `each` for every batch on every rank (possibly with no rows), with the rows
-// of the global batch. Returns the rows left out, all ranks. Collective.
+// Rows [first, last) of a dataset in global batches of `batch_size`, rows over the norm limit left out,
+// others scaled; this rank's share of each batch. Calls `each` for every batch on every rank (possibly with
+// no rows), with the rows of the global batch. Returns the rows left out, all ranks. Collective.
 std::int64_t for_each_batch(const data::Dataset& dataset, std::int64_t first, std::int64_t last,
                             std::int64_t batch_size, double norm_limit, double scale, Communicator& comm,
                             const std::function<void(const data::Batch&, std::int64_t global_rows)>& each);

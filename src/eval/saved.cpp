@@ -16,8 +16,8 @@ UsableSae upload(device::Device& device, const saelens::SavedSae& saved) {
     std::vector<float> b_enc = saved.b_enc;
     if (!saved.apply_b_dec_to_input)
         for (std::size_t j = 0; j < b_enc.size(); ++j)
-            b_enc[j] += device::kernels().dot(saved.b_dec.data(), saved.w_enc.data() + j * static_cast<std::size_t>(saved.n),
-                                              saved.n);
+            b_enc[j] += device::kernels().dot(
+                saved.b_dec.data(), saved.w_enc.data() + j * static_cast<std::size_t>(saved.n), saved.n);
     const auto put = [&](const std::vector<float>& values, const device::Memory<float>& to) {
         device.upload(std::as_bytes(std::span(values)), to.data());
     };

@@ -10,8 +10,8 @@ namespace strata::eval {
 struct UsableSae {
     device::Tensors parameters;
     sae::Inference rule = sae::Inference::threshold;
-    std::int64_t k = 0;                 // row_top
-    std::vector<float> thresholds;      // [M], threshold
+    std::int64_t k = 0;             // row_top
+    std::vector<float> thresholds;  // [M], threshold
 };
 
 // Formats that do not subtract b_dec from the input have it moved into b_enc, which is the same function.

@@ -1,9 +1,9 @@
-// BatchTopK (Bussmann et al., arXiv 2412.06410): the k B largest of all B M values ReLU(z) of the batch, where the
-// batch is the whole distributed one. Fewer than k B positive values: all are kept.
+// BatchTopK (Bussmann et al., arXiv 2412.06410): the k B largest of all B M values ReLU(z) of the batch,
+// where the batch is the whole distributed one. Fewer than k B positive values: all are kept.
 //
-// The screen needs a threshold before the batch's own is known: it guesses a little below the last one. If enough
-// candidates reach the guess, the k B-th largest is among them and the selection is exact; otherwise the screen is
-// repeated with a lower one.
+// The screen needs a threshold before the batch's own is known: it guesses a little below the last one. If
+// enough candidates reach the guess, the k B-th largest is among them and the selection is exact; otherwise
+// the screen is repeated with a lower one.
 
 #include <algorithm>
 #include <array>
@@ -18,7 +18,8 @@ namespace {
 
 constexpr std::int64_t sampled_rows = 128;  // per rank, for the first guess of a run
 
-// The lower edge of the histogram bin that holds the wanted-th largest of `rows` rows per rank, all ranks together.
+// The lower edge of the histogram bin that holds the wanted-th largest of `rows` rows per rank, all ranks
+// together.
 float guess_from_histogram(const Selecting& s, std::int64_t local_rows, double wanted_per_row) {
     std::array<std::uint64_t, 2049> counts{};
     s.device.pre_activation_histogram(s.parameters, local_rows, std::span(counts).first(2048));
@@ -37,7 +38,8 @@ float select(const Selecting& s) {
     const auto histogram = [&](std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) {
         s.device.histogram(prefix, shift, digits, counts);
     };
-    const auto enough_room = static_cast<std::int64_t>(8 * s.config.k * static_cast<double>(s.local_rows)) + 65536;
+    const auto enough_room =
+        static_cast<std::int64_t>(8 * s.config.k * static_cast<double>(s.local_rows)) + 65536;
 
     float guess = s.guess > 0 ? s.guess : guess_from_histogram(s, sampled_rows, 1.1 * s.config.k);
     for (int attempt = 0;; ++attempt) {
@@ -47,11 +49,13 @@ float select(const Selecting& s) {
         if (attempt == 0) s.comm.any(overflow);
         if (overflow[0] == 0) {
             if (s.config.row_cap > 0)
-                s.device.cap_rows(std::max<std::int64_t>(1, std::llround(static_cast<double>(s.config.row_cap) * s.config.k)));
+                s.device.cap_rows(std::max<std::int64_t>(
+                    1, std::llround(static_cast<double>(s.config.row_cap) * s.config.k)));
             const Selection found = select_largest(s.comm, static_cast<std::uint64_t>(wanted), histogram);
             if (found.available >= static_cast<std::uint64_t>(wanted) || guess == 0) {
                 s.device.keep(device::CodeSet::main, found.threshold, found.ties_to_take);
-                // Next time: below this threshold by twice its recent largest change from batch to batch, or more.
+                // Next time: below this threshold by twice its recent largest change from batch to batch, or
+                // more.
                 if (s.guess > 0) {
                     const float change = std::abs(found.threshold * (1 - s.margin) / s.guess - 1);
                     s.margin = std::clamp(std::max(0.9F * s.margin, 2 * change), 0.01F, 0.5F);
@@ -63,7 +67,8 @@ float select(const Selecting& s) {
             }
         }
         // Too many candidates to hold: look at the whole batch. Too few: lower, in growing strides.
-        guess = overflow[0] != 0 ? guess_from_histogram(s, s.local_rows, 1.01 * s.config.k) : guess * (attempt == 0 ? 0.8F : 0.5F);
+        guess = overflow[0] != 0 ? guess_from_histogram(s, s.local_rows, 1.01 * s.config.k)
+                                 : guess * (attempt == 0 ? 0.8F : 0.5F);
         if (guess < 1e-30F) guess = 0;
     }
 }

@@ -1,6 +1,6 @@
 #pragma once
-// SAE kinds. A kind is a screen, a rule and a penalty; everything else of a step is shared. Adding one takes its file,
-// its line in kinds.cpp and its test.
+// SAE kinds. A kind is a screen, a rule and a penalty; everything else of a step is shared. Adding one takes
+// its file, its line in kinds.cpp and its test.
 
 #include <cstdint>
 #include <span>
@@ -32,8 +32,8 @@ enum class Inference {
 
 struct Kind {
     std::string_view name;
-    // Screen and training rule: leaves the main codes of the batch in the device. Returns the smallest value that
-    // could have been selected (batch rules), or 0.
+    // Screen and training rule: leaves the main codes of the batch in the device. Returns the smallest value
+    // that could have been selected (batch rules), or 0.
     float (*select)(const Selecting& s);
     Inference inference;
 };
@@ -43,7 +43,8 @@ std::span<const Kind> kinds();
 // The kind must exist (load_config has checked).
 const Kind& kind_of(std::string_view name);
 
-// Number of codes that a batch rule selects among `rows` rows: k * rows rounded to the nearest integer, halves up.
+// Number of codes that a batch rule selects among `rows` rows: k * rows rounded to the nearest integer,
+// halves up.
 std::int64_t codes_of_batch(double k, std::int64_t rows);
 
 // One per file.

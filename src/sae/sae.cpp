@@ -7,7 +7,8 @@
 
 namespace strata::sae {
 
-void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec) {
+void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed,
+                std::span<const float> b_dec) {
     const auto n = static_cast<std::size_t>(t.n);
     std::vector<float> row(n);
     for (std::int64_t j = 0; j < t.width; ++j) {

@@ -13,8 +13,8 @@
 
 namespace strata::sae {
 
-// Fills `t`: decoder rows random directions of unit norm (a row is a function of the seed and its index only),
-// W_enc = W_dec^T, b_enc = 0, b_dec as given, [n].
+// Fills `t`: decoder rows random directions of unit norm (a row is a function of the seed and its index
+// only), W_enc = W_dec^T, b_enc = 0, b_dec as given, [n].
 void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec);
 
 // Leaves the main codes of the present batch by the rule of inference: `k` for row_top, `thresholds` [M] for

@@ -17,9 +17,11 @@ std::vector<Job> jobs_of(const Config& config, const std::vector<data::Dataset>&
         for (const SaeConfig& sae : config.saes) {
             job.names.push_back(prefix + "." + name_of(sae));
             if (!taken.insert(job.names.back()).second)
-                refuse("two SAEs of this run would be named '{}'; datasets whose names differ only in '/' and '.' need "
-                       "runs of their own",
-                       job.names.back());
+                refuse(
+                    "two SAEs of this run would be named '{}'; datasets whose names differ only in '/' and "
+                    "'.' need "
+                    "runs of their own",
+                    job.names.back());
         }
         jobs.push_back(std::move(job));
     }

@@ -1,6 +1,6 @@
 #pragma once
-// What a configuration asks for, as a list of jobs: one per dataset, with all SAEs that are trained on its stream. Jobs
-// are independent of each other; a group of ranks runs one at a time.
+// What a configuration asks for, as a list of jobs: one per dataset, with all SAEs that are trained on its
+// stream. Jobs are independent of each other; a group of ranks runs one at a time.
 
 #include <string>
 #include <vector>

@@ -34,11 +34,13 @@ struct Slice {
     std::int64_t first, last;
 };
 
-Slice slice_of(std::int64_t width, int rank, int ranks) { return {width * rank / ranks, width * (rank + 1) / ranks}; }
+Slice slice_of(std::int64_t width, int rank, int ranks) {
+    return {width * rank / ranks, width * (rank + 1) / ranks};
+}
 
 // One rank's share of one set of tensors; returns the checksum of its values.
-std::uint32_t write_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::Device& device, int rank,
-                          int ranks) {
+std::uint32_t write_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::Device& device,
+                          int rank, int ranks) {
     device::Tensors& t = tensors_of(sae, set);
     const auto [first, last] = slice_of(t.width, rank, ranks);
     const std::int64_t count = last - first;
@@ -46,7 +48,8 @@ std::uint32_t write_share(const fs::path& path, TrainedSae& sae, std::size_t set
     std::vector<std::vector<float>> copies;
     copies.reserve(4);
     std::uint32_t crc = 0;
-    const auto add = [&](const char* name, const float* from, std::vector<std::int64_t> shape, std::int64_t elements) {
+    const auto add = [&](const char* name, const float* from, std::vector<std::int64_t> shape,
+                         std::int64_t elements) {
         std::vector<float>& copy = copies.emplace_back(static_cast<std::size_t>(elements));
         device.download(from, std::as_writable_bytes(std::span(copy)));
         crc = checksum(std::as_bytes(std::span(copy)), crc);
@@ -71,13 +74,13 @@ std::span<const std::byte> bytes_of(const safetensors::File& file, const char* n
                                     const std::vector<std::int64_t>& shape) {
     const safetensors::Tensor& tensor = file.tensor(name);
     if (tensor.dtype != dtype || tensor.shape != shape)
-        fail("{}: tensor '{}' is {} [{}], expected {} [{}]; it belongs to another run", file.path.string(), name,
-             tensor.dtype, fmt::join(tensor.shape, ", "), dtype, fmt::join(shape, ", "));
+        fail("{}: tensor '{}' is {} [{}], expected {} [{}]; it belongs to another run", file.path.string(),
+             name, tensor.dtype, fmt::join(tensor.shape, ", "), dtype, fmt::join(shape, ", "));
     return tensor.data;
 }
 
-void read_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::Device& device, int rank, int ranks,
-                std::uint32_t expected) {
+void read_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::Device& device, int rank,
+                int ranks, std::uint32_t expected) {
     device::Tensors& t = tensors_of(sae, set);
     const auto [first, last] = slice_of(t.width, rank, ranks);
     const std::int64_t count = last - first;
@@ -98,14 +101,20 @@ void read_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::
         std::memcpy(sae.silent.data() + first, bytes.data(), bytes.size());
     }
     if (crc != expected)
-        fail("{}: the checksum of its values is {:08x}, the manifest has {:08x}; the file is damaged: delete the folder "
-             "{} to continue from the checkpoint before it",
-             path.string(), crc, expected, path.parent_path().string());
+        fail(
+            "{}: the checksum of its values is {:08x}, the manifest has {:08x}; the file is damaged: delete "
+            "the folder "
+            "{} to continue from the checkpoint before it",
+            path.string(), crc, expected, path.parent_path().string());
 }
 
 json statistics_to_json(const data::InputStatistics& s) {
-    return {{"median_norm", s.median_norm}, {"norm_limit", s.norm_limit}, {"mean_square", s.mean_square},
-            {"scale", s.scale},             {"mean", s.mean},             {"sampled_rows", s.sampled_rows}};
+    return {{"median_norm", s.median_norm},
+            {"norm_limit", s.norm_limit},
+            {"mean_square", s.mean_square},
+            {"scale", s.scale},
+            {"mean", s.mean},
+            {"sampled_rows", s.sampled_rows}};
 }
 
 data::InputStatistics statistics_from_json(const json& j) {
@@ -135,9 +144,11 @@ std::vector<std::pair<std::int64_t, fs::path>> complete_checkpoints(const fs::pa
 }
 
 void write_manifest(const fs::path& folder, const std::string& fingerprint, const Progress& progress,
-                    std::span<const TrainedSae> saes, int ranks, const std::vector<std::uint64_t>& checksums) {
+                    std::span<const TrainedSae> saes, int ranks,
+                    const std::vector<std::uint64_t>& checksums) {
     json cursors = json::array();
-    for (const data::LaneCursor& c : progress.cursors) cursors.push_back({c.pass, c.block, c.offset, c.skipped});
+    for (const data::LaneCursor& c : progress.cursors)
+        cursors.push_back({c.pass, c.block, c.offset, c.skipped});
     json list = json::array();
     for (const TrainedSae& sae : saes)
         list.push_back({{"name", sae.name}, {"guess", sae.guess}, {"margin", sae.margin}});
@@ -160,8 +171,8 @@ json read_manifest(const fs::path& folder) {
     try {
         json manifest = json::parse(read_file(path));
         if (manifest.at("format") != format_version)
-            fail("{}: format {}, this version of strata reads format {}", path.string(), manifest.at("format").dump(),
-                 format_version);
+            fail("{}: format {}, this version of strata reads format {}", path.string(),
+                 manifest.at("format").dump(), format_version);
         return manifest;
     } catch (const json::exception& e) {
         fail("{}: not a valid manifest ({}); delete the folder to continue from the checkpoint before it",
@@ -172,8 +183,8 @@ json read_manifest(const fs::path& folder) {
 }  // namespace
 
 void save_checkpoint(const fs::path& output, std::int64_t number, const std::string& fingerprint,
-                     const Progress& progress, std::span<TrainedSae> saes, device::Device& device, Communicator& comm,
-                     std::int64_t keep) {
+                     const Progress& progress, std::span<TrainedSae> saes, device::Device& device,
+                     Communicator& comm, std::int64_t keep) {
     const fs::path folder = output / "checkpoints" / fmt::format("step-{}", number);
     try {
         together(comm, [&] {
@@ -185,8 +196,8 @@ void save_checkpoint(const fs::path& output, std::int64_t number, const std::str
         together(comm, [&] {
             for (TrainedSae& sae : saes)
                 for (std::size_t set = 0; set < set_names.size(); ++set)
-                    mine.push_back(write_share(file_of(folder, sae.name, set, comm.rank(), comm.size()), sae, set,
-                                               device, comm.rank(), comm.size()));
+                    mine.push_back(write_share(file_of(folder, sae.name, set, comm.rank(), comm.size()), sae,
+                                               set, device, comm.rank(), comm.size()));
         });
         std::vector<std::uint64_t> all(mine.size() * static_cast<std::size_t>(comm.size()));
         comm.gather(mine, all);
@@ -221,7 +232,8 @@ std::optional<Checkpoint> newest_checkpoint(const fs::path& output) {
         p.step = manifest.at("step");
         p.metrics_bytes = manifest.at("metrics_bytes");
         p.statistics = statistics_from_json(manifest.at("statistics"));
-        for (const json& c : manifest.at("cursors")) p.cursors.push_back({c.at(0), c.at(1), c.at(2), c.at(3)});
+        for (const json& c : manifest.at("cursors"))
+            p.cursors.push_back({c.at(0), c.at(1), c.at(2), c.at(3)});
     } catch (const json::exception& e) {
         fail("{}: not a valid manifest ({})", (checkpoint.folder / "manifest.json").string(), e.what());
     }
@@ -233,17 +245,20 @@ void load_checkpoint(const Checkpoint& checkpoint, std::span<TrainedSae> saes, d
     const int ranks = manifest.at("ranks");
     const auto checksums = manifest.at("checksums").get<std::vector<std::uint64_t>>();
     const std::size_t per_rank = saes.size() * set_names.size();
-    if (manifest.at("saes").size() != saes.size() || checksums.size() != per_rank * static_cast<std::size_t>(ranks))
-        fail("{}: holds {} SAEs, {} expected", checkpoint.folder.string(), manifest.at("saes").size(), saes.size());
+    if (manifest.at("saes").size() != saes.size() ||
+        checksums.size() != per_rank * static_cast<std::size_t>(ranks))
+        fail("{}: holds {} SAEs, {} expected", checkpoint.folder.string(), manifest.at("saes").size(),
+             saes.size());
     for (std::size_t i = 0; i < saes.size(); ++i) {
         saes[i].guess = manifest.at("saes")[i].at("guess");
         saes[i].margin = manifest.at("saes")[i].at("margin");
         for (std::size_t set = 0; set < set_names.size(); ++set)
             for (int rank = 0; rank < ranks; ++rank)
-                read_share(file_of(checkpoint.folder, saes[i].name, set, rank, ranks), saes[i], set, device, rank,
-                           ranks,
-                           static_cast<std::uint32_t>(
-                               checksums[static_cast<std::size_t>(rank) * per_rank + i * set_names.size() + set]));
+                read_share(
+                    file_of(checkpoint.folder, saes[i].name, set, rank, ranks), saes[i], set, device, rank,
+                    ranks,
+                    static_cast<std::uint32_t>(
+                        checksums[static_cast<std::size_t>(rank) * per_rank + i * set_names.size() + set]));
     }
 }
 

@@ -16,8 +16,8 @@ namespace strata::train {
 MetricsFile::MetricsFile(const std::filesystem::path& path, std::uint64_t keep) : path_(path) {
     if (std::filesystem::exists(path)) {
         if (std::filesystem::file_size(path) < keep)
-            fail("{}: {} bytes long, the checkpoint was made with {}; it has been changed since", path.string(),
-                 std::filesystem::file_size(path), keep);
+            fail("{}: {} bytes long, the checkpoint was made with {}; it has been changed since",
+                 path.string(), std::filesystem::file_size(path), keep);
         std::filesystem::resize_file(path, keep);
     } else if (keep > 0) {
         fail("{}: missing, though the checkpoint was made with {} bytes of it", path.string(), keep);
@@ -55,7 +55,9 @@ std::uint64_t MetricsFile::flush() {
 ProgressBar::ProgressBar(bool enabled, std::string title, std::int64_t steps)
     : enabled_(enabled && isatty(STDERR_FILENO) != 0), title_(std::move(title)), steps_(steps) {}
 
-ProgressBar::~ProgressBar() { clear(); }
+ProgressBar::~ProgressBar() {
+    clear();
+}
 
 void ProgressBar::clear() {
     if (shown_) std::fputs("\r\033[K", stderr);
@@ -75,12 +77,15 @@ void ProgressBar::show(std::int64_t step, const Metrics& latest) {
                                                                 static_cast<double>(step - first_))
                                     : 0;
     winsize window{};
-    const int columns = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 80;
+    const int columns =
+        ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 80;
     const auto filled = static_cast<std::size_t>(20 * step / std::max<std::int64_t>(steps_, 1));
     std::string line = fmt::format(
-        "{} [{}{}] {}/{}  {:.0f} rows/s  loss {:.4f}  fvu {:.4f}  L0 {:.1f}  dead {:.1f}%  {}:{:02}:{:02} left", title_,
-        std::string(filled, '='), std::string(20 - filled, ' '), step, steps_, latest.rows_per_second, latest.loss,
-        latest.batch.fvu, latest.batch.l0, 100 * latest.dead_fraction, left / 3600, left / 60 % 60, left % 60);
+        "{} [{}{}] {}/{}  {:.0f} rows/s  loss {:.4f}  fvu {:.4f}  L0 {:.1f}  dead {:.1f}%  {}:{:02}:{:02} "
+        "left",
+        title_, std::string(filled, '='), std::string(20 - filled, ' '), step, steps_, latest.rows_per_second,
+        latest.loss, latest.batch.fvu, latest.batch.l0, 100 * latest.dead_fraction, left / 3600,
+        left / 60 % 60, left % 60);
     if (std::ssize(line) >= columns) line.resize(static_cast<std::size_t>(columns - 1));
     std::fprintf(stderr, "\r%s\033[K", line.c_str());
     std::fflush(stderr);

@@ -22,9 +22,11 @@ using nlohmann::json;
 
 const json& definitions() {
     static const json text = {
-        {"rows", "held-out rows evaluated: the last data.eval_rows of the dataset less those over the norm limit"},
+        {"rows",
+         "held-out rows evaluated: the last data.eval_rows of the dataset less those over the norm limit"},
         {"reconstruction", "mean over rows of the squared error summed over n, in scaled units"},
-        {"fvu", "sum |x - x_hat|^2 / sum |x - mean x|^2, sums over all evaluated rows, mean over the same rows"},
+        {"fvu",
+         "sum |x - x_hat|^2 / sum |x - mean x|^2, sums over all evaluated rows, mean over the same rows"},
         {"l0", "mean number of active latents per row by the rule of inference"},
         {"l0_train_rule", "the same by the training rule on batches of train.batch_size rows"},
         {"l1", "mean over rows of the sum of the codes, in scaled units"},
@@ -47,7 +49,8 @@ OutputLock::OutputLock(const fs::path& output) {
         refuse("run.output: the folder '{}' cannot be written to: {}", output.string(), std::strerror(errno));
     if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
         ::close(std::exchange(descriptor_, -1));
-        refuse("run.output: another run is writing to '{}'; wait for it or choose another folder", output.string());
+        refuse("run.output: another run is writing to '{}'; wait for it or choose another folder",
+               output.string());
     }
 }
 
@@ -72,15 +75,18 @@ OutputLock open_output(const Config& config, bool resume) {
     const bool used = fs::exists(output / "config.yaml") || fs::exists(output / "checkpoints") ||
                       fs::exists(output / "metrics.jsonl") || fs::exists(output / "saes");
     if (used && !resume)
-        refuse("run.output: the folder '{}' already holds a run; continue it with --resume or choose another folder",
-               output.string());
+        refuse(
+            "run.output: the folder '{}' already holds a run; continue it with --resume or choose another "
+            "folder",
+            output.string());
     OutputLock lock(output);
     write_file(output / "config.yaml", to_yaml(config));
     return lock;
 }
 
-void save_sae(const fs::path& output, device::Device& device, const TrainedSae& sae, const data::Dataset& dataset,
-              const data::InputStatistics& statistics, const Config& config, const json& measures) {
+void save_sae(const fs::path& output, device::Device& device, const TrainedSae& sae,
+              const data::Dataset& dataset, const data::InputStatistics& statistics, const Config& config,
+              const json& measures) {
     saelens::SavedSae saved;
     saved.architecture = sae.kind->inference == sae::Inference::row_top ? "topk" : "jumprelu";
     saved.n = sae.parameters.n;
@@ -113,9 +119,9 @@ void save_sae(const fs::path& output, device::Device& device, const TrainedSae& 
     saelens::write(folder, saved);
 }
 
-json summary_entry(const TrainedSae& sae, const data::Dataset& dataset, const eval::Measures& m, double l0_train_rule,
-                   const data::InputStatistics& statistics, std::int64_t steps, std::int64_t tokens,
-                   std::int64_t skipped_rows, std::int64_t dead) {
+json summary_entry(const TrainedSae& sae, const data::Dataset& dataset, const eval::Measures& m,
+                   double l0_train_rule, const data::InputStatistics& statistics, std::int64_t steps,
+                   std::int64_t tokens, std::int64_t skipped_rows, std::int64_t dead) {
     json entry = {{"sae", sae.name},
                   {"dataset", dataset.name},
                   {"kind", sae.config.kind},
@@ -145,7 +151,8 @@ void add_to_summary(const fs::path& output, const json& entries) {
     json summary = {{"version", STRATA_VERSION}, {"definitions", definitions()}, {"saes", json::array()}};
     if (fs::exists(path)) {
         for (const json& old : json::parse(read_file(path)).at("saes")) {
-            const bool replaced = std::ranges::any_of(entries, [&](const json& e) { return e.at("sae") == old.at("sae"); });
+            const bool replaced =
+                std::ranges::any_of(entries, [&](const json& e) { return e.at("sae") == old.at("sae"); });
             if (!replaced) summary["saes"].push_back(old);
         }
     }

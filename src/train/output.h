@@ -25,8 +25,8 @@ class OutputLock {
     int descriptor_ = -1;
 };
 
-// Makes the folder, takes the lock, and writes config.yaml. UsageError if it cannot be written to, if another run
-// holds it, or if it holds a run already and `resume` is not set.
+// Makes the folder, takes the lock, and writes config.yaml. UsageError if it cannot be written to, if another
+// run holds it, or if it holds a run already and `resume` is not set.
 OutputLock open_output(const Config& config, bool resume);
 
 // OUTPUT/saes/NAME, scale folded in; replaces what an interrupted run left there.
@@ -35,9 +35,10 @@ void save_sae(const std::filesystem::path& output, device::Device& device, const
               const nlohmann::json& measures);
 
 // An entry of summary.json: the held-out measures, in scaled units, by inference and by training rule.
-nlohmann::json summary_entry(const TrainedSae& sae, const data::Dataset& dataset, const eval::Measures& inference,
-                             double l0_train_rule, const data::InputStatistics& statistics, std::int64_t steps,
-                             std::int64_t tokens, std::int64_t skipped_rows, std::int64_t dead);
+nlohmann::json summary_entry(const TrainedSae& sae, const data::Dataset& dataset,
+                             const eval::Measures& inference, double l0_train_rule,
+                             const data::InputStatistics& statistics, std::int64_t steps, std::int64_t tokens,
+                             std::int64_t skipped_rows, std::int64_t dead);
 
 // Adds entries to OUTPUT/summary.json (made if missing), replacing those of the same name.
 void add_to_summary(const std::filesystem::path& output, const nlohmann::json& entries);

@@ -82,7 +82,8 @@ std::int64_t training_rows(const suite::Job& job, const Config& config) {
 // SAEs and stream as they begin, or as the checkpoint has them.
 Training begin(Run& run, const suite::Job& job, std::int64_t index, const std::optional<Checkpoint>& from) {
     const Config& config = run.config;
-    Training t{.job = job, .saes = {}, .progress = {}, .bench = nullptr, .reducer = nullptr, .stream = nullptr};
+    Training t{
+        .job = job, .saes = {}, .progress = {}, .bench = nullptr, .reducer = nullptr, .stream = nullptr};
     if (from) {
         t.progress = from->progress;
     } else {
@@ -119,14 +120,16 @@ Training begin(Run& run, const suite::Job& job, std::int64_t index, const std::o
     });
 
     t.reducer = std::make_unique<Reducer>(run.comm, run.spare_core);
-    t.bench = std::make_unique<Workbench>(Workbench{.device = *run.device,
-                                                    .comm = run.comm,
-                                                    .reducer = *t.reducer,
-                                                    .gradient = device::make_tensors(*run.device, n, width),
-                                                    .batch_size = config.train.batch_size,
-                                                    .mean_square = statistics.scale * statistics.scale * statistics.mean_square});
-    t.stream = std::make_unique<data::Stream>(job.dataset, config.data, statistics, config.train.batch_size,
-                                              config.run.seed, run.comm.rank(), run.comm.size(), t.progress.cursors);
+    t.bench = std::make_unique<Workbench>(
+        Workbench{.device = *run.device,
+                  .comm = run.comm,
+                  .reducer = *t.reducer,
+                  .gradient = device::make_tensors(*run.device, n, width),
+                  .batch_size = config.train.batch_size,
+                  .mean_square = statistics.scale * statistics.scale * statistics.mean_square});
+    t.stream =
+        std::make_unique<data::Stream>(job.dataset, config.data, statistics, config.train.batch_size,
+                                       config.run.seed, run.comm.rank(), run.comm.size(), t.progress.cursors);
     t.first_number = index * config.train.steps();
     return t;
 }
@@ -145,8 +148,8 @@ std::vector<data::LaneCursor> gather_cursors(const data::Stream& stream, Communi
 void checkpoint(Run& run, Training& t) {
     t.progress.cursors = gather_cursors(*t.stream, run.comm);
     if (run.metrics) t.progress.metrics_bytes = run.metrics->flush();
-    save_checkpoint(run.config.run.output, t.first_number + t.progress.step, run.fingerprint, t.progress, t.saes,
-                    *run.device, run.comm, run.config.train.keep_checkpoints);
+    save_checkpoint(run.config.run.output, t.first_number + t.progress.step, run.fingerprint, t.progress,
+                    t.saes, *run.device, run.comm, run.config.train.keep_checkpoints);
 }
 
 bool asked_to_stop(Communicator& comm) {
@@ -156,8 +159,8 @@ bool asked_to_stop(Communicator& comm) {
 }
 
 // The batch just stepped on, as all ranks see it.
-Metrics measure_step(Run& run, const TrainedSae& sae, const StepReport& report, std::int64_t rows, std::int64_t step,
-                     double lr) {
+Metrics measure_step(Run& run, const TrainedSae& sae, const StepReport& report, std::int64_t rows,
+                     std::int64_t step, double lr) {
     eval::Sums sums(sae.parameters.n, sae.parameters.width);
     eval::add_batch(*run.device, sae.parameters, rows, report.sums, sums);
     eval::reduce(run.comm, sums);
@@ -175,8 +178,9 @@ Metrics measure_step(Run& run, const TrainedSae& sae, const StepReport& report, 
 }
 
 void log_metrics(const Metrics& m, std::int64_t steps) {
-    log::info("{} step {}/{}: loss {:.4f}, fvu {:.4f}, L0 {:.1f}, dead {:.2f} %, lr {:.2e}, {:.0f} rows/s", m.sae, m.step,
-              steps, m.loss, m.batch.fvu, m.batch.l0, 100 * m.dead_fraction, m.lr, m.rows_per_second);
+    log::info("{} step {}/{}: loss {:.4f}, fvu {:.4f}, L0 {:.1f}, dead {:.2f} %, lr {:.2e}, {:.0f} rows/s",
+              m.sae, m.step, steps, m.loss, m.batch.fvu, m.batch.l0, 100 * m.dead_fraction, m.lr,
+              m.rows_per_second);
 }
 
 // Steps until the end of the job; false if asked to stop before.
@@ -206,7 +210,8 @@ bool train_steps(Run& run, Training& t) {
             run.comm.sum(std::span(&skipped, 1));
             const auto now = std::chrono::steady_clock::now();
             const double seconds = std::chrono::duration<double>(now - logged_at).count();
-            const double rate = static_cast<double>((step + 1 - logged_step) * config.train.batch_size) / seconds;
+            const double rate =
+                static_cast<double>((step + 1 - logged_step) * config.train.batch_size) / seconds;
             logged_at = now;
             logged_step = step + 1;
             for (Metrics& line : lines) {
@@ -221,7 +226,8 @@ bool train_steps(Run& run, Training& t) {
         }
         bar.show(step + 1, latest);
         const bool stop = asked_to_stop(run.comm);
-        if (stop || t.progress.step == steps || t.progress.step % config.train.checkpoint_every == 0) checkpoint(run, t);
+        if (stop || t.progress.step == steps || t.progress.step % config.train.checkpoint_every == 0)
+            checkpoint(run, t);
         if (stop && t.progress.step < steps) return false;
     }
     return true;
@@ -239,23 +245,26 @@ void finish(Run& run, Training& t) {
     nlohmann::json entries = nlohmann::json::array();
     for (TrainedSae& sae : t.saes) {
         if (sae.kind->inference == sae::Inference::threshold) {
-            const std::int64_t batches =
-                std::max<std::int64_t>(1, std::min(calibration_rows, training_rows(t.job, config)) / config.train.batch_size);
+            const std::int64_t batches = std::max<std::int64_t>(
+                1, std::min(calibration_rows, training_rows(t.job, config)) / config.train.batch_size);
             const float threshold =
-                eval::calibrate_threshold(device, run.comm, sae.parameters, sae.config.k, batches, 0.8F * sae.guess,
-                                          [&] { return t.stream->next(); });
+                eval::calibrate_threshold(device, run.comm, sae.parameters, sae.config.k, batches,
+                                          0.8F * sae.guess, [&] { return t.stream->next(); });
             sae.thresholds.assign(static_cast<std::size_t>(sae.config.width), threshold);
         }
         eval::Sums inference(sae.parameters.n, sae.parameters.width);
         double active_in_training = 0;
         eval::for_each_batch(
-            t.job.dataset, t.job.dataset.rows - config.data.eval_rows, t.job.dataset.rows, config.train.batch_size,
-            statistics.norm_limit, statistics.scale, run.comm, [&](const data::Batch& batch, std::int64_t rows) {
+            t.job.dataset, t.job.dataset.rows - config.data.eval_rows, t.job.dataset.rows,
+            config.train.batch_size, statistics.norm_limit, statistics.scale, run.comm,
+            [&](const data::Batch& batch, std::int64_t rows) {
                 device.center(batch.x, batch.rows, sae.parameters);
-                sae.kind->select({device, run.comm, sae.parameters, sae.config, rows, batch.rows, sae.guess, sae.margin});
-                active_in_training += static_cast<double>(device.decode(device::CodeSet::main, sae.parameters, 0).active);
-                sae::apply_inference(device, sae.parameters, sae.kind->inference, static_cast<std::int64_t>(sae.config.k),
-                                     sae.thresholds);
+                sae.kind->select(
+                    {device, run.comm, sae.parameters, sae.config, rows, batch.rows, sae.guess, sae.margin});
+                active_in_training +=
+                    static_cast<double>(device.decode(device::CodeSet::main, sae.parameters, 0).active);
+                sae::apply_inference(device, sae.parameters, sae.kind->inference,
+                                     static_cast<std::int64_t>(sae.config.k), sae.thresholds);
                 eval::add_batch(device, sae.parameters, batch.rows,
                                 device.decode(device::CodeSet::main, sae.parameters, 0), inference);
             });
@@ -265,19 +274,19 @@ void finish(Run& run, Training& t) {
         std::int64_t dead = 0;
         for (const std::uint64_t silent : sae.silent)
             dead += silent >= static_cast<std::uint64_t>(sae.config.dead_after_tokens);
-        entries.push_back(summary_entry(sae, t.job.dataset, measures,
-                                        inference.rows > 0 ? active_in_training / inference.rows : 0, statistics,
-                                        config.train.steps(), config.train.steps() * config.train.batch_size,
-                                        static_cast<std::int64_t>(skipped), dead));
+        entries.push_back(summary_entry(
+            sae, t.job.dataset, measures, inference.rows > 0 ? active_in_training / inference.rows : 0,
+            statistics, config.train.steps(), config.train.steps() * config.train.batch_size,
+            static_cast<std::int64_t>(skipped), dead));
     }
     together(run.comm, [&] {
         if (run.comm.rank() != 0) return;
         for (std::size_t i = 0; i < t.saes.size(); ++i) {
             save_sae(config.run.output, device, t.saes[i], t.job.dataset, statistics, config, entries[i]);
-            log::info("{}: held-out fvu {:.4f}, L0 {:.1f}, cosine {:.4f}, dead {:.2f} %; saved in {}/saes/{}", t.saes[i].name,
-                      entries[i].at("fvu").get<double>(), entries[i].at("l0").get<double>(),
-                      entries[i].at("cosine").get<double>(), 100 * entries[i].at("dead_fraction").get<double>(),
-                      config.run.output, t.saes[i].name);
+            log::info("{}: held-out fvu {:.4f}, L0 {:.1f}, cosine {:.4f}, dead {:.2f} %; saved in {}/saes/{}",
+                      t.saes[i].name, entries[i].at("fvu").get<double>(), entries[i].at("l0").get<double>(),
+                      entries[i].at("cosine").get<double>(),
+                      100 * entries[i].at("dead_fraction").get<double>(), config.run.output, t.saes[i].name);
         }
         add_to_summary(config.run.output, entries);
     });
@@ -297,17 +306,20 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
     std::vector<suite::Job> jobs;
     OutputLock lock;
     std::optional<Checkpoint> from;
-    together(comm, [&] { jobs = suite::jobs_of(config, data::find_datasets(config.data.files, config.data.datasets)); });
+    together(comm, [&] {
+        jobs = suite::jobs_of(config, data::find_datasets(config.data.files, config.data.datasets));
+    });
     together(comm, [&] {
         if (comm.size() > config.data.lanes)
-            refuse("data.lanes: {} lanes cannot feed {} ranks; start fewer ranks or raise data.lanes", config.data.lanes,
-                   comm.size());
+            refuse("data.lanes: {} lanes cannot feed {} ranks; start fewer ranks or raise data.lanes",
+                   config.data.lanes, comm.size());
         for (const suite::Job& job : jobs)
             if (training_rows(job, config) < config.data.lanes)
-                refuse("data.eval_rows: dataset '{}' has {} rows; less {} held out, {} remain for training, and "
-                       "data.lanes = {} is the least",
-                       job.dataset.name, job.dataset.rows, config.data.eval_rows, training_rows(job, config),
-                       config.data.lanes);
+                refuse(
+                    "data.eval_rows: dataset '{}' has {} rows; less {} held out, {} remain for training, and "
+                    "data.lanes = {} is the least",
+                    job.dataset.name, job.dataset.rows, config.data.eval_rows, training_rows(job, config),
+                    config.data.lanes);
     });
     together(comm, [&] {
         if (comm.rank() == 0) lock = open_output(config, options.resume);
@@ -315,9 +327,11 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
     together(comm, [&] {
         if (options.resume) from = newest_checkpoint(config.run.output);
         if (from && from->fingerprint != run.fingerprint)
-            refuse("{}: made under another configuration; to continue it, restore these settings, or choose another "
-                   "run.output\n  checkpoint: {}\n  now:        {}",
-                   from->folder.string(), from->fingerprint, run.fingerprint);
+            refuse(
+                "{}: made under another configuration; to continue it, restore these settings, or choose "
+                "another "
+                "run.output\n  checkpoint: {}\n  now:        {}",
+                from->folder.string(), from->fingerprint, run.fingerprint);
     });
     share_cores(run);
     run.device = device::make_cpu_device(run.threads);
@@ -327,25 +341,29 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
                                                         from ? from->progress.metrics_bytes : 0);
     });
     if (options.resume)
-        log::info("{}", from ? fmt::format("continuing from {}", from->folder.string()) : "no checkpoint yet: starting anew");
-    log::info("{} rank{} on {}; {} dataset{}, {} SAE{} each, {} steps of {} rows", comm.size(), comm.size() == 1 ? "" : "s",
-              run.device->name(), jobs.size(), jobs.size() == 1 ? "" : "s", config.saes.size(),
-              config.saes.size() == 1 ? "" : "s", config.train.steps(), config.train.batch_size);
+        log::info("{}", from ? fmt::format("continuing from {}", from->folder.string())
+                             : "no checkpoint yet: starting anew");
+    log::info("{} rank{} on {}; {} dataset{}, {} SAE{} each, {} steps of {} rows", comm.size(),
+              comm.size() == 1 ? "" : "s", run.device->name(), jobs.size(), jobs.size() == 1 ? "" : "s",
+              config.saes.size(), config.saes.size() == 1 ? "" : "s", config.train.steps(),
+              config.train.batch_size);
 
     const std::int64_t first = from ? from->progress.job : 0;
     for (std::int64_t index = first; index < std::ssize(jobs); ++index) {
         const suite::Job& job = jobs[static_cast<std::size_t>(index)];
         Training training = begin(run, job, index, index == first ? from : std::nullopt);
         const data::InputStatistics& s = training.progress.statistics;
-        log::info("{}: {} rows x {}, {} held out; scale {:.6g}, median norm {:.4g}, rows over {:.4g} are skipped",
-                  job.dataset.name, job.dataset.rows, job.dataset.n, config.data.eval_rows, s.scale, s.median_norm,
-                  s.norm_limit);
+        log::info(
+            "{}: {} rows x {}, {} held out; scale {:.6g}, median norm {:.4g}, rows over {:.4g} are skipped",
+            job.dataset.name, job.dataset.rows, job.dataset.n, config.data.eval_rows, s.scale, s.median_norm,
+            s.norm_limit);
         if (warmup_steps(config.optimizer, config.train.steps()) < config.optimizer.warmup_steps)
-            log::info("warm-up shortened from {} to {} steps, a tenth of the run", config.optimizer.warmup_steps,
-                      warmup_steps(config.optimizer, config.train.steps()));
+            log::info("warm-up shortened from {} to {} steps, a tenth of the run",
+                      config.optimizer.warmup_steps, warmup_steps(config.optimizer, config.train.steps()));
         if (!train_steps(run, training)) {
-            log::warn("stopped on request at step {} of {} of {}; a checkpoint is saved, continue with --resume",
-                      training.progress.step, config.train.steps(), job.dataset.name);
+            log::warn(
+                "stopped on request at step {} of {} of {}; a checkpoint is saved, continue with --resume",
+                training.progress.step, config.train.steps(), job.dataset.name);
             return exit_stopped;
         }
         finish(run, training);

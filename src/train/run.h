@@ -13,8 +13,8 @@ struct RunOptions {
     bool quiet = false;   // no bar, no log below warnings
 };
 
-// Collective. Returns exit_done, or exit_stopped after a requested stop with a checkpoint saved. Errors that concern
-// all ranks end as Ended; others are thrown on the rank they struck.
+// Collective. Returns exit_done, or exit_stopped after a requested stop with a checkpoint saved. Errors that
+// concern all ranks end as Ended; others are thrown on the rank they struck.
 int run(const Config& config, const RunOptions& options, Communicator& comm);
 
 }  // namespace strata::train

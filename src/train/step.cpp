@@ -10,11 +10,12 @@ namespace {
 
 using device::CodeSet;
 
-// AuxK (methods: docs/methods.md): the dead latents' aux_k largest pre-activations of a row reconstruct what the SAE
-// missed, e = x - x_hat taken as a constant, without the decoder bias:
+// AuxK (methods: docs/methods.md): the dead latents' aux_k largest pre-activations of a row reconstruct what
+// the SAE missed, e = x - x_hat taken as a constant, without the decoder bias:
 //   loss = coefficient * E|x|^2 * sum_b |e_b - f_b W_dec|^2 / sum_b |e_b - mean e|^2
 // E|x|^2 makes the weight independent of the input scale. Returns false if there is nothing to do.
-bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<std::uint32_t>& dead, double& loss) {
+bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<std::uint32_t>& dead,
+                   double& loss) {
     device::Device& device = bench.device;
     const SaeConfig& config = sae.config;
     if (config.aux_k == 0 || config.aux_coefficient == 0 || dead.empty()) return false;
@@ -30,14 +31,16 @@ bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<st
     const double scale = config.aux_coefficient * bench.mean_square / variance;
     device.screen_row_top(sae.parameters, std::min(config.aux_k, std::ssize(dead)), dead);
     device.keep(CodeSet::auxiliary, 0, 0);
-    const device::DecodeSums missed = device.decode(CodeSet::auxiliary, sae.parameters, static_cast<float>(2 * scale));
+    const device::DecodeSums missed =
+        device.decode(CodeSet::auxiliary, sae.parameters, static_cast<float>(2 * scale));
     double error = missed.squared_error;
     bench.comm.sum(std::span(&error, 1));
     loss = scale * error;
     return true;
 }
 
-// Sums the gradients over ranks, bucket by bucket while they are being made; returns the squared norm of the result.
+// Sums the gradients over ranks, bucket by bucket while they are being made; returns the squared norm of the
+// result.
 double accumulate_and_reduce(Workbench& bench, const TrainedSae& sae, std::span<const CodeSet> sets) {
     device::Tensors& gradient = bench.gradient;
     gradient.width = sae.parameters.width;
@@ -81,8 +84,8 @@ TrainedSae make_sae(device::Device& device, const SaeConfig& config, std::string
     return sae;
 }
 
-StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer, const data::Batch& batch,
-                      std::int64_t step, double lr) {
+StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer,
+                      const data::Batch& batch, std::int64_t step, double lr) {
     device::Device& device = bench.device;
     const float row_scale = 2.0F / static_cast<float>(bench.batch_size);
     std::vector<std::uint32_t> dead;
@@ -93,8 +96,8 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     StepReport report;
     report.dead = std::ssize(dead);
     device.center(batch.x, batch.rows, sae.parameters);
-    report.threshold = sae.kind->select({device, bench.comm, sae.parameters, sae.config, bench.batch_size, batch.rows,
-                                         sae.guess, sae.margin});
+    report.threshold = sae.kind->select({device, bench.comm, sae.parameters, sae.config, bench.batch_size,
+                                         batch.rows, sae.guess, sae.margin});
     report.sums = device.decode(CodeSet::main, sae.parameters, row_scale);
     count_silence(bench, sae);
 
@@ -103,9 +106,11 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
 
     report.gradient_norm = std::sqrt(accumulate_and_reduce(bench, sae, sets));
     if (!std::isfinite(report.gradient_norm))
-        fail("{}: the gradient of step {} is not finite (norm {}); lower optimizer.lr (now {:.3g}), or look for extreme "
-             "rows with `strata data check`",
-             sae.name, step + 1, report.gradient_norm, lr);
+        fail(
+            "{}: the gradient of step {} is not finite (norm {}); lower optimizer.lr (now {:.3g}), or look "
+            "for extreme "
+            "rows with `strata data check`",
+            sae.name, step + 1, report.gradient_norm, lr);
 
     device::AdamStep adam;
     adam.lr = static_cast<float>(lr);

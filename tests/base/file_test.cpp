@@ -18,7 +18,8 @@ struct Files : testing::Test {
     void SetUp() override { fs::create_directory(folder); }
     void TearDown() override { fs::remove_all(folder); }
     std::size_t count() const {
-        return static_cast<std::size_t>(std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
+        return static_cast<std::size_t>(
+            std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
     }
 };
 
@@ -37,8 +38,8 @@ TEST_F(Files, WhatIsWrittenIsReadAndReplaced) {
 
 TEST_F(Files, PiecesAreJoinedInOrder) {
     const std::string a = "first ", b, c = "third";
-    const std::array<std::span<const std::byte>, 3> pieces = {std::as_bytes(std::span(a)), std::as_bytes(std::span(b)),
-                                                              std::as_bytes(std::span(c))};
+    const std::array<std::span<const std::byte>, 3> pieces = {
+        std::as_bytes(std::span(a)), std::as_bytes(std::span(b)), std::as_bytes(std::span(c))};
     write_file(folder / "a", pieces);
     EXPECT_EQ(read_file(folder / "a"), "first third");
 }

@@ -34,7 +34,8 @@ TEST(Random, HasTheKnownAnswersOfPhilox) {
 
 TEST(Random, StreamsShareNoNumbersToSpeakOf) {
     std::set<std::uint32_t> seen;
-    for (const Purpose purpose : {Purpose::initial_weights, Purpose::chunk_order, Purpose::row_order, Purpose::synthetic})
+    for (const Purpose purpose :
+         {Purpose::initial_weights, Purpose::chunk_order, Purpose::row_order, Purpose::synthetic})
         for (std::uint64_t stream = 0; stream < 25; ++stream)
             for (const std::uint32_t v : draw(Random(9, purpose, stream), 40)) seen.insert(v);
     EXPECT_GT(seen.size(), 3990U);  // of 4000; equal ones by chance

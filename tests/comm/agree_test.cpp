@@ -20,7 +20,8 @@ namespace {
 class CapturedLog {
   public:
     CapturedLog() : before_(log::default_logger()) {
-        log::set_default_logger(std::make_shared<log::logger>("captured", std::make_shared<log::sinks::ostream_sink_mt>(text_)));
+        log::set_default_logger(
+            std::make_shared<log::logger>("captured", std::make_shared<log::sinks::ostream_sink_mt>(text_)));
         log::set_pattern("%v");
     }
     ~CapturedLog() { log::set_default_logger(before_); }
@@ -33,7 +34,8 @@ class CapturedLog {
 
 class Together : public testing::TestWithParam<bool> {
   protected:
-    const std::unique_ptr<Communicator> comm = GetParam() ? make_mpi_communicator() : make_self_communicator();
+    const std::unique_ptr<Communicator> comm =
+        GetParam() ? make_mpi_communicator() : make_self_communicator();
 
     // The status with which it ended, -1 if it did not.
     int status_of(const std::function<void()>& work) {

@@ -23,7 +23,8 @@ constexpr std::size_t piece = std::size_t{4} << 20;  // bytes that one call of M
 
 class Collectives : public testing::TestWithParam<bool> {
   protected:
-    const std::unique_ptr<Communicator> comm = GetParam() ? make_mpi_communicator() : make_self_communicator();
+    const std::unique_ptr<Communicator> comm =
+        GetParam() ? make_mpi_communicator() : make_self_communicator();
 };
 
 INSTANTIATE_TEST_SUITE_P(Over, Collectives, testing::Values(false, true),
@@ -38,8 +39,8 @@ TEST_P(Collectives, RanksAreNumbered) {
 
 template <typename T>
 void check_sum(Communicator& comm) {
-    for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{1000}, piece / sizeof(T) - 1, piece / sizeof(T),
-                                   piece / sizeof(T) + 1, 2 * piece / sizeof(T) + 5}) {
+    for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{1000}, piece / sizeof(T) - 1,
+                                   piece / sizeof(T), piece / sizeof(T) + 1, 2 * piece / sizeof(T) + 5}) {
         std::vector<T> values(size);
         for (std::size_t i = 0; i < size; ++i) values[i] = element<T>(comm.rank(), i);
         comm.sum(std::span(values));
@@ -53,9 +54,15 @@ void check_sum(Communicator& comm) {
     }
 }
 
-TEST_P(Collectives, SumAddsFloats) { check_sum<float>(*comm); }
-TEST_P(Collectives, SumAddsDoubles) { check_sum<double>(*comm); }
-TEST_P(Collectives, SumAddsCounts) { check_sum<std::uint64_t>(*comm); }
+TEST_P(Collectives, SumAddsFloats) {
+    check_sum<float>(*comm);
+}
+TEST_P(Collectives, SumAddsDoubles) {
+    check_sum<double>(*comm);
+}
+TEST_P(Collectives, SumAddsCounts) {
+    check_sum<std::uint64_t>(*comm);
+}
 
 TEST_P(Collectives, SumHoldsCountsBeyondTheFloats) {
     std::vector<std::uint64_t> one = {(std::uint64_t{1} << 60) + 1};
@@ -77,7 +84,8 @@ TEST_P(Collectives, SumHasTheSameBitsOnAllRanks) {
 }
 
 TEST_P(Collectives, MaxTakesTheLargest) {
-    std::vector<double> values = {static_cast<double>(comm->rank()), -static_cast<double>(comm->rank()), -5, 1e300};
+    std::vector<double> values = {static_cast<double>(comm->rank()), -static_cast<double>(comm->rank()), -5,
+                                  1e300};
     comm->max(values);
     EXPECT_EQ(values, (std::vector<double>{static_cast<double>(comm->size() - 1), 0, -5, 1e300}));
     comm->max({});

@@ -15,7 +15,8 @@ namespace {
 std::vector<float> gradient_of(int rank, int round, std::size_t size) {
     std::vector<float> values(size);
     for (std::size_t i = 0; i < size; ++i)
-        values[i] = std::sin(static_cast<float>(i) + 100.0F * static_cast<float>(rank) + 17.0F * static_cast<float>(round));
+        values[i] = std::sin(static_cast<float>(i) + 100.0F * static_cast<float>(rank) +
+                             17.0F * static_cast<float>(round));
     return values;
 }
 
@@ -57,7 +58,8 @@ TEST(Reducer, OverlapChangesNoBit) {
             for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += part[i];
         }
         for (std::size_t i = 0; i < expected.size(); ++i)
-            worst = std::max(worst, std::abs(expected[i] - at_once[static_cast<std::size_t>(round) * expected.size() + i]));
+            worst = std::max(worst, std::abs(expected[i] -
+                                             at_once[static_cast<std::size_t>(round) * expected.size() + i]));
     }
     EXPECT_LT(worst, 1e-6);
 }
@@ -75,7 +77,8 @@ TEST(Reducer, IsDestroyedOnlyAfterItsBuckets) {
     std::vector<float> values(300000, 1);
     {
         Reducer reducer(*comm, true);
-        for (std::size_t at = 0; at < values.size(); at += 30000) reducer.submit(std::span(values).subspan(at, 30000));
+        for (std::size_t at = 0; at < values.size(); at += 30000)
+            reducer.submit(std::span(values).subspan(at, 30000));
     }
     for (const float v : values) ASSERT_EQ(v, static_cast<float>(comm->size()));
 }

@@ -22,8 +22,8 @@ using Values = std::vector<float>;
 // Every rank knows all ranks' values; `of(r)` are those of rank r.
 void check(Communicator& comm, const std::vector<Values>& of, std::uint64_t k) {
     const Values& mine = of[static_cast<std::size_t>(comm.rank())];
-    const Selection found =
-        select_largest(comm, k, [&](std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) {
+    const Selection found = select_largest(
+        comm, k, [&](std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) {
             ASSERT_EQ(counts.size(), std::size_t{1} << digits);
             std::ranges::fill(counts, 0);
             for (const float v : mine) {
@@ -45,7 +45,8 @@ void check(Communicator& comm, const std::vector<Values>& of, std::uint64_t k) {
     const std::size_t take = std::min<std::size_t>(k, all.size());
     std::size_t expected = 0;  // of this rank
     for (std::size_t i = 0; i < take; ++i) expected += all[i].rank == static_cast<std::size_t>(comm.rank());
-    const auto above = static_cast<std::size_t>(std::ranges::count_if(mine, [&](float v) { return v > found.threshold; }));
+    const auto above =
+        static_cast<std::size_t>(std::ranges::count_if(mine, [&](float v) { return v > found.threshold; }));
     const auto equal = static_cast<std::size_t>(std::ranges::count(mine, found.threshold));
     EXPECT_LE(found.ties_to_take, equal);
     if (all.size() < k) {
@@ -61,7 +62,8 @@ void check(Communicator& comm, const std::vector<Values>& of, std::uint64_t k) {
 
 class Selecting : public testing::TestWithParam<bool> {
   protected:
-    const std::unique_ptr<Communicator> comm = GetParam() ? make_mpi_communicator() : make_self_communicator();
+    const std::unique_ptr<Communicator> comm =
+        GetParam() ? make_mpi_communicator() : make_self_communicator();
     const std::size_t ranks = static_cast<std::size_t>(comm->size());
 };
 
@@ -81,7 +83,8 @@ TEST_P(Selecting, NeighboursInTheLastBit) {
     std::vector<Values> of(ranks);
     for (std::size_t r = 0; r < ranks; ++r)
         for (std::uint32_t i = 0; i < 300; ++i)
-            of[r].push_back(std::bit_cast<float>(0x3f800000U + (i * 7 + static_cast<std::uint32_t>(r)) % 1500));
+            of[r].push_back(
+                std::bit_cast<float>(0x3f800000U + (i * 7 + static_cast<std::uint32_t>(r)) % 1500));
     for (const std::uint64_t k : {1, 7, 150, 299, 300}) check(*comm, of, k);
 }
 
@@ -89,7 +92,8 @@ TEST_P(Selecting, TiesSpreadOverRanks) {
     std::vector<Values> of(ranks);
     for (std::size_t r = 0; r < ranks; ++r) {
         Random random(2, Purpose::synthetic, r);
-        for (std::size_t i = 0; i < 200; ++i) of[r].push_back(0.25F * static_cast<float>(1 + random.below(8)));
+        for (std::size_t i = 0; i < 200; ++i)
+            of[r].push_back(0.25F * static_cast<float>(1 + random.below(8)));
     }
     for (std::uint64_t k = 0; k <= 200 * ranks + 3; k += 13) check(*comm, of, k);
 }
@@ -111,8 +115,8 @@ TEST_P(Selecting, NothingAnywhere) {
 
 TEST_P(Selecting, TheWholeRangeOfFloats) {
     using Limits = std::numeric_limits<float>;
-    const std::vector<Values> of(
-        ranks, {Limits::max(), Limits::min(), Limits::denorm_min(), 1, Limits::denorm_min(), Limits::max(), 1e-20F, 1e20F});
+    const std::vector<Values> of(ranks, {Limits::max(), Limits::min(), Limits::denorm_min(), 1,
+                                         Limits::denorm_min(), Limits::max(), 1e-20F, 1e20F});
     for (std::uint64_t k = 1; k <= 8 * ranks; ++k) check(*comm, of, k);
 }
 
@@ -139,7 +143,8 @@ TEST(Selection, DoesNotDependOnTheNumberOfRanks) {
     const auto taken = [](std::span<const float> values, const Selection& s) {
         std::vector<char> mask;
         std::uint64_t ties = s.ties_to_take;
-        for (const float v : values) mask.push_back(v > s.threshold || (v == s.threshold && ties > 0 && ties-- > 0));
+        for (const float v : values)
+            mask.push_back(v > s.threshold || (v == s.threshold && ties > 0 && ties-- > 0));
         return mask;
     };
     for (const std::uint64_t k : {1, 33, 500, 777, 1000}) {

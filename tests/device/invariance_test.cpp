@@ -1,5 +1,5 @@
-// What the result of a step must not depend on: the number of threads, what the device did before, how the candidates
-// were found.
+// What the result of a step must not depend on: the number of threads, what the device did before, how the
+// candidates were found.
 
 #include <gtest/gtest.h>
 
@@ -61,7 +61,8 @@ Outcome run(device::Device& device, const test::Problem& p, bool batch_rule, dou
     out.numbers.push_back(guess);
     out.codes = test::codes_of(device);
     const auto add = [&](const device::DecodeSums& s) {
-        out.numbers.insert(out.numbers.end(), {s.squared_error, s.l1, s.cosine, static_cast<double>(s.active)});
+        out.numbers.insert(out.numbers.end(),
+                           {s.squared_error, s.l1, s.cosine, static_cast<double>(s.active)});
     };
     add(device.decode(CodeSet::main, parameters, 0.01F));
     const auto keep_gradients = [&](CodeSet set) {
@@ -86,7 +87,8 @@ Outcome run(device::Device& device, const test::Problem& p, bool batch_rule, dou
     out.numbers.push_back(device.accumulate(sets, parameters, gradient, [](std::int64_t, std::int64_t) {}));
     out.numbers.push_back(device.square_norm(gradient));
     out.gradient = test::get(gradient, device);
-    device.update(parameters, gradient, first, second, {.lr = 0.01F, .correction1 = 0.1F, .correction2 = 0.001F});
+    device.update(parameters, gradient, first, second,
+                  {.lr = 0.01F, .correction1 = 0.1F, .correction2 = 0.001F});
     out.parameters = test::get(parameters, device);
     return out;
 }
@@ -144,8 +146,8 @@ TEST(Invariance, ASmallerBatchLeavesNothingOfTheLarger) {
     EXPECT_EQ(gradient_of(true), gradient_of(false));
 }
 
-// Encoder biases of 1 and products that, added to them, fall half way between two floats: the last bit of a product
-// decides to which, and the product by blocks has other last bits than the dot product that counts.
+// Encoder biases of 1 and products that, added to them, fall half way between two floats: the last bit of a
+// product decides to which, and the product by blocks has other last bits than the dot product that counts.
 TEST(Screening, IsExactWhereTheBiasHidesTheProduct) {
     constexpr std::size_t rows = 40, n = 24, width = 3000;
     test::Problem p = test::make_problem(rows, n, width);
@@ -155,8 +157,7 @@ TEST(Screening, IsExactWhereTheBiasHidesTheProduct) {
     std::ranges::fill(p.sae.b_enc, 1.0F);
     for (std::size_t j = 0; j < width; ++j) {
         double sum = 0;
-        for (std::size_t c = 0; c + 1 < n; ++c)
-            sum += p.sae.w_enc[j * n + c] = 0x1p-24F * random.normal();
+        for (std::size_t c = 0; c + 1 < n; ++c) sum += p.sae.w_enc[j * n + c] = 0x1p-24F * random.normal();
         p.sae.w_enc[j * n + n - 1] = static_cast<float>(0x1p-24 * static_cast<double>(1 + 2 * (j % 3)) - sum);
     }
     device::CpuDevice device(2);
@@ -230,11 +231,13 @@ TEST(Screening, HistogramOfPreActivationsCountsWhatThereIs) {
     device.center(p.x, 101, parameters);
     ASSERT_TRUE(device.screen_above(parameters, 0, 0));
     std::vector<std::uint64_t> expected(2048), counts(2048, 9);
-    for (const Pair& pair : test::candidates_in(device)) ++expected[std::bit_cast<std::uint32_t>(pair.value) >> 20];
+    for (const Pair& pair : test::candidates_in(device))
+        ++expected[std::bit_cast<std::uint32_t>(pair.value) >> 20];
     device.pre_activation_histogram(parameters, 1000, counts);
     // A value at the edge of a bin may round into the next.
     std::uint64_t moved = 0;
-    for (std::size_t i = 0; i < 2048; ++i) moved += counts[i] > expected[i] ? counts[i] - expected[i] : expected[i] - counts[i];
+    for (std::size_t i = 0; i < 2048; ++i)
+        moved += counts[i] > expected[i] ? counts[i] - expected[i] : expected[i] - counts[i];
     EXPECT_LE(moved, 4U);
     device.pre_activation_histogram(parameters, 10, counts);
     std::uint64_t sampled = 0;
@@ -243,7 +246,8 @@ TEST(Screening, HistogramOfPreActivationsCountsWhatThereIs) {
         sampled += counts[i];
         all += expected[i];
     }
-    EXPECT_NEAR(static_cast<double>(sampled) / 10, static_cast<double>(all) / 101, 0.2 * static_cast<double>(all) / 101);
+    EXPECT_NEAR(static_cast<double>(sampled) / 10, static_cast<double>(all) / 101,
+                0.2 * static_cast<double>(all) / 101);
 }
 
 TEST(Screening, DigitHistogramIsOfTheCandidates) {

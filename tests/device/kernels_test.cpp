@@ -1,5 +1,5 @@
-// Every set of kernels this CPU has against plain loops, and the sets that fuse multiply and add against each other,
-// bit for bit.
+// Every set of kernels this CPU has against plain loops, and the sets that fuse multiply and add against each
+// other, bit for bit.
 
 #include "device/cpu/kernels.h"
 
@@ -26,7 +26,9 @@ std::vector<float> numbers(std::size_t size, std::uint64_t stream) {
     return out;
 }
 
-bool fuses(const Kernels& set) { return std::string(set.target).starts_with("AVX") || std::string(set.target).starts_with("NEON"); }
+bool fuses(const Kernels& set) {
+    return std::string(set.target).starts_with("AVX") || std::string(set.target).starts_with("NEON");
+}
 
 // A vector with guards around it, which a kernel must leave alone.
 struct Guarded {
@@ -53,9 +55,8 @@ std::vector<std::size_t> sets() {
     for (std::size_t i = 0; i < all_kernels().size(); ++i) all.push_back(i);
     return all;
 }
-INSTANTIATE_TEST_SUITE_P(Target, EveryKernel, testing::ValuesIn(sets()), [](const auto& info) {
-    return std::string(all_kernels()[info.param].target);
-});
+INSTANTIATE_TEST_SUITE_P(Target, EveryKernel, testing::ValuesIn(sets()),
+                         [](const auto& info) { return std::string(all_kernels()[info.param].target); });
 
 double dot_of(const float* a, const float* b, std::int64_t n) {
     double sum = 0;
@@ -75,7 +76,8 @@ TEST_P(EveryKernel, DotsAreSumsOfProducts) {
         const std::vector<float> x = numbers(length, 1);
         const std::vector<float> left = numbers(5 * length, 2);
         const std::vector<float> right = numbers(11 * length, 3);
-        EXPECT_NEAR(set.dot(x.data(), right.data(), n), dot_of(x.data(), right.data(), n), dot_bound(x.data(), right.data(), n));
+        EXPECT_NEAR(set.dot(x.data(), right.data(), n), dot_of(x.data(), right.data(), n),
+                    dot_bound(x.data(), right.data(), n));
         for (const std::size_t count : {0, 1, 3, 4, 5, 9}) {
             std::vector<std::uint32_t> a_index(count), b_index(count);
             for (std::size_t i = 0; i < count; ++i) {
@@ -84,13 +86,16 @@ TEST_P(EveryKernel, DotsAreSumsOfProducts) {
             }
             Guarded one(std::vector<float>(count, -1)), two(std::vector<float>(count, -1));
             set.dots(x.data(), right.data(), b_index.data(), static_cast<std::int64_t>(count), n, one.data());
-            set.pair_dots(left.data(), a_index.data(), right.data(), b_index.data(), static_cast<std::int64_t>(count), n,
-                          two.data());
+            set.pair_dots(left.data(), a_index.data(), right.data(), b_index.data(),
+                          static_cast<std::int64_t>(count), n, two.data());
             EXPECT_TRUE(one.intact() && two.intact());
             for (std::size_t i = 0; i < count; ++i) {
                 // One summation order, whichever kernel.
-                EXPECT_EQ(one.data()[i], set.dot(x.data(), right.data() + b_index[i] * n, n)) << n << " " << i;
-                EXPECT_EQ(two.data()[i], set.dot(left.data() + a_index[i] * n, right.data() + b_index[i] * n, n)) << n << " " << i;
+                EXPECT_EQ(one.data()[i], set.dot(x.data(), right.data() + b_index[i] * n, n))
+                    << n << " " << i;
+                EXPECT_EQ(two.data()[i],
+                          set.dot(left.data() + a_index[i] * n, right.data() + b_index[i] * n, n))
+                    << n << " " << i;
             }
         }
     }
@@ -112,7 +117,8 @@ TEST_P(EveryKernel, VectorsAreAddedSubtractedAndScaled) {
         for (std::size_t i = 0; i < length; ++i) {
             EXPECT_EQ(difference.data()[i], a[i] - b[i]);
             EXPECT_EQ(scaled.data()[i], -1.3F * a[i]);
-            EXPECT_NEAR(sum.data()[i], static_cast<double>(0.7F) * a[i] + b[i], 2 * unit * (std::abs(a[i]) + std::abs(b[i])));
+            EXPECT_NEAR(sum.data()[i], static_cast<double>(0.7F) * a[i] + b[i],
+                        2 * unit * (std::abs(a[i]) + std::abs(b[i])));
         }
         EXPECT_EQ(square, set.dot(difference.data(), difference.data(), n));
     }
@@ -128,7 +134,8 @@ TEST_P(EveryKernel, RowsAreAddedInTheOrderOfTheirIndices) {
             for (std::size_t i = 0; i < count; ++i) index[i] = static_cast<std::uint32_t>(i * 5 % 7);
             const std::vector<float> start = numbers(length, 8);
             Guarded sum(start), one_by_one(start);
-            set.add_rows(base.data(), index.data(), weight.data(), static_cast<std::int64_t>(count), n, sum.data());
+            set.add_rows(base.data(), index.data(), weight.data(), static_cast<std::int64_t>(count), n,
+                         sum.data());
             EXPECT_TRUE(sum.intact());
             for (std::size_t i = 0; i < count; ++i)
                 set.add(base.data() + index[i] * length, weight[i], n, one_by_one.data());
@@ -158,7 +165,8 @@ TEST_P(EveryKernel, ScanKeepsEverythingAtOrAboveTheLimit) {
                 if (z[j] + bias[j] >= limit) expected.push_back(static_cast<std::uint32_t>(100 + j));
             std::vector<std::uint32_t> latent(length + 16, 77);
             Guarded value(std::vector<float>(length, 0));
-            const std::int64_t found = set.scan(z.data(), bias.data(), n, limit, 100, latent.data(), value.data());
+            const std::int64_t found =
+                set.scan(z.data(), bias.data(), n, limit, 100, latent.data(), value.data());
             ASSERT_EQ(found, std::ssize(expected)) << n << " " << limit;
             EXPECT_TRUE(value.intact());
             for (std::size_t i = length; i < latent.size(); ++i) EXPECT_EQ(latent[i], 77U);
@@ -179,25 +187,30 @@ TEST_P(EveryKernel, TilesAreAddedAndProjected) {
                     Array<float> other(static_cast<std::size_t>(9 * width));
                     for (std::int64_t b = 0; b < 9; ++b)  // columns that do not exist are zero
                         for (std::int64_t c = 0; c < valid; ++c) {
-                            tile[static_cast<std::size_t>(b * width + c)] = std::sin(static_cast<float>(7 * b + c));
-                            other[static_cast<std::size_t>(b * width + c)] = std::cos(static_cast<float>(5 * b + 3 * c));
+                            tile[static_cast<std::size_t>(b * width + c)] =
+                                std::sin(static_cast<float>(7 * b + c));
+                            other[static_cast<std::size_t>(b * width + c)] =
+                                std::cos(static_cast<float>(5 * b + 3 * c));
                         }
                     const std::vector<float> weight = numbers(7, 11);
                     const std::vector<float> direction = numbers(64, 12);
                     const TileSource sources[2] = {{tile.data(), rows.data(), weight.data(), 7},
                                                    {other.data(), rows.data() + 1, weight.data() + 2, 3}};
                     Guarded out(std::vector<float>(static_cast<std::size_t>(valid), -5));
-                    const float square = set.add_tiles(sources, count, width, valid, 0.3F,
-                                                       with_direction ? direction.data() : nullptr, out.data());
+                    const float square =
+                        set.add_tiles(sources, count, width, valid, 0.3F,
+                                      with_direction ? direction.data() : nullptr, out.data());
                     EXPECT_TRUE(out.intact()) << width << " " << valid;
                     double expected_square = 0;
                     for (std::int64_t c = 0; c < valid; ++c) {
-                        double expected = with_direction ? -static_cast<double>(0.3F) * direction[static_cast<std::size_t>(c)] : 0;
+                        double expected = with_direction ? -static_cast<double>(0.3F) *
+                                                               direction[static_cast<std::size_t>(c)]
+                                                         : 0;
                         double magnitude = std::abs(expected);
                         for (std::int64_t s = 0; s < count; ++s)
                             for (std::int64_t e = 0; e < sources[s].count; ++e) {
-                                const double term =
-                                    static_cast<double>(sources[s].weight[e]) * sources[s].tile[sources[s].row[e] * width + c];
+                                const double term = static_cast<double>(sources[s].weight[e]) *
+                                                    sources[s].tile[sources[s].row[e] * width + c];
                                 expected += term;
                                 magnitude += std::abs(term);
                             }
@@ -252,7 +265,8 @@ TEST_P(EveryKernel, HasTheBitsOfTheBestSetIfItFuses) {
         const std::vector<std::uint32_t> zero(9, 0);
         const auto all = [&](const Kernels& k) {
             std::vector<float> out = {k.dot(a.data(), base.data(), n)};
-            std::vector<float> dots(9), sum = a, difference(length), scaled = a, added = a, w = a, m = a, v = a;
+            std::vector<float> dots(9), sum = a, difference(length), scaled = a, added = a, w = a, m = a,
+                                        v = a;
             k.dots(a.data(), base.data(), index.data(), 9, n, dots.data());
             out.insert(out.end(), dots.begin(), dots.end());
             k.pair_dots(a.data(), zero.data(), base.data(), index.data(), 9, n, dots.data());
@@ -270,21 +284,26 @@ TEST_P(EveryKernel, HasTheBitsOfTheBestSetIfItFuses) {
         };
         const std::vector<float> mine = all(set);
         const std::vector<float> theirs = all(best);
-        for (std::size_t i = 0; i < mine.size(); ++i) ASSERT_EQ(mine[i], theirs[i]) << set.target << " n " << n << " at " << i;
+        for (std::size_t i = 0; i < mine.size(); ++i)
+            ASSERT_EQ(mine[i], theirs[i]) << set.target << " n " << n << " at " << i;
     }
     const std::vector<std::uint32_t> rows = {3, 0, 8, 3, 5, 1, 2};
     const std::vector<float> weight = numbers(7, 11);
     const std::vector<float> direction = numbers(64, 12);
     for (int variant = 0; variant < 20; ++variant) {
         Array<float> tile(9 * 64);
-        for (std::size_t i = 0; i < tile.size(); ++i) tile[i] = std::sin(static_cast<float>(i) + static_cast<float>(variant));
+        for (std::size_t i = 0; i < tile.size(); ++i)
+            tile[i] = std::sin(static_cast<float>(i) + static_cast<float>(variant));
         const TileSource source = {tile.data(), rows.data(), weight.data(), 7};
         for (const std::int64_t width : {16, 32, 64}) {
             std::vector<float> mine(static_cast<std::size_t>(width)), theirs(mine);
-            const float my_square = set.add_tiles(&source, 1, width, width, 0.3F, direction.data(), mine.data());
-            const float their_square = best.add_tiles(&source, 1, width, width, 0.3F, direction.data(), theirs.data());
+            const float my_square =
+                set.add_tiles(&source, 1, width, width, 0.3F, direction.data(), mine.data());
+            const float their_square =
+                best.add_tiles(&source, 1, width, width, 0.3F, direction.data(), theirs.data());
             EXPECT_EQ(mine, theirs) << width;
-            EXPECT_EQ(my_square, their_square) << width << ": the gradient's norm decides the clipping, so the next step";
+            EXPECT_EQ(my_square, their_square)
+                << width << ": the gradient's norm decides the clipping, so the next step";
         }
     }
 }

@@ -21,7 +21,9 @@ struct Case {
     test::Awkward awkward;
 };
 
-void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+void PrintTo(const Case& c, std::ostream* out) {
+    *out << c.name;
+}
 
 class ReferenceGradient : public testing::TestWithParam<Case> {};
 
@@ -68,14 +70,15 @@ TEST_P(ReferenceGradient, IsTheDerivativeOfTheLossInEveryParameter) {
     RecordProperty("worst", fmt::format("{:.2e}", worst));
 }
 
-INSTANTIATE_TEST_SUITE_P(Rules, ReferenceGradient,
-                         testing::Values(Case{"topk", false, false, test::Awkward::none},
-                                         Case{"topk_auxiliary", false, true, test::Awkward::none},
-                                         Case{"batch", true, false, test::Awkward::none},
-                                         Case{"batch_auxiliary", true, true, test::Awkward::none},
-                                         Case{"batch_auxiliary_equal_latents", true, true, test::Awkward::equal_latents},
-                                         Case{"batch_auxiliary_zero_rows", true, true, test::Awkward::zero_rows}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Rules, ReferenceGradient,
+    testing::Values(Case{"topk", false, false, test::Awkward::none},
+                    Case{"topk_auxiliary", false, true, test::Awkward::none},
+                    Case{"batch", true, false, test::Awkward::none},
+                    Case{"batch_auxiliary", true, true, test::Awkward::none},
+                    Case{"batch_auxiliary_equal_latents", true, true, test::Awkward::equal_latents},
+                    Case{"batch_auxiliary_zero_rows", true, true, test::Awkward::zero_rows}),
+    [](const auto& info) { return info.param.name; });
 
 TEST(Reference, SelectionBreaksTiesByRowThenLatent) {
     const std::vector<double> z = {1, 2, 2, -1,  //

@@ -1,6 +1,6 @@
-// Every verb of a step on the CPU device against the dense reference in double, over shapes that fill no block and
-// batches that are awkward. Which pairs are selected is compared exactly: the value that counts is the dot product of
-// the kernels, so a dense selection over those values is the answer.
+// Every verb of a step on the CPU device against the dense reference in double, over shapes that fill no
+// block and batches that are awkward. Which pairs are selected is compared exactly: the value that counts is
+// the dot product of the kernels, so a dense selection over those values is the answer.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -35,7 +35,8 @@ struct Case {
 };
 
 void PrintTo(const Case& c, std::ostream* out) {
-    *out << c.rows << "x" << c.n << " to " << c.width << ", " << c.kind << " " << c.k << ", " << test::name_of(c.awkward);
+    *out << c.rows << "x" << c.n << " to " << c.width << ", " << c.kind << " " << c.k << ", "
+         << test::name_of(c.awkward);
 }
 
 // z as the device must count it, [rows, M].
@@ -56,7 +57,8 @@ std::vector<Pair> selected(const std::vector<float>& z, const Mask& mask, std::s
     std::vector<Pair> pairs;
     for (std::size_t i = 0; i < z.size(); ++i)
         if (mask[i] != 0)
-            pairs.push_back({static_cast<std::uint32_t>(i / width), static_cast<std::uint32_t>(i % width), z[i]});
+            pairs.push_back(
+                {static_cast<std::uint32_t>(i / width), static_cast<std::uint32_t>(i % width), z[i]});
     return pairs;
 }
 
@@ -77,7 +79,8 @@ TEST_P(Verbs, MatchTheReference) {
     const std::vector<double> x = test::widen(p.x);
 
     device::CpuDevice device(c.threads);
-    device.prepare(static_cast<std::int64_t>(rows), static_cast<std::int64_t>(c.n), static_cast<std::int64_t>(width), 1);
+    device.prepare(static_cast<std::int64_t>(rows), static_cast<std::int64_t>(c.n),
+                   static_cast<std::int64_t>(width), 1);
     device::Tensors parameters = test::put(p.sae, device);
     device.center(p.x, static_cast<std::int64_t>(rows), parameters);
 
@@ -89,15 +92,18 @@ TEST_P(Verbs, MatchTheReference) {
         for (std::size_t j = 0; j < width; ++j) {
             double products = 0;
             for (std::size_t i = 0; i < c.n; ++i)
-                products += (std::abs(x[b * c.n + i]) + std::abs(sae.b_dec[i])) * std::abs(sae.w_enc[j * c.n + i]);
-            const double bound = static_cast<double>(c.n + 2) * 0x1p-24 * products + 0x1p-24 * std::abs(z[b * width + j]);
+                products +=
+                    (std::abs(x[b * c.n + i]) + std::abs(sae.b_dec[i])) * std::abs(sae.w_enc[j * c.n + i]);
+            const double bound =
+                static_cast<double>(c.n + 2) * 0x1p-24 * products + 0x1p-24 * std::abs(z[b * width + j]);
             worst = std::max(worst, std::abs(z_counts[b * width + j] - z[b * width + j]) / bound);
         }
     record("z_over_rounding_bound", worst, 1);
 
     // Every positive pre-activation is a candidate of the widest screen.
     ASSERT_TRUE(device.screen_above(parameters, 0, 0));
-    EXPECT_EQ(test::candidates_in(device), selected(z_counts, reference::select_row_top(z_counts, rows, width, width), width));
+    EXPECT_EQ(test::candidates_in(device),
+              selected(z_counts, reference::select_row_top(z_counts, rows, width, width), width));
 
     // Selection, from nothing and with the guess that this one leaves.
     SaeConfig config;
@@ -110,16 +116,18 @@ TEST_P(Verbs, MatchTheReference) {
     const auto wanted = static_cast<std::size_t>(sae::codes_of_batch(c.k, static_cast<std::int64_t>(rows)));
     const auto cap = static_cast<std::size_t>(
         c.row_cap == 0 ? 0 : std::max(1LL, std::llround(static_cast<double>(c.row_cap) * c.k)));
-    const Mask mask = batch_rule ? reference::select_batch_top(z_counts, rows, width, wanted, cap)
-                                 : reference::select_row_top(z_counts, rows, width, static_cast<std::size_t>(c.k));
+    const Mask mask = batch_rule
+                          ? reference::select_batch_top(z_counts, rows, width, wanted, cap)
+                          : reference::select_row_top(z_counts, rows, width, static_cast<std::size_t>(c.k));
     const std::vector<Pair> codes = selected(z_counts, mask, width);
     float guess = 0;
     float margin = 0;
     for (const char* from : {"no guess", "a good guess", "too high a guess", "too low a guess"}) {
         if (std::string(from) == "too high a guess") guess *= 4;
         if (std::string(from) == "too low a guess") guess *= 0.01F;
-        const float threshold = sae::kind_of(c.kind).select({device, *self, parameters, config, static_cast<std::int64_t>(rows),
-                                                             static_cast<std::int64_t>(rows), guess, margin});
+        const float threshold =
+            sae::kind_of(c.kind).select({device, *self, parameters, config, static_cast<std::int64_t>(rows),
+                                         static_cast<std::int64_t>(rows), guess, margin});
         ASSERT_EQ(test::codes_of(device), codes) << from;
         const bool full = batch_rule && codes.size() == wanted && wanted > 0;
         EXPECT_EQ(threshold, full ? reference::smallest_selected(z_counts, mask) : 0) << from;
@@ -198,7 +206,8 @@ TEST_P(Verbs, MatchTheReference) {
         const device::DecodeSums missed =
             device.decode(CodeSet::auxiliary, parameters, static_cast<float>(2 * auxiliary.weight));
         record("auxiliary_error",
-               std::abs(missed.squared_error - reference::auxiliary_loss(sae, z, auxiliary, rows) / auxiliary.weight) /
+               std::abs(missed.squared_error -
+                        reference::auxiliary_loss(sae, z, auxiliary, rows) / auxiliary.weight) /
                    std::max(terms, missed.squared_error),
                1e-6);
         sets.push_back(CodeSet::auxiliary);
@@ -230,8 +239,8 @@ TEST_P(Verbs, MatchTheReference) {
             double difference = 0;
             for (std::size_t e = 0; e < found.tensor(i).size(); ++e)
                 difference = std::max(difference, std::abs(found.tensor(i)[e] - expected.tensor(i)[e]));
-            record(fmt::format("{}_{}", projecting ? "projected" : "raw", Sae<double>::names[i]).c_str(), difference / scale,
-                   1e-5);
+            record(fmt::format("{}_{}", projecting ? "projected" : "raw", Sae<double>::names[i]).c_str(),
+                   difference / scale, 1e-5);
         }
         const double expected_norm = reference::square_norm(Sae<double>(found));
         EXPECT_NEAR(norm, expected_norm, 2e-6 * expected_norm);
@@ -266,7 +275,8 @@ TEST_P(Verbs, MatchTheReference) {
     double off_unit = 0;
     for (std::size_t j = 0; j < width; ++j) {
         double square = 0;
-        for (std::size_t i = 0; i < c.n; ++i) square += std::pow(static_cast<double>(updated.w_dec[j * c.n + i]), 2);
+        for (std::size_t i = 0; i < c.n; ++i)
+            square += std::pow(static_cast<double>(updated.w_dec[j * c.n + i]), 2);
         off_unit = std::max(off_unit, std::abs(std::sqrt(square) - 1));
     }
     record("off_unit_norm", off_unit, 1e-6);
@@ -275,18 +285,20 @@ TEST_P(Verbs, MatchTheReference) {
 constexpr const char* topk = "topk";
 constexpr const char* batch = "batch_topk";
 
-INSTANTIATE_TEST_SUITE_P(Shapes, Verbs,
-                         testing::Values(Case{1, 1, 1, topk, 1}, Case{1, 1, 1, batch, 1}, Case{1, 7, 33, topk, 5},
-                                         Case{1, 7, 33, batch, 5}, Case{13, 1, 70, batch, 3}, Case{13, 7, 65, topk, 4},
-                                         Case{13, 7, 65, batch, 4}, Case{33, 33, 130, topk, 8},
-                                         Case{33, 33, 130, batch, 8}, Case{70, 33, 513, batch, 6, Awkward::none, 0, 40},
-                                         Case{70, 33, 513, topk, 6, Awkward::none, 0, 40},
-                                         Case{67, 576, 700, batch, 9}, Case{67, 576, 700, topk, 9},
-                                         Case{129, 16, 1024, batch, 5}, Case{31, 64, 257, topk, 3, Awkward::none, 0, 1}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, Verbs,
+    testing::Values(Case{1, 1, 1, topk, 1}, Case{1, 1, 1, batch, 1}, Case{1, 7, 33, topk, 5},
+                    Case{1, 7, 33, batch, 5}, Case{13, 1, 70, batch, 3}, Case{13, 7, 65, topk, 4},
+                    Case{13, 7, 65, batch, 4}, Case{33, 33, 130, topk, 8}, Case{33, 33, 130, batch, 8},
+                    Case{70, 33, 513, batch, 6, Awkward::none, 0, 40},
+                    Case{70, 33, 513, topk, 6, Awkward::none, 0, 40}, Case{67, 576, 700, batch, 9},
+                    Case{67, 576, 700, topk, 9}, Case{129, 16, 1024, batch, 5},
+                    Case{31, 64, 257, topk, 3, Awkward::none, 0, 1}));
 INSTANTIATE_TEST_SUITE_P(Counts, Verbs,
-                         testing::Values(Case{9, 12, 40, topk, 40}, Case{9, 12, 40, batch, 40}, Case{9, 12, 40, topk, 100},
-                                         Case{9, 12, 40, batch, 100}, Case{64, 20, 300, batch, 0.4},
-                                         Case{64, 20, 300, batch, 3.3}, Case{64, 20, 300, batch, 1.0 / 64},
+                         testing::Values(Case{9, 12, 40, topk, 40}, Case{9, 12, 40, batch, 40},
+                                         Case{9, 12, 40, topk, 100}, Case{9, 12, 40, batch, 100},
+                                         Case{64, 20, 300, batch, 0.4}, Case{64, 20, 300, batch, 3.3},
+                                         Case{64, 20, 300, batch, 1.0 / 64},
                                          Case{64, 20, 300, batch, 5, Awkward::outliers, 1},
                                          Case{64, 20, 300, batch, 5, Awkward::outliers, 2},
                                          Case{64, 20, 300, batch, 0.3, Awkward::outliers, 2}));
@@ -297,9 +309,9 @@ INSTANTIATE_TEST_SUITE_P(Threads, Verbs,
 
 std::vector<Case> awkward_cases() {
     std::vector<Case> cases;
-    for (const Awkward kind : {Awkward::zero_rows, Awkward::equal_rows, Awkward::equal_latents, Awkward::few_positive,
-                               Awkward::none_positive, Awkward::huge, Awkward::tiny, Awkward::outliers,
-                               Awkward::large_biases, Awkward::one_row_many_times}) {
+    for (const Awkward kind : {Awkward::zero_rows, Awkward::equal_rows, Awkward::equal_latents,
+                               Awkward::few_positive, Awkward::none_positive, Awkward::huge, Awkward::tiny,
+                               Awkward::outliers, Awkward::large_biases, Awkward::one_row_many_times}) {
         cases.push_back({60, 40, 300, topk, 7, kind});
         cases.push_back({60, 40, 300, batch, 7.1, kind});
     }

@@ -63,7 +63,8 @@ TEST(Initial, RowsAreUnitTiedAndFunctionsOfSeedAndIndexAlone) {
         EXPECT_NEAR(std::sqrt(square), 1, 1e-6);
         for (std::size_t k = 0; k < j; ++k) {
             double dot = 0;
-            for (std::size_t i = 0; i < 33; ++i) dot += static_cast<double>(b.w_dec[j * 33 + i]) * b.w_dec[k * 33 + i];
+            for (std::size_t i = 0; i < 33; ++i)
+                dot += static_cast<double>(b.w_dec[j * 33 + i]) * b.w_dec[k * 33 + i];
             most = std::max(most, std::abs(dot));
         }
     }
@@ -110,20 +111,23 @@ TEST_F(InUse, RowTopIsTheTrainingRuleOfTopk) {
     EXPECT_GT(used.size(), 200U);
 }
 
-// A JumpReLU with the batch's own threshold selects what the batch rule did, but for the smallest (strictly above).
+// A JumpReLU with the batch's own threshold selects what the batch rule did, but for the smallest (strictly
+// above).
 TEST_F(InUse, ThresholdOfTheBatchSelectsTheBatch) {
     const auto self = make_self_communicator();
     SaeConfig config;
     config.k = 6;
     float guess = 0;
     float margin = 0;
-    const float threshold = kind_of("batch_topk").select({device, *self, parameters, config, 40, 40, guess, margin});
+    const float threshold =
+        kind_of("batch_topk").select({device, *self, parameters, config, 40, 40, guess, margin});
     const std::vector<Pair> trained = test::codes_of(device);
     EXPECT_EQ(trained.size(), 240U);
     EXPECT_EQ(std::ranges::min(trained, {}, &Pair::value).value, threshold);
     apply_inference(device, parameters, Inference::threshold, 0, std::vector<float>(200, threshold));
     EXPECT_EQ(test::codes_of(device).size(), 239U);
-    apply_inference(device, parameters, Inference::threshold, 0, std::vector<float>(200, std::nextafter(threshold, 0.0F)));
+    apply_inference(device, parameters, Inference::threshold, 0,
+                    std::vector<float>(200, std::nextafter(threshold, 0.0F)));
     EXPECT_TRUE(test::codes_of(device) == trained);
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// The codes and candidates that a CpuDevice holds: no verb hands them out, and which pairs were selected is the thing
-// to be tested. An explicit instantiation may name private members, so the class needs no friend.
+// The codes and candidates that a CpuDevice holds: no verb hands them out, and which pairs were selected is
+// the thing to be tested. An explicit instantiation may name private members, so the class needs no friend.
 
 #include <compare>
 #include <cstdint>
@@ -12,7 +12,9 @@ namespace strata::test {
 
 template <auto candidates, auto codes>
 struct Inside {
-    friend const device::PairsByRow& candidates_of(const device::CpuDevice& device) { return device.*candidates; }
+    friend const device::PairsByRow& candidates_of(const device::CpuDevice& device) {
+        return device.*candidates;
+    }
     friend const device::CodeTable& table_of(const device::CpuDevice& device, device::CodeSet set) {
         return (device.*codes)[set == device::CodeSet::main ? 0 : 1];
     }

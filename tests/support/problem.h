@@ -1,6 +1,6 @@
 #pragma once
-// Batches and parameters for tests: pure functions of a seed, with the awkward cases by name, and the way from host
-// vectors to a device and back.
+// Batches and parameters for tests: pure functions of a seed, with the awkward cases by name, and the way
+// from host vectors to a device and back.
 
 #include <cmath>
 #include <cstddef>
@@ -30,13 +30,15 @@ enum class Awkward {
 };
 
 inline const char* name_of(Awkward kind) {
-    constexpr const char* names[] = {"none",          "zero_rows", "equal_rows", "equal_latents",
-                                     "few_positive",  "none_positive", "huge",   "tiny",
-                                     "outliers",      "large_biases",  "one_row_many_times"};
+    constexpr const char* names[] = {
+        "none", "zero_rows", "equal_rows", "equal_latents", "few_positive",      "none_positive",
+        "huge", "tiny",      "outliers",   "large_biases",  "one_row_many_times"};
     return names[static_cast<int>(kind)];
 }
 
-inline void PrintTo(Awkward kind, std::ostream* out) { *out << name_of(kind); }
+inline void PrintTo(Awkward kind, std::ostream* out) {
+    *out << name_of(kind);
+}
 
 struct Problem {
     std::size_t rows = 0;
@@ -56,7 +58,8 @@ inline Problem make_problem(std::size_t rows, std::size_t n, std::size_t width, 
     for (std::size_t j = 0; j < width; ++j)
         if (n == 1) p.sae.w_dec[j] = p.sae.w_dec[j] < 0 ? -1.0F : 1.0F;
     reference::renormalise(p.sae);
-    for (std::size_t i = 0; i < n * width; ++i) p.sae.w_enc[i] = p.sae.w_dec[i] + 0.3F * shrink * random.normal();
+    for (std::size_t i = 0; i < n * width; ++i)
+        p.sae.w_enc[i] = p.sae.w_dec[i] + 0.3F * shrink * random.normal();
     for (float& v : p.sae.b_enc) v = 0.1F * random.normal();
     for (float& v : p.sae.b_dec) v = 0.5F * shrink * random.normal();
     p.x.resize(rows * n);
@@ -64,7 +67,8 @@ inline Problem make_problem(std::size_t rows, std::size_t n, std::size_t width, 
 
     const auto row = [&](std::size_t b) { return std::span(p.x).subspan(b * n, n); };
     switch (kind) {
-        case Awkward::none: break;
+        case Awkward::none:
+            break;
         case Awkward::zero_rows:
             for (std::size_t b = 0; b < rows; b += 3) std::ranges::fill(row(b), 0.0F);
             break;
@@ -124,8 +128,8 @@ inline void put(const reference::Sae<float>& from, device::Tensors& to, device::
 }
 
 inline device::Tensors put(const reference::Sae<float>& from, device::Device& device) {
-    device::Tensors to =
-        device::make_tensors(device, static_cast<std::int64_t>(from.n), static_cast<std::int64_t>(from.width));
+    device::Tensors to = device::make_tensors(device, static_cast<std::int64_t>(from.n),
+                                              static_cast<std::int64_t>(from.width));
     put(from, to, device);
     return to;
 }
@@ -139,7 +143,9 @@ inline reference::Sae<float> get(const device::Tensors& from, device::Device& de
     return to;
 }
 
-inline std::vector<double> widen(const std::vector<float>& values) { return {values.begin(), values.end()}; }
+inline std::vector<double> widen(const std::vector<float>& values) {
+    return {values.begin(), values.end()};
+}
 
 template <typename T>
 double largest(const std::vector<T>& values) {

@@ -1,11 +1,11 @@
 #pragma once
-// A step of training as its formulas say it: dense, one loop per sum, in any precision. Slow and obvious; what the
-// devices compute is compared with this, and this with finite differences of its own loss.
+// A step of training as its formulas say it: dense, one loop per sum, in any precision. Slow and obvious;
+// what the devices compute is compared with this, and this with finite differences of its own loss.
 //
 //   z = (x - b_dec) W_enc + b_enc,  f = z where selected, else 0,  x_hat = f W_dec + b_dec
 //   loss = 1/B sum_b |x_b - x_hat_b|^2  +  weight * sum_b |e_b - f'_b W_dec|^2
-//   e = x - x_hat and weight = coefficient * E|x|^2 / sum_b |e_b - mean e|^2, both constants; f' are the codes of the
-//   dead latents' largest pre-activations.
+//   e = x - x_hat and weight = coefficient * E|x|^2 / sum_b |e_b - mean e|^2, both constants; f' are the
+//   codes of the dead latents' largest pre-activations.
 
 #include <algorithm>
 #include <cmath>
@@ -56,8 +56,8 @@ std::vector<T> pre_activations(const Sae<T>& sae, const std::vector<T>& x, std::
     return z;
 }
 
-// The `k` largest positive values of every row, among the latents `allowed` (none given: all); ties to the lower
-// latent.
+// The `k` largest positive values of every row, among the latents `allowed` (none given: all); ties to the
+// lower latent.
 template <typename T>
 Mask select_row_top(const std::vector<T>& z, std::size_t rows, std::size_t width, std::size_t k,
                     const std::vector<std::uint32_t>& allowed = {}) {
@@ -66,16 +66,18 @@ Mask select_row_top(const std::vector<T>& z, std::size_t rows, std::size_t width
         std::vector<std::size_t> order;
         for (std::size_t j = 0; j < width; ++j)
             if (z[b * width + j] > 0 &&
-                (allowed.empty() || std::ranges::find(allowed, static_cast<std::uint32_t>(j)) != allowed.end()))
+                (allowed.empty() ||
+                 std::ranges::find(allowed, static_cast<std::uint32_t>(j)) != allowed.end()))
                 order.push_back(j);
-        std::ranges::stable_sort(order, [&](std::size_t i, std::size_t j) { return z[b * width + i] > z[b * width + j]; });
+        std::ranges::stable_sort(
+            order, [&](std::size_t i, std::size_t j) { return z[b * width + i] > z[b * width + j]; });
         for (std::size_t i = 0; i < std::min(k, order.size()); ++i) mask[b * width + order[i]] = 1;
     }
     return mask;
 }
 
-// The `count` largest positive values of the batch, ties to the lower row, then the lower latent. With cap > 0 only
-// the `cap` largest of each row compete.
+// The `count` largest positive values of the batch, ties to the lower row, then the lower latent. With cap >
+// 0 only the `cap` largest of each row compete.
 template <typename T>
 Mask select_batch_top(const std::vector<T>& z, std::size_t rows, std::size_t width, std::size_t count,
                       std::size_t cap = 0) {
@@ -149,7 +151,8 @@ T variance_of(const std::vector<T>& error, std::size_t rows, std::size_t n) {
 }
 
 template <typename T>
-T auxiliary_loss(const Sae<T>& sae, const std::vector<T>& z, const Auxiliary<T>& auxiliary, std::size_t rows) {
+T auxiliary_loss(const Sae<T>& sae, const std::vector<T>& z, const Auxiliary<T>& auxiliary,
+                 std::size_t rows) {
     if (auxiliary.weight == 0) return 0;
     std::vector<T> missed = decode(sae, z, auxiliary.mask, rows);
     for (std::size_t i = 0; i < missed.size(); ++i) missed[i] -= auxiliary.target[i];
@@ -157,15 +160,17 @@ T auxiliary_loss(const Sae<T>& sae, const std::vector<T>& z, const Auxiliary<T>&
 }
 
 template <typename T>
-T loss_of(const Sae<T>& sae, const std::vector<T>& x, const Mask& mask, const Auxiliary<T>& auxiliary, std::size_t rows) {
+T loss_of(const Sae<T>& sae, const std::vector<T>& x, const Mask& mask, const Auxiliary<T>& auxiliary,
+          std::size_t rows) {
     const std::vector<T> z = pre_activations(sae, x, rows);
-    return square_of(error_of(sae, x, z, mask, rows)) / static_cast<T>(rows) + auxiliary_loss(sae, z, auxiliary, rows);
+    return square_of(error_of(sae, x, z, mask, rows)) / static_cast<T>(rows) +
+           auxiliary_loss(sae, z, auxiliary, rows);
 }
 
 // The gradient of loss_of, not projected.
 template <typename T>
-Sae<T> gradient_of(const Sae<T>& sae, const std::vector<T>& x, const Mask& mask, const Auxiliary<T>& auxiliary,
-                   std::size_t rows) {
+Sae<T> gradient_of(const Sae<T>& sae, const std::vector<T>& x, const Mask& mask,
+                   const Auxiliary<T>& auxiliary, std::size_t rows) {
     const std::size_t n = sae.n;
     const std::vector<T> z = pre_activations(sae, x, rows);
     Sae<T> gradient(n, sae.width);
@@ -207,7 +212,8 @@ void project(Sae<T>& gradient, const Sae<T>& sae) {
             square += sae.w_dec[j * sae.n + c] * sae.w_dec[j * sae.n + c];
         }
         if (square == 0) continue;
-        for (std::size_t c = 0; c < sae.n; ++c) gradient.w_dec[j * sae.n + c] -= along / square * sae.w_dec[j * sae.n + c];
+        for (std::size_t c = 0; c < sae.n; ++c)
+            gradient.w_dec[j * sae.n + c] -= along / square * sae.w_dec[j * sae.n + c];
     }
 }
 
@@ -232,7 +238,8 @@ struct AdamRates {
 
 // Step `t` counts from 1; `scale` multiplies the gradient (clipping).
 template <typename T>
-void adam(Sae<T>& sae, Sae<T>& first, Sae<T>& second, const Sae<T>& gradient, const AdamRates& rates, T scale, int t) {
+void adam(Sae<T>& sae, Sae<T>& first, Sae<T>& second, const Sae<T>& gradient, const AdamRates& rates, T scale,
+          int t) {
     for (int i = 0; i < 4; ++i)
         for (std::size_t e = 0; e < sae.tensor(i).size(); ++e) {
             const T g = scale * gradient.tensor(i)[e];
@@ -242,7 +249,8 @@ void adam(Sae<T>& sae, Sae<T>& first, Sae<T>& second, const Sae<T>& gradient, co
             v = static_cast<T>(rates.beta2) * v + static_cast<T>(1 - rates.beta2) * g * g;
             const T m_hat = m / static_cast<T>(1 - std::pow(rates.beta1, t));
             const T v_hat = v / static_cast<T>(1 - std::pow(rates.beta2, t));
-            sae.tensor(i)[e] -= static_cast<T>(rates.lr) * m_hat / (std::sqrt(v_hat) + static_cast<T>(rates.epsilon));
+            sae.tensor(i)[e] -=
+                static_cast<T>(rates.lr) * m_hat / (std::sqrt(v_hat) + static_cast<T>(rates.epsilon));
         }
 }
 
@@ -278,8 +286,9 @@ struct StepResult {
 
 // The latents' largest pre-activations that the auxiliary term uses, its target and its weight.
 template <typename T>
-Auxiliary<T> freeze_auxiliary(const Sae<T>& sae, const std::vector<T>& x, const std::vector<T>& z, const Mask& mask,
-                              const std::vector<std::uint32_t>& dead, const StepRules& rules, std::size_t rows) {
+Auxiliary<T> freeze_auxiliary(const Sae<T>& sae, const std::vector<T>& x, const std::vector<T>& z,
+                              const Mask& mask, const std::vector<std::uint32_t>& dead,
+                              const StepRules& rules, std::size_t rows) {
     Auxiliary<T> auxiliary;
     if (dead.empty() || rules.aux_k == 0) return auxiliary;
     auxiliary.target = error_of(sae, x, z, mask, rows);

@@ -22,13 +22,17 @@ struct Training {
     train::TrainedSae sae;
 
     // `rows` of the global batch; any rank may have all of them.
-    Training(Communicator& comm, const reference::Sae<float>& start, const SaeConfig& config, std::int64_t rows,
-             double mean_square, int threads = 2, bool overlap = false)
+    Training(Communicator& comm, const reference::Sae<float>& start, const SaeConfig& config,
+             std::int64_t rows, double mean_square, int threads = 2, bool overlap = false)
         : device(threads),
           reducer(comm, overlap),
-          bench{device, comm, reducer,
-                device::make_tensors(device, static_cast<std::int64_t>(start.n), static_cast<std::int64_t>(start.width)),
-                rows, mean_square},
+          bench{device,
+                comm,
+                reducer,
+                device::make_tensors(device, static_cast<std::int64_t>(start.n),
+                                     static_cast<std::int64_t>(start.width)),
+                rows,
+                mean_square},
           sae(train::make_sae(device, config, "the SAE", static_cast<std::int64_t>(start.n))) {
         device.prepare(rows, static_cast<std::int64_t>(start.n), config.width, 1);
         put(start, sae.parameters, device);
@@ -41,12 +45,14 @@ struct Training {
                            const OptimizerConfig& optimizer, std::int64_t number, double lr) {
         const std::int64_t n = sae.parameters.n;
         data::Batch batch;
-        batch.x = std::span(x).subspan(static_cast<std::size_t>(first * n), static_cast<std::size_t>((last - first) * n));
+        batch.x = std::span(x).subspan(static_cast<std::size_t>(first * n),
+                                       static_cast<std::size_t>((last - first) * n));
         batch.rows = last - first;
         batch.first = first;
         return train::train_step(bench, sae, optimizer, batch, number, lr);
     }
-    train::StepReport step(const std::vector<float>& x, const OptimizerConfig& optimizer, std::int64_t number, double lr) {
+    train::StepReport step(const std::vector<float>& x, const OptimizerConfig& optimizer, std::int64_t number,
+                           double lr) {
         return step(x, 0, bench.batch_size, optimizer, number, lr);
     }
 
@@ -72,7 +78,8 @@ inline SaeConfig make_config(const char* kind, std::size_t width, double k) {
 }
 
 // The global batch of a step.
-inline std::vector<float> make_batch(std::size_t rows, std::size_t n, int step, Awkward kind = Awkward::none) {
+inline std::vector<float> make_batch(std::size_t rows, std::size_t n, int step,
+                                     Awkward kind = Awkward::none) {
     return make_problem(rows, n, 1, kind, 1000 + static_cast<std::uint64_t>(step)).x;
 }
 

@@ -62,7 +62,8 @@ TEST(AutomaticRate, FallsWithTokensAndWidthAndGrowsWithTheBatch) {
         before = rate;
     }
     EXPECT_GT(before, 0);
-    EXPECT_NEAR(automatic_rate(4096, 65536, 1'000'000'000), automatic_rate(4096, 16384, 1'000'000'000) / 2, 1e-12);
+    EXPECT_NEAR(automatic_rate(4096, 65536, 1'000'000'000), automatic_rate(4096, 16384, 1'000'000'000) / 2,
+                1e-12);
     EXPECT_NEAR(automatic_rate(8192, 16384, 1'000'000'000),
                 automatic_rate(4096, 16384, 1'000'000'000) * std::sqrt(2.0), 1e-12);
     EXPECT_NEAR(automatic_rate(1024, 2304, 500'000), 4e-3, 1e-15);

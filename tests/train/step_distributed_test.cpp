@@ -1,5 +1,5 @@
-// Training on several ranks against the same training on one, which every rank does for itself beside it. Run at 1, 2,
-// 3 and 4 ranks.
+// Training on several ranks against the same training on one, which every rank does for itself beside it. Run
+// at 1, 2, 3 and 4 ranks.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -36,7 +36,9 @@ struct Case {
     double k = 4;
 };
 
-void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+void PrintTo(const Case& c, std::ostream* out) {
+    *out << c.name;
+}
 
 class Distributed : public testing::TestWithParam<Case> {
   protected:
@@ -46,7 +48,8 @@ class Distributed : public testing::TestWithParam<Case> {
     // The first row of a rank; consecutive slices, no two alike at three ranks.
     std::int64_t first_row(int rank) const {
         const auto all = static_cast<std::int64_t>(rows);
-        if (GetParam().first_rank_idle && comm->size() > 1) return rank == 0 ? 0 : all * (rank - 1) / (comm->size() - 1);
+        if (GetParam().first_rank_idle && comm->size() > 1)
+            return rank == 0 ? 0 : all * (rank - 1) / (comm->size() - 1);
         return all * rank / comm->size();
     }
     std::int64_t first() const { return first_row(comm->rank()); }
@@ -64,14 +67,14 @@ class Distributed : public testing::TestWithParam<Case> {
     // Every third latent cannot fire, so that the auxiliary term has work.
     static reference::Sae<float> start(Awkward awkward) {
         reference::Sae<float> sae =
-            test::make_problem(rows, n, width, awkward == Awkward::equal_rows ? Awkward::equal_latents : Awkward::none).sae;
+            test::make_problem(rows, n, width,
+                               awkward == Awkward::equal_rows ? Awkward::equal_latents : Awkward::none)
+                .sae;
         for (std::size_t j = 0; j < width; j += 3) sae.b_enc[j] -= j % 2 == 0 ? 0.4F : 3.0F;
         return sae;
     }
 
-    std::vector<float> batch(int step) const {
-        return make_batch(rows, n, step, GetParam().awkward);
-    }
+    std::vector<float> batch(int step) const { return make_batch(rows, n, step, GetParam().awkward); }
 
     // The codes of this rank's rows.
     std::vector<Pair> slice(const std::vector<Pair>& all) const {
@@ -85,7 +88,8 @@ class Distributed : public testing::TestWithParam<Case> {
     }
 
     static bool same_places(const std::vector<Pair>& a, const std::vector<Pair>& b) {
-        return std::ranges::equal(a, b, [](const Pair& p, const Pair& q) { return p.row == q.row && p.latent == q.latent; });
+        return std::ranges::equal(
+            a, b, [](const Pair& p, const Pair& q) { return p.row == q.row && p.latent == q.latent; });
     }
 
     bool same_on_all_ranks(std::uint64_t bits) {
@@ -100,8 +104,8 @@ class Distributed : public testing::TestWithParam<Case> {
     }
 };
 
-// Where the parameters are the same, so are threshold, selection and dead latents, bit for bit, and the gradient to
-// rounding: before each step the ranks take over the state of the single one.
+// Where the parameters are the same, so are threshold, selection and dead latents, bit for bit, and the
+// gradient to rounding: before each step the ranks take over the state of the single one.
 TEST_P(Distributed, AStepFromTheSameStateIsTheSame) {
     const reference::Sae<float> begin = start(GetParam().awkward);
     Training alone(*self, begin, config(), rows, 1.1, 1);
@@ -126,14 +130,15 @@ TEST_P(Distributed, AStepFromTheSameStateIsTheSame) {
                       slice(test::codes_of(alone.device, device::CodeSet::auxiliary)));
         }
         const double squared_error = sum(found.sums.squared_error);
-        worst_loss = std::max({worst_loss, std::abs(squared_error / expected.sums.squared_error - 1),
-                               std::abs(found.auxiliary_loss - expected.auxiliary_loss) / (1e-30 + expected.auxiliary_loss)});
+        worst_loss = std::max(
+            {worst_loss, std::abs(squared_error / expected.sums.squared_error - 1),
+             std::abs(found.auxiliary_loss - expected.auxiliary_loss) / (1e-30 + expected.auxiliary_loss)});
         EXPECT_NEAR(found.gradient_norm, expected.gradient_norm, 1e-5 * expected.gradient_norm);
         const reference::Sae<float> gradient = mine.gradient();
         const reference::Sae<float> expected_gradient = alone.gradient();
         for (int i = 0; i < 4; ++i)
-            worst_gradient = std::max(worst_gradient,
-                                      test::relative_difference(gradient.tensor(i), expected_gradient.tensor(i)));
+            worst_gradient = std::max(
+                worst_gradient, test::relative_difference(gradient.tensor(i), expected_gradient.tensor(i)));
         EXPECT_TRUE(same_on_all_ranks(mine.state_bits()));
         helped = helped || expected.auxiliary_loss > 0;
     }
@@ -144,7 +149,8 @@ TEST_P(Distributed, AStepFromTheSameStateIsTheSame) {
     RecordProperty("loss", fmt::format("{:.2e}", worst_loss));
 }
 
-// Left to themselves, the two runs stay together: the same pairs selected and the same latents dead in every step.
+// Left to themselves, the two runs stay together: the same pairs selected and the same latents dead in every
+// step.
 TEST_P(Distributed, FiftyStepsStayWithTheSingleRank) {
     if (GetParam().awkward == Awkward::equal_rows)
         GTEST_SKIP() << "ties between equal latents part as soon as roundings do";
@@ -164,7 +170,8 @@ TEST_P(Distributed, FiftyStepsStayWithTheSingleRank) {
         ASSERT_TRUE(same_places(test::codes_of(mine.device), slice(test::codes_of(alone.device))));
         ASSERT_EQ(mine.sae.silent, alone.sae.silent);
         const double loss = sum(found.sums.squared_error) / rows + found.auxiliary_loss;
-        worst_loss = std::max(worst_loss, std::abs(loss / (expected.sums.squared_error / rows + expected.auxiliary_loss) - 1));
+        worst_loss = std::max(
+            worst_loss, std::abs(loss / (expected.sums.squared_error / rows + expected.auxiliary_loss) - 1));
         ASSERT_TRUE(same_on_all_ranks(mine.state_bits())) << "the replicas parted";
     }
     const reference::Sae<float> parameters = mine.parameters();
@@ -207,10 +214,12 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(DistributedErrors, ABadRowOnOneRankStopsAll) {
     const auto comm = make_mpi_communicator();
     for (int culprit = 0; culprit < comm->size(); ++culprit) {
-        Training mine(*comm, test::make_problem(8, n, width).sae, make_config("batch_topk", width, 4), 8 * comm->size(), 1, 1);
+        Training mine(*comm, test::make_problem(8, n, width).sae, make_config("batch_topk", width, 4),
+                      8 * comm->size(), 1, 1);
         std::vector<float> x = make_batch(8 * static_cast<std::size_t>(comm->size()), n, 0);
         x[static_cast<std::size_t>(culprit) * 8 * n + 3] = std::numeric_limits<float>::quiet_NaN();
-        EXPECT_THROW(mine.step(x, comm->rank() * 8, comm->rank() * 8 + 8, OptimizerConfig{}, 0, 0.01), RunError);
+        EXPECT_THROW(mine.step(x, comm->rank() * 8, comm->rank() * 8 + 8, OptimizerConfig{}, 0, 0.01),
+                     RunError);
     }
 }
 

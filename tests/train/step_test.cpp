@@ -1,5 +1,5 @@
-// A whole training step on one rank: against the reference, and the properties that implementations of others were
-// seen to lack.
+// A whole training step on one rank: against the reference, and the properties that implementations of others
+// were seen to lack.
 
 #include "train/step.h"
 
@@ -35,7 +35,8 @@ OptimizerConfig plain_adam() {
 }
 
 // Some latents that cannot fire: their biases are far below what their products reach. They are dead from
-// `dead_after_tokens` rows on, but not without positive pre-activations for the auxiliary term: every sixth has some.
+// `dead_after_tokens` rows on, but not without positive pre-activations for the auxiliary term: every sixth
+// has some.
 test::Problem with_silent_latents() {
     test::Problem p = test::make_problem(rows, n, width);
     for (std::size_t j = 0; j < width; j += 3) p.sae.b_enc[j] -= j % 2 == 0 ? 0.4F : 3.0F;
@@ -98,7 +99,8 @@ TEST_P(TrainStep, MatchesTheReferenceStepForStep) {
         EXPECT_EQ(training.sae.silent, expected.silent);
         const Sae<float> parameters = training.parameters();
         for (int i = 0; i < 4; ++i)
-            EXPECT_LT(test::relative_difference(parameters.tensor(i), expected.sae.tensor(i)), 2e-5) << Sae<float>::names[i];
+            EXPECT_LT(test::relative_difference(parameters.tensor(i), expected.sae.tensor(i)), 2e-5)
+                << Sae<float>::names[i];
         helped = helped || result.auxiliary_loss > 0;
         clipped = clipped || result.gradient_norm > rules.clip_norm;
         unclipped = unclipped || result.gradient_norm < rules.clip_norm;
@@ -127,7 +129,8 @@ TEST_P(TrainStep, AuxiliaryGradientReachesTheEncoderOfDeadLatents) {
     training.step(x, plain_adam(), 0, 0);
     std::vector<char> fires(width, 0), helps(width, 0);
     for (const Pair& pair : test::codes_of(training.device)) fires[pair.latent] = 1;
-    for (const Pair& pair : test::codes_of(training.device, device::CodeSet::auxiliary)) helps[pair.latent] = 1;
+    for (const Pair& pair : test::codes_of(training.device, device::CodeSet::auxiliary))
+        helps[pair.latent] = 1;
 
     Sae<double> sae(p.sae);
     const std::vector<double> wide = test::widen(x);
@@ -140,7 +143,8 @@ TEST_P(TrainStep, AuxiliaryGradientReachesTheEncoderOfDeadLatents) {
     rules.mean_square = 1.3;
     std::vector<std::uint32_t> all(width);
     for (std::uint32_t j = 0; j < width; ++j) all[j] = j;
-    const reference::Auxiliary<double> auxiliary = reference::freeze_auxiliary(sae, wide, z, mask, all, rules, rows);
+    const reference::Auxiliary<double> auxiliary =
+        reference::freeze_auxiliary(sae, wide, z, mask, all, rules, rows);
 
     const Sae<float> gradient = training.gradient();
     int compared = 0;
@@ -154,7 +158,8 @@ TEST_P(TrainStep, AuxiliaryGradientReachesTheEncoderOfDeadLatents) {
             double loss[2];
             for (const int side : {0, 1}) {
                 value = at + (side == 0 ? -1e-4 : 1e-4);
-                loss[side] = reference::auxiliary_loss(sae, reference::pre_activations(sae, wide, rows), auxiliary, rows);
+                loss[side] = reference::auxiliary_loss(sae, reference::pre_activations(sae, wide, rows),
+                                                       auxiliary, rows);
             }
             value = at;
             differences[c] = (loss[1] - loss[0]) / 2e-4;
@@ -167,7 +172,8 @@ TEST_P(TrainStep, AuxiliaryGradientReachesTheEncoderOfDeadLatents) {
     EXPECT_GT(compared, 3);
 }
 
-// x and b_dec move together: x - b_dec, the pre-activations and the residual stay, and so must the auxiliary loss.
+// x and b_dec move together: x - b_dec, the pre-activations and the residual stay, and so must the auxiliary
+// loss.
 TEST_P(TrainStep, AuxiliaryLossDoesNotContainTheDecoderBias) {
     test::Problem p = with_silent_latents();
     std::vector<float> x = make_batch(rows, n, 0);
@@ -199,7 +205,8 @@ TEST_P(TrainStep, LiveLatentsHaveTheSameGradientWithAndWithoutAuxiliary) {
         }
         gradients[with] = training.gradient();
         if (with == 1)
-            for (const Pair& pair : test::codes_of(training.device, device::CodeSet::auxiliary)) helps[pair.latent] = 1;
+            for (const Pair& pair : test::codes_of(training.device, device::CodeSet::auxiliary))
+                helps[pair.latent] = 1;
     }
     int live = 0, helped = 0;
     for (std::size_t j = 0; j < width; ++j) {
@@ -239,7 +246,8 @@ TEST_P(TrainStep, SavedDecoderRowsAreUnit) {
         const Sae<float> sae = training.parameters();
         for (std::size_t j = 0; j < width; ++j) {
             double square = 0;
-            for (std::size_t c = 0; c < n; ++c) square += std::pow(static_cast<double>(sae.w_dec[j * n + c]), 2);
+            for (std::size_t c = 0; c < n; ++c)
+                square += std::pow(static_cast<double>(sae.w_dec[j * n + c]), 2);
             ASSERT_NEAR(std::sqrt(square), 1, 1e-6) << t << " " << j;
         }
     }
@@ -255,13 +263,14 @@ TEST_P(TrainStep, DecoderGradientIsOrthogonalToItsRow) {
     const double most = test::largest(gradient.w_dec);
     for (std::size_t j = 0; j < width; ++j) {
         double along = 0;
-        for (std::size_t c = 0; c < n; ++c) along += static_cast<double>(gradient.w_dec[j * n + c]) * p.sae.w_dec[j * n + c];
+        for (std::size_t c = 0; c < n; ++c)
+            along += static_cast<double>(gradient.w_dec[j * n + c]) * p.sae.w_dec[j * n + c];
         EXPECT_LT(std::abs(along), 1e-5 * most) << j;
     }
 }
 
-// Input, encoder bias and decoder bias times s: the same codes times s, every gradient times a power of s. With a
-// power of two not a bit may differ.
+// Input, encoder bias and decoder bias times s: the same codes times s, every gradient times a power of s.
+// With a power of two not a bit may differ.
 TEST_P(TrainStep, ScalesWithItsInput) {
     const test::Problem p = with_silent_latents();
     const auto run = [&](float s) {
@@ -269,7 +278,8 @@ TEST_P(TrainStep, ScalesWithItsInput) {
         std::vector<float> x = make_batch(rows, n, 0);
         for (auto* values : {&x, &scaled.sae.b_enc, &scaled.sae.b_dec})
             for (float& v : *values) v *= s;
-        Training training(*self, scaled.sae, with_auxiliary(GetParam(), 4, 0), rows, static_cast<double>(s) * s);
+        Training training(*self, scaled.sae, with_auxiliary(GetParam(), 4, 0), rows,
+                          static_cast<double>(s) * s);
         const train::StepReport report = training.step(x, plain_adam(), 0, 0);
         return std::tuple(report, test::codes_of(training.device), training.gradient());
     };
@@ -287,7 +297,8 @@ TEST_P(TrainStep, ScalesWithItsInput) {
         for (int i = 0; i < 4; ++i) {
             const float factor = i < 2 ? s * s : s;
             for (std::size_t e = 0; e < gradient.tensor(i).size(); ++e)
-                ASSERT_EQ(scaled_gradient.tensor(i)[e], factor * gradient.tensor(i)[e]) << Sae<float>::names[i];
+                ASSERT_EQ(scaled_gradient.tensor(i)[e], factor * gradient.tensor(i)[e])
+                    << Sae<float>::names[i];
         }
     }
 }
@@ -296,7 +307,8 @@ TEST_P(TrainStep, ScalesWithItsInput) {
 TEST_P(TrainStep, AuxiliaryTermIsIdleWhereAllRowsAreEqual) {
     for (const std::size_t count : {std::size_t{1}, std::size_t{7}, rows}) {
         const test::Problem p = test::make_problem(count, n, width, Awkward::one_row_many_times);
-        Training training(*self, p.sae, with_auxiliary(GetParam(), 4, 0), static_cast<std::int64_t>(count), 1);
+        Training training(*self, p.sae, with_auxiliary(GetParam(), 4, 0), static_cast<std::int64_t>(count),
+                          1);
         const train::StepReport report = training.step(p.x, plain_adam(), 0, 0);
         EXPECT_EQ(report.auxiliary_loss, 0) << count;
         EXPECT_LT(report.gradient_norm, 100) << count;
@@ -319,7 +331,8 @@ TEST_P(TrainStep, ABatchWithoutPositiveCodesIsTrainedOnItsBias) {
 
 TEST_P(TrainStep, AGradientThatIsNotFiniteEndsTheRunAndMovesNothing) {
     const test::Problem p = with_silent_latents();
-    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
         Training training(*self, p.sae, with_auxiliary(GetParam(), 4, 2 * rows), rows, 1);
         std::vector<float> x = make_batch(rows, n, 0);
         x[5 * n + 3] = bad;

@@ -38,8 +38,9 @@ void CpuDevice::cap_rows(std::int64_t cap) {
         std::iota(order.begin(), order.end(), begin);
         if (std::ssize(order) > cap) {
             std::ranges::nth_element(order, order.begin() + (cap - 1), [&](std::uint32_t a, std::uint32_t c) {
-                return candidates_.value[a] != candidates_.value[c] ? candidates_.value[a] > candidates_.value[c]
-                                                                    : candidates_.latent[a] < candidates_.latent[c];
+                return candidates_.value[a] != candidates_.value[c]
+                           ? candidates_.value[a] > candidates_.value[c]
+                           : candidates_.latent[a] < candidates_.latent[c];
             });
             order.resize(static_cast<std::size_t>(cap));
             std::ranges::sort(order);
@@ -102,7 +103,9 @@ void CpuDevice::keep(CodeSet set, float threshold, std::uint64_t ties) {
 }
 
 void CpuDevice::keep_above(CodeSet set, std::span<const float> thresholds) {
-    keep_if(set, [&](std::size_t, std::uint32_t e) { return candidates_.value[e] > thresholds[candidates_.latent[e]]; });
+    keep_if(set, [&](std::size_t, std::uint32_t e) {
+        return candidates_.value[e] > thresholds[candidates_.latent[e]];
+    });
 }
 
 // A counting sort by latent, threads taking consecutive runs of rows, so that the rows of a latent ascend.
@@ -120,7 +123,8 @@ void CpuDevice::transpose(CodeTable& codes, std::int64_t width) {
 #pragma omp parallel for num_threads(threads_) schedule(static, 1)
     for (int t = 0; t < threads_; ++t) {
         std::uint32_t* own = counts_.data() + static_cast<std::size_t>(t) * latents;
-        for (std::uint32_t e = pairs.begin[first_row(t)]; e < pairs.begin[first_row(t + 1)]; ++e) ++own[pairs.latent[e]];
+        for (std::uint32_t e = pairs.begin[first_row(t)]; e < pairs.begin[first_row(t + 1)]; ++e)
+            ++own[pairs.latent[e]];
     }
     std::uint32_t at = 0;
     for (std::size_t j = 0; j < latents; ++j) {

@@ -27,11 +27,17 @@ void* CpuDevice::allocate(std::size_t bytes) {
     return p;
 }
 
-void CpuDevice::release(void* p) { std::free(p); }
+void CpuDevice::release(void* p) {
+    std::free(p);
+}
 
-void CpuDevice::upload(std::span<const std::byte> from, void* to) { std::memcpy(to, from.data(), from.size()); }
+void CpuDevice::upload(std::span<const std::byte> from, void* to) {
+    std::memcpy(to, from.data(), from.size());
+}
 
-void CpuDevice::download(const void* from, std::span<std::byte> to) { std::memcpy(to.data(), from, to.size()); }
+void CpuDevice::download(const void* from, std::span<std::byte> to) {
+    std::memcpy(to.data(), from, to.size());
+}
 
 void CpuDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) {
     const auto elements = static_cast<std::size_t>(rows * n);
@@ -59,7 +65,8 @@ void CpuDevice::center(std::span<const float> x, std::int64_t rows, const Tensor
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t b = 0; b < rows; ++b) {
         float* xc = centered_row(b);
-        centered_norm_[static_cast<std::size_t>(b)] = std::sqrt(kernels_.subtract(x.data() + b * n_, sae.b_dec.data(), n_, xc));
+        centered_norm_[static_cast<std::size_t>(b)] =
+            std::sqrt(kernels_.subtract(x.data() + b * n_, sae.b_dec.data(), n_, xc));
         centered_tiles_.store(b, xc);
     }
 }
@@ -83,7 +90,8 @@ void Tiles::load(std::int64_t row, float* values) const {
 }
 
 std::size_t CpuDevice::workspace_bytes() const {
-    std::size_t bytes = (centered_.size() + centered_tiles_.data.size()) * sizeof(float) + partial_.size() * sizeof(double);
+    std::size_t bytes =
+        (centered_.size() + centered_tiles_.data.size()) * sizeof(float) + partial_.size() * sizeof(double);
     const auto pairs = [](const PairsByRow& p) {
         return p.begin.capacity() * sizeof(std::uint32_t) + p.latent.size() * sizeof(std::uint32_t) +
                p.value.size() * sizeof(float);
@@ -92,14 +100,18 @@ std::size_t CpuDevice::workspace_bytes() const {
     for (const CodeTable& c : codes_)
         bytes += pairs(c.pairs) + c.latent_begin.capacity() * sizeof(std::uint32_t) +
                  c.row_of.size() * sizeof(std::uint32_t) +
-                 (c.gradient.size() + c.value_of.size() + c.gradient_of.size() + c.residual.data.size()) * sizeof(float);
+                 (c.gradient.size() + c.value_of.size() + c.gradient_of.size() + c.residual.data.size()) *
+                     sizeof(float);
     for (const RowBlock& b : blocks_)
         bytes += (b.row.capacity() + b.latent.capacity() + b.value.capacity()) * sizeof(float);
     for (const Scratch& s : scratch_)
-        bytes += (s.product.size() + s.weights.size() + s.latent.capacity() + s.value.capacity()) * sizeof(float);
+        bytes +=
+            (s.product.size() + s.weights.size() + s.latent.capacity() + s.value.capacity()) * sizeof(float);
     return bytes;
 }
 
-std::unique_ptr<Device> make_cpu_device(int threads) { return std::make_unique<CpuDevice>(threads); }
+std::unique_ptr<Device> make_cpu_device(int threads) {
+    return std::make_unique<CpuDevice>(threads);
+}
 
 }  // namespace strata::device

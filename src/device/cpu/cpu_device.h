@@ -1,6 +1,7 @@
 #pragma once
-// The CPU device: OpenMP over rows or latents, oneDNN for the blocks of the product, Highway for everything else.
-// Results do not depend on the number of threads: work is cut into blocks whose sums are added in block order.
+// The CPU device: OpenMP over rows or latents, oneDNN for the blocks of the product, Highway for everything
+// else. Results do not depend on the number of threads: work is cut into blocks whose sums are added in block
+// order.
 
 #include <atomic>
 #include <vector>
@@ -19,8 +20,8 @@ struct PairsByRow {
     std::int64_t size() const { return begin.empty() ? 0 : begin.back(); }
 };
 
-// A matrix [rows, n] cut into tiles of a few columns, [tiles, rows, width], the last one padded with zeros: a tile stays
-// in a core's L2 while all latents gather their rows from it.
+// A matrix [rows, n] cut into tiles of a few columns, [tiles, rows, width], the last one padded with zeros: a
+// tile stays in a core's L2 while all latents gather their rows from it.
 struct Tiles {
     Array<float> data;
     std::int64_t rows = 0, n = 0, width = 0;
@@ -29,7 +30,9 @@ struct Tiles {
     std::int64_t count() const { return (n + width - 1) / width; }
     std::int64_t valid(std::int64_t tile) const { return std::min(width, n - tile * width); }
     float* at(std::int64_t tile, std::int64_t row) { return data.data() + (tile * rows + row) * width; }
-    const float* at(std::int64_t tile, std::int64_t row) const { return data.data() + (tile * rows + row) * width; }
+    const float* at(std::int64_t tile, std::int64_t row) const {
+        return data.data() + (tile * rows + row) * width;
+    }
     void store(std::int64_t row, const float* values);
     void load(std::int64_t row, float* values) const;
 };
@@ -56,12 +59,12 @@ struct RowBlock {
 
 // A thread's own memory.
 struct Scratch {
-    Array<float> product;                 // a block of the product
-    Array<float> weights;                 // gathered W_enc rows of a subset
-    std::vector<float> row;               // [n]
-    std::vector<float> bias;              // of a subset
-    std::vector<std::uint32_t> order;     // sorting
-    std::vector<std::uint32_t> latent;    // [rows, capacity] lists of screen_row_top
+    Array<float> product;               // a block of the product
+    Array<float> weights;               // gathered W_enc rows of a subset
+    std::vector<float> row;             // [n]
+    std::vector<float> bias;            // of a subset
+    std::vector<std::uint32_t> order;   // sorting
+    std::vector<std::uint32_t> latent;  // [rows, capacity] lists of screen_row_top
     std::vector<float> value;
     std::vector<std::int64_t> used;
     std::vector<float> limit;
@@ -82,7 +85,8 @@ class CpuDevice final : public Device {
     bool screen_above(const Tensors& sae, float at_least, std::int64_t limit) override;
     void screen_row_top(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset) override;
     void cap_rows(std::int64_t cap) override;
-    void pre_activation_histogram(const Tensors& sae, std::int64_t rows, std::span<std::uint64_t> counts) override;
+    void pre_activation_histogram(const Tensors& sae, std::int64_t rows,
+                                  std::span<std::uint64_t> counts) override;
     void histogram(std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) override;
     void candidate_values(std::vector<float>& values) override;
     void keep(CodeSet set, float threshold, std::uint64_t ties) override;
@@ -94,16 +98,17 @@ class CpuDevice final : public Device {
     double accumulate(std::span<const CodeSet> sets, const Tensors& sae, Tensors& gradient,
                       const std::function<void(std::int64_t, std::int64_t)>& done) override;
     double square_norm(const Tensors& t) override;
-    void update(Tensors& sae, const Tensors& gradient, Tensors& first, Tensors& second, const AdamStep& step) override;
+    void update(Tensors& sae, const Tensors& gradient, Tensors& first, Tensors& second,
+                const AdamStep& step) override;
     std::size_t workspace_bytes() const override;
 
   private:
     std::int64_t block_rows(std::int64_t bytes_per_row) const;
     float rounding_bound(const Tensors& sae) const;
-    void screen_block(const Tensors& sae, std::int64_t block, std::int64_t first, std::int64_t count, float at_least,
-                      float bound);
-    void top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset, std::int64_t block,
-                   std::int64_t first, std::int64_t count, float bound);
+    void screen_block(const Tensors& sae, std::int64_t block, std::int64_t first, std::int64_t count,
+                      float at_least, float bound);
+    void top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset,
+                   std::int64_t block, std::int64_t first, std::int64_t count, float bound);
     void collect_candidates(std::int64_t rows_per_block);
     float* centered_row(std::int64_t b) { return centered_.data() + b * n_; }
     CodeTable& table(CodeSet set) { return codes_[set == CodeSet::main ? 0 : 1]; }
@@ -112,14 +117,14 @@ class CpuDevice final : public Device {
     void keep_if(CodeSet set, const Passes& passes);
     void transpose(CodeTable& codes, std::int64_t width);
     void add_columns(const Tiles& rows, std::span<double> sums);
-    double accumulate_group(std::span<const CodeSet> sets, const Tensors& sae, Tensors& gradient, std::int64_t group,
-                            std::int64_t tile);
+    double accumulate_group(std::span<const CodeSet> sets, const Tensors& sae, Tensors& gradient,
+                            std::int64_t group, std::int64_t tile);
 
     int threads_;
     Kernels kernels_;
-    std::int64_t rows_ = 0, n_ = 0;    // of the present batch
-    Array<float> centered_;            // [B, n] xc
-    Tiles centered_tiles_;             // the same
+    std::int64_t rows_ = 0, n_ = 0;     // of the present batch
+    Array<float> centered_;             // [B, n] xc
+    Tiles centered_tiles_;              // the same
     std::vector<float> centered_norm_;  // [B] |xc|
     PairsByRow candidates_;
     std::vector<RowBlock> blocks_;

@@ -53,9 +53,11 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
         // x = xc + b_dec and x_hat = x + residual, from inner products of what is at hand.
         const double norm = centered_norm_[i];
         const double x_square = norm * norm + 2.0 * kernels_.dot(xc, b_dec, n_) + bias_square;
-        const double x_residual = static_cast<double>(kernels_.dot(xc, residual, n_)) + kernels_.dot(b_dec, residual, n_);
+        const double x_residual =
+            static_cast<double>(kernels_.dot(xc, residual, n_)) + kernels_.dot(b_dec, residual, n_);
         const double hat_square = x_square + 2 * x_residual + sums.squared_error;
-        if (x_square > 0 && hat_square > 0) sums.cosine = (x_square + x_residual) / std::sqrt(x_square * hat_square);
+        if (x_square > 0 && hat_square > 0)
+            sums.cosine = (x_square + x_residual) / std::sqrt(x_square * hat_square);
     }
     DecodeSums total;
     for (std::int64_t b = 0; b < rows_; ++b) {
@@ -91,7 +93,8 @@ Device::Moments CpuDevice::column_sums(const Tensors& sae, std::span<double> res
     if (!residual.empty()) {
         std::ranges::fill(residual, 0);
         add_columns(table(CodeSet::main).residual, residual);
-        for (std::int64_t b = 0; b < rows_; ++b) moments.residual_square += row_sums_[static_cast<std::size_t>(b)].squared_error;
+        for (std::int64_t b = 0; b < rows_; ++b)
+            moments.residual_square += row_sums_[static_cast<std::size_t>(b)].squared_error;
     }
     if (!x.empty()) {
         std::ranges::fill(x, 0);

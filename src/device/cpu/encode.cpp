@@ -1,11 +1,12 @@
-// Screening. The product xc . W_enc^T is made in blocks of rows by columns small enough to stay in cache, scanned
-// there, and never stored. What survives is rescored by kernels_.dots, one fixed summation order.
+// Screening. The product xc . W_enc^T is made in blocks of rows by columns small enough to stay in cache,
+// scanned there, and never stored. What survives is rescored by kernels_.dots, one fixed summation order.
 //
-// Rounding: a float32 product of any summation order differs from the exact sum by at most n u / (1 - n u) |x| |w|,
-// u = 2^-24; so the block product and the rescored value differ by at most twice that, and rounding_bound() rounds up.
+// Rounding: a float32 product of any summation order differs from the exact sum by at most n u / (1 - n u)
+// |x| |w|, u = 2^-24; so the block product and the rescored value differ by at most twice that, and
+// rounding_bound() rounds up.
 
-#include <dnnl.hpp>
 #include <omp.h>
+#include <dnnl.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -26,12 +27,14 @@ constexpr std::int64_t most_block_rows = 512;  // x 256 columns x 4 bytes = 512 
 void multiply_block(const float* x, std::int64_t rows, const float* w, std::int64_t columns, std::int64_t n,
                     float* out) {
     const dnnl_status_t status = dnnl_sgemm('N', 'T', rows, columns, n, 1.0F, x, n, w, n, 0.0F, out, columns);
-    if (status != dnnl_success) fail("dnnl_sgemm of {} x {} x {} failed with status {}", rows, columns, n, int(status));
+    if (status != dnnl_success)
+        fail("dnnl_sgemm of {} x {} x {} failed with status {}", rows, columns, n, int(status));
 }
 
 template <typename T>
 void ensure(std::vector<T>& v, std::int64_t size) {
-    if (static_cast<std::int64_t>(v.size()) < size) v.resize(static_cast<std::size_t>(std::max(size, 2 * std::ssize(v))));
+    if (static_cast<std::int64_t>(v.size()) < size)
+        v.resize(static_cast<std::size_t>(std::max(size, 2 * std::ssize(v))));
 }
 
 }  // namespace
@@ -39,7 +42,8 @@ void ensure(std::vector<T>& v, std::int64_t size) {
 // Rows of a block: enough blocks to share among the threads, and at most what keeps a block in cache.
 std::int64_t CpuDevice::block_rows(std::int64_t bytes_per_row) const {
     const std::int64_t share = (rows_ + 4 * threads_ - 1) / (4 * threads_);
-    const std::int64_t cached = std::max<std::int64_t>(8, (std::int64_t{1} << 21) / std::max<std::int64_t>(bytes_per_row, 1));
+    const std::int64_t cached =
+        std::max<std::int64_t>(8, (std::int64_t{1} << 21) / std::max<std::int64_t>(bytes_per_row, 1));
     return std::clamp<std::int64_t>(share, 32, std::min(most_block_rows, std::max<std::int64_t>(32, cached)));
 }
 
@@ -82,23 +86,26 @@ void CpuDevice::screen_block(const Tensors& sae, std::int64_t block, std::int64_
     std::int64_t kept = 0;
     for (std::int64_t column = 0; column < sae.width; column += block_columns) {
         const std::int64_t columns = std::min(block_columns, sae.width - column);
-        multiply_block(centered_row(first), count, sae.w_enc.data() + column * n_, columns, n_, mine.product.data());
+        multiply_block(centered_row(first), count, sae.w_enc.data() + column * n_, columns, n_,
+                       mine.product.data());
         std::int64_t found = kept;
         for (std::int64_t r = 0; r < count; ++r) {
             ensure(out.latent, found + columns);
             ensure(out.value, found + columns);
-            const float slack = bound * centered_norm_[static_cast<std::size_t>(first + r)] + 0x1p-21F * at_least;
+            const float slack =
+                bound * centered_norm_[static_cast<std::size_t>(first + r)] + 0x1p-21F * at_least;
             const float floor = std::nextafter(-slack, 1.0F);  // z = 0 exactly is no candidate
-            const std::int64_t hits = kernels_.scan(
-                mine.product.data() + r * columns, sae.b_enc.data() + column, columns, std::max(at_least - slack, floor),
-                static_cast<std::uint32_t>(column), out.latent.data() + found, out.value.data() + found);
+            const std::int64_t hits =
+                kernels_.scan(mine.product.data() + r * columns, sae.b_enc.data() + column, columns,
+                              std::max(at_least - slack, floor), static_cast<std::uint32_t>(column),
+                              out.latent.data() + found, out.value.data() + found);
             ensure(out.row, found + hits);
             std::fill_n(out.row.begin() + found, hits, static_cast<std::uint32_t>(r));
             found += hits;
         }
         // The value that counts, while the block's rows and columns are in cache.
-        kernels_.pair_dots(centered_row(first), out.row.data() + kept, sae.w_enc.data(), out.latent.data() + kept,
-                           found - kept, n_, out.value.data() + kept);
+        kernels_.pair_dots(centered_row(first), out.row.data() + kept, sae.w_enc.data(),
+                           out.latent.data() + kept, found - kept, n_, out.value.data() + kept);
         for (auto e = static_cast<std::size_t>(kept); e < static_cast<std::size_t>(found); ++e) {
             const float z = out.value[e] + sae.b_enc.data()[out.latent[e]];
             if (!(z >= at_least && z > 0)) continue;
@@ -165,8 +172,8 @@ void drop_certain(RowList list, std::int64_t k, float slack, std::vector<float>&
 
 }  // namespace
 
-void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset, std::int64_t block,
-                          std::int64_t first, std::int64_t count, float bound) {
+void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset,
+                          std::int64_t block, std::int64_t first, std::int64_t count, float bound) {
     Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
     if (mine.product.size() == 0) mine.product.reset(most_block_rows * block_columns);
     const std::int64_t capacity = 4 * k + block_columns;
@@ -175,12 +182,16 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
     mine.used.assign(static_cast<std::size_t>(count), 0);
     mine.limit.resize(static_cast<std::size_t>(count));
 
-    const auto slack_of = [&](std::int64_t r) { return bound * centered_norm_[static_cast<std::size_t>(first + r)]; };
+    const auto slack_of = [&](std::int64_t r) {
+        return bound * centered_norm_[static_cast<std::size_t>(first + r)];
+    };
     const auto list_of = [&](std::int64_t r) {
         const auto i = static_cast<std::size_t>(r);
-        return RowList{mine.latent.data() + r * capacity, mine.value.data() + r * capacity, mine.used[i], mine.limit[i]};
+        return RowList{mine.latent.data() + r * capacity, mine.value.data() + r * capacity, mine.used[i],
+                       mine.limit[i]};
     };
-    for (std::int64_t r = 0; r < count; ++r) mine.limit[static_cast<std::size_t>(r)] = std::nextafter(-slack_of(r), 1.0F);
+    for (std::int64_t r = 0; r < count; ++r)
+        mine.limit[static_cast<std::size_t>(r)] = std::nextafter(-slack_of(r), 1.0F);
 
     // The k best by the value that counts, ties to the lower latent; the list then ascends by latent.
     const auto settle = [&](std::int64_t r) {
@@ -195,9 +206,11 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
             if (list.value[e] > 0) order.push_back(static_cast<std::uint32_t>(e));
         }
         if (std::ssize(order) > k) {
-            std::nth_element(order.begin(), order.begin() + (k - 1), order.end(), [&](std::uint32_t a, std::uint32_t b) {
-                return list.value[a] != list.value[b] ? list.value[a] > list.value[b] : list.latent[a] < list.latent[b];
-            });
+            std::nth_element(order.begin(), order.begin() + (k - 1), order.end(),
+                             [&](std::uint32_t a, std::uint32_t b) {
+                                 return list.value[a] != list.value[b] ? list.value[a] > list.value[b]
+                                                                       : list.latent[a] < list.latent[b];
+                             });
             order.resize(static_cast<std::size_t>(k));
             list.limit = std::max(list.limit, list.value[order.back()] - slack_of(r));
         }
@@ -219,7 +232,8 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
         const float* weights = sae.w_enc.data() + column * n_;
         const float* bias = sae.b_enc.data() + column;
         if (!subset.empty()) {
-            if (static_cast<std::int64_t>(mine.weights.size()) < block_columns * n_) mine.weights.reset(block_columns * n_);
+            if (static_cast<std::int64_t>(mine.weights.size()) < block_columns * n_)
+                mine.weights.reset(block_columns * n_);
             mine.bias.resize(block_columns);
             for (std::int64_t c = 0; c < columns; ++c) {
                 const std::uint32_t j = subset[static_cast<std::size_t>(column + c)];
@@ -233,8 +247,9 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
         for (std::int64_t r = 0; r < count; ++r) {
             const RowList list = list_of(r);
             const std::int64_t before = list.used;
-            list.used += kernels_.scan(mine.product.data() + r * columns, bias, columns, list.limit,
-                                       static_cast<std::uint32_t>(column), list.latent + before, list.value + before);
+            list.used +=
+                kernels_.scan(mine.product.data() + r * columns, bias, columns, list.limit,
+                              static_cast<std::uint32_t>(column), list.latent + before, list.value + before);
             if (!subset.empty())
                 for (std::int64_t e = before; e < list.used; ++e)
                     list.latent[e] = subset[static_cast<std::size_t>(list.latent[e])];
@@ -264,7 +279,8 @@ void CpuDevice::collect_candidates(std::int64_t rows_per_block) {
     const std::int64_t count = (rows_ + rows_per_block - 1) / rows_per_block;
     std::vector<std::int64_t> start(static_cast<std::size_t>(count) + 1, 0);
     for (std::int64_t i = 0; i < count; ++i)
-        start[static_cast<std::size_t>(i) + 1] = start[static_cast<std::size_t>(i)] + blocks_[static_cast<std::size_t>(i)].found;
+        start[static_cast<std::size_t>(i) + 1] =
+            start[static_cast<std::size_t>(i)] + blocks_[static_cast<std::size_t>(i)].found;
     const std::int64_t total = start.back();
     if (total > std::numeric_limits<std::uint32_t>::max())
         fail("{} candidates in one batch of {} rows; reduce k or train.batch_size", total, rows_);
@@ -284,7 +300,8 @@ void CpuDevice::collect_candidates(std::int64_t rows_per_block) {
     candidates_.begin[static_cast<std::size_t>(rows_)] = static_cast<std::uint32_t>(total);
 }
 
-void CpuDevice::pre_activation_histogram(const Tensors& sae, std::int64_t rows, std::span<std::uint64_t> counts) {
+void CpuDevice::pre_activation_histogram(const Tensors& sae, std::int64_t rows,
+                                         std::span<std::uint64_t> counts) {
     std::ranges::fill(counts, 0);
     rows = std::min(rows, rows_);
     const std::int64_t per_block = std::min(block_rows(0), (rows + threads_ - 1) / threads_);
@@ -301,9 +318,11 @@ void CpuDevice::pre_activation_histogram(const Tensors& sae, std::int64_t rows, 
         std::vector<std::uint64_t> own(counts.size(), 0);
         for (std::int64_t column = 0; column < sae.width; column += block_columns) {
             const std::int64_t columns = std::min(block_columns, sae.width - column);
-            multiply_block(mine.selected.data(), count, sae.w_enc.data() + column * n_, columns, n_, mine.product.data());
+            multiply_block(mine.selected.data(), count, sae.w_enc.data() + column * n_, columns, n_,
+                           mine.product.data());
             for (std::int64_t i = 0; i < count * columns; ++i) {
-                const float z = mine.product[static_cast<std::size_t>(i)] + sae.b_enc.data()[column + i % columns];
+                const float z =
+                    mine.product[static_cast<std::size_t>(i)] + sae.b_enc.data()[column + i % columns];
                 if (z > 0) ++own[std::bit_cast<std::uint32_t>(z) >> 20];
             }
         }

@@ -61,10 +61,11 @@ float Dot(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, std::int64_t
     return fold_chains(d, sums);
 }
 
-// Four rows at a time share the loads of x and hide each other's latency. Explicit prefetches of the rows after
-// them cost a few per cent (measured on AVX-512); the hardware follows each row by itself.
-void Dots(const float* HWY_RESTRICT x, const float* HWY_RESTRICT base, const std::uint32_t* HWY_RESTRICT index,
-          std::int64_t count, std::int64_t n, float* HWY_RESTRICT out) {
+// Four rows at a time share the loads of x and hide each other's latency. Explicit prefetches of the rows
+// after them cost a few per cent (measured on AVX-512); the hardware follows each row by itself.
+void Dots(const float* HWY_RESTRICT x, const float* HWY_RESTRICT base,
+          const std::uint32_t* HWY_RESTRICT index, std::int64_t count, std::int64_t n,
+          float* HWY_RESTRICT out) {
     const D d;
     std::int64_t i = 0;
     for (; i + 4 <= count; i += 4) {
@@ -77,7 +78,8 @@ void Dots(const float* HWY_RESTRICT x, const float* HWY_RESTRICT base, const std
         for (; at + chain_lanes <= n; at += chain_lanes) {
             for (std::int64_t c = 0; c < vectors; ++c) {
                 const V xs = hn::LoadU(d, x + at + c * lanes);
-                for (int r = 0; r < 4; ++r) sums[r][c] = hn::MulAdd(xs, hn::LoadU(d, rows[r] + at + c * lanes), sums[r][c]);
+                for (int r = 0; r < 4; ++r)
+                    sums[r][c] = hn::MulAdd(xs, hn::LoadU(d, rows[r] + at + c * lanes), sums[r][c]);
             }
         }
         for (int r = 0; r < 4; ++r) {
@@ -89,8 +91,9 @@ void Dots(const float* HWY_RESTRICT x, const float* HWY_RESTRICT base, const std
 }
 
 // The same sums for unrelated pairs of rows.
-void PairDots(const float* HWY_RESTRICT a, const std::uint32_t* HWY_RESTRICT a_index, const float* HWY_RESTRICT b,
-              const std::uint32_t* HWY_RESTRICT b_index, std::int64_t count, std::int64_t n, float* HWY_RESTRICT out) {
+void PairDots(const float* HWY_RESTRICT a, const std::uint32_t* HWY_RESTRICT a_index,
+              const float* HWY_RESTRICT b, const std::uint32_t* HWY_RESTRICT b_index, std::int64_t count,
+              std::int64_t n, float* HWY_RESTRICT out) {
     const D d;
     std::int64_t i = 0;
     for (; i + 4 <= count; i += 4) {
@@ -106,15 +109,16 @@ void PairDots(const float* HWY_RESTRICT a, const std::uint32_t* HWY_RESTRICT a_i
         for (; at + chain_lanes <= n; at += chain_lanes)
             for (std::int64_t c = 0; c < vectors; ++c)
                 for (int r = 0; r < 4; ++r)
-                    sums[r][c] = hn::MulAdd(hn::LoadU(d, left[r] + at + c * lanes), hn::LoadU(d, right[r] + at + c * lanes),
-                                            sums[r][c]);
+                    sums[r][c] = hn::MulAdd(hn::LoadU(d, left[r] + at + c * lanes),
+                                            hn::LoadU(d, right[r] + at + c * lanes), sums[r][c]);
         for (int r = 0; r < 4; ++r) {
             add_tail(d, left[r], right[r], at, n, sums[r]);
             out[i + r] = fold_chains(d, sums[r]);
         }
     }
     for (; i < count; ++i)
-        out[i] = Dot(a + static_cast<std::int64_t>(a_index[i]) * n, b + static_cast<std::int64_t>(b_index[i]) * n, n);
+        out[i] = Dot(a + static_cast<std::int64_t>(a_index[i]) * n,
+                     b + static_cast<std::int64_t>(b_index[i]) * n, n);
 }
 
 void AddRow(const float* HWY_RESTRICT a, float s, std::int64_t n, float* HWY_RESTRICT inout) {
@@ -127,8 +131,9 @@ void AddRow(const float* HWY_RESTRICT a, float s, std::int64_t n, float* HWY_RES
 }
 
 // Four rows a pass, one load and one store of the sum for all four.
-void AddRows(const float* HWY_RESTRICT base, const std::uint32_t* HWY_RESTRICT index, const float* HWY_RESTRICT weight,
-             std::int64_t count, std::int64_t n, float* HWY_RESTRICT inout) {
+void AddRows(const float* HWY_RESTRICT base, const std::uint32_t* HWY_RESTRICT index,
+             const float* HWY_RESTRICT weight, std::int64_t count, std::int64_t n,
+             float* HWY_RESTRICT inout) {
     const D d;
     std::int64_t i = 0;
     for (; i + 4 <= count; i += 4) {
@@ -150,7 +155,8 @@ void AddRows(const float* HWY_RESTRICT base, const std::uint32_t* HWY_RESTRICT i
     for (; i < count; ++i) AddRow(base + static_cast<std::int64_t>(index[i]) * n, weight[i], n, inout);
 }
 
-// One latent's gradient in one tile of columns; the sum stays in `vectors_of_tile` registers. `valid` columns exist.
+// One latent's gradient in one tile of columns; the sum stays in `vectors_of_tile` registers. `valid` columns
+// exist.
 template <int vectors_of_tile>
 float AddTile(const TileSource* sources, std::int64_t count, std::int64_t valid, float along,
               const float* HWY_RESTRICT direction, float* HWY_RESTRICT out) {
@@ -163,7 +169,8 @@ float AddTile(const TileSource* sources, std::int64_t count, std::int64_t valid,
         for (std::int64_t e = 0; e < source.count; ++e) {
             const float* HWY_RESTRICT row = source.tile + static_cast<std::int64_t>(source.row[e]) * width;
             const V weight = hn::Set(d, source.weight[e]);
-            for (int v = 0; v < vectors_of_tile; ++v) sum[v] = hn::MulAdd(weight, hn::Load(d, row + v * lanes), sum[v]);
+            for (int v = 0; v < vectors_of_tile; ++v)
+                sum[v] = hn::MulAdd(weight, hn::Load(d, row + v * lanes), sum[v]);
         }
     }
     V square = hn::Zero(d);
@@ -172,7 +179,8 @@ float AddTile(const TileSource* sources, std::int64_t count, std::int64_t valid,
         const std::int64_t left = valid - v * lanes;
         if (left <= 0) break;
         if (left >= lanes) {
-            if (direction != nullptr) sum[v] = hn::MulAdd(minus_along, hn::LoadU(d, direction + v * lanes), sum[v]);
+            if (direction != nullptr)
+                sum[v] = hn::MulAdd(minus_along, hn::LoadU(d, direction + v * lanes), sum[v]);
             hn::StoreU(sum[v], d, out + v * lanes);
         } else {
             const auto mask = hn::FirstN(d, static_cast<std::size_t>(left));
@@ -187,17 +195,19 @@ float AddTile(const TileSource* sources, std::int64_t count, std::int64_t valid,
     return fold(d, square);
 }
 
-float AddTiles(const TileSource* sources, std::int64_t count, std::int64_t width, std::int64_t valid, float along,
-               const float* direction, float* out) {
+float AddTiles(const TileSource* sources, std::int64_t count, std::int64_t width, std::int64_t valid,
+               float along, const float* direction, float* out) {
     if (width == 64) return AddTile<64 / lanes>(sources, count, valid, along, direction, out);
     if (width == 32) return AddTile<32 / lanes>(sources, count, valid, along, direction, out);
     return AddTile<16 / lanes>(sources, count, valid, along, direction, out);
 }
 
-float Subtract(const float* HWY_RESTRICT x, const float* HWY_RESTRICT b, std::int64_t n, float* HWY_RESTRICT out) {
+float Subtract(const float* HWY_RESTRICT x, const float* HWY_RESTRICT b, std::int64_t n,
+               float* HWY_RESTRICT out) {
     const D d;
     std::int64_t i = 0;
-    for (; i + lanes <= n; i += lanes) hn::StoreU(hn::Sub(hn::LoadU(d, x + i), hn::LoadU(d, b + i)), d, out + i);
+    for (; i + lanes <= n; i += lanes)
+        hn::StoreU(hn::Sub(hn::LoadU(d, x + i), hn::LoadU(d, b + i)), d, out + i);
     for (; i < n; ++i) out[i] = x[i] - b[i];
     return Dot(out, out, n);
 }
@@ -210,8 +220,9 @@ void Multiply(float s, std::int64_t n, float* HWY_RESTRICT inout) {
     for (; i < n; ++i) inout[i] *= s;
 }
 
-std::int64_t Scan(const float* HWY_RESTRICT z, const float* HWY_RESTRICT bias, std::int64_t count, float limit,
-                  std::uint32_t first_latent, std::uint32_t* HWY_RESTRICT latent, float* HWY_RESTRICT value) {
+std::int64_t Scan(const float* HWY_RESTRICT z, const float* HWY_RESTRICT bias, std::int64_t count,
+                  float limit, std::uint32_t first_latent, std::uint32_t* HWY_RESTRICT latent,
+                  float* HWY_RESTRICT value) {
     const D d;
     const hn::RebindToUnsigned<D> du;
     const V limits = hn::Set(d, limit);
@@ -264,8 +275,8 @@ void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, c
     }
     if (i < n) {
         const auto mask = hn::FirstN(d, static_cast<std::size_t>(n - i));
-        one(hn::MaskedLoad(mask, d, g + i), hn::MaskedLoad(mask, d, m + i), hn::MaskedLoad(mask, d, v + i), w_step, m_new,
-            v_new);
+        one(hn::MaskedLoad(mask, d, g + i), hn::MaskedLoad(mask, d, m + i), hn::MaskedLoad(mask, d, v + i),
+            w_step, m_new, v_new);
         const V w_new = hn::Sub(hn::MaskedLoad(mask, d, w + i), w_step);
         HWY_ALIGN float tail[3][lanes];
         hn::Store(m_new, d, tail[0]);
@@ -278,7 +289,17 @@ void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, c
 }
 
 Kernels Table() {
-    return {hwy::TargetName(HWY_TARGET), Subtract, Dot, Dots, PairDots, AddRow, AddRows, Multiply, AddTiles, Scan, Adam};
+    return {hwy::TargetName(HWY_TARGET),
+            Subtract,
+            Dot,
+            Dots,
+            PairDots,
+            AddRow,
+            AddRows,
+            Multiply,
+            AddTiles,
+            Scan,
+            Adam};
 }
 
 }  // namespace strata::device::HWY_NAMESPACE

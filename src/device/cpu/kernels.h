@@ -1,7 +1,7 @@
 #pragma once
-// The inner loops of the CPU device, one set per instruction set, chosen at run time (Highway). Every set gives the
-// same bits where it fuses multiply and add (AVX2 and up): sums of products run in 32 chains, folded by halves,
-// whatever the vector length.
+// The inner loops of the CPU device, one set per instruction set, chosen at run time (Highway). Every set
+// gives the same bits where it fuses multiply and add (AVX2 and up): sums of products run in 32 chains,
+// folded by halves, whatever the vector length.
 
 #include <cstdint>
 #include <span>
@@ -28,11 +28,11 @@ struct Kernels {
 
     float (*dot)(const float* a, const float* b, std::int64_t n);
     // out[i] = x . base[index[i]] for rows of n.
-    void (*dots)(const float* x, const float* base, const std::uint32_t* index, std::int64_t count, std::int64_t n,
-                 float* out);
+    void (*dots)(const float* x, const float* base, const std::uint32_t* index, std::int64_t count,
+                 std::int64_t n, float* out);
     // out[i] = a[a_index[i]] . b[b_index[i]] for rows of n.
-    void (*pair_dots)(const float* a, const std::uint32_t* a_index, const float* b, const std::uint32_t* b_index,
-                      std::int64_t count, std::int64_t n, float* out);
+    void (*pair_dots)(const float* a, const std::uint32_t* a_index, const float* b,
+                      const std::uint32_t* b_index, std::int64_t count, std::int64_t n, float* out);
 
     // inout += s * a
     void (*add)(const float* a, float s, std::int64_t n, float* inout);
@@ -41,13 +41,13 @@ struct Kernels {
                      std::int64_t n, float* inout);
     void (*multiply)(float s, std::int64_t n, float* inout);
 
-    // out = sum of the sources' weighted rows - along * direction, `valid` of the `width` (16, 32 or 64) columns;
-    // `direction` may be null. Tiles are 64-byte aligned. Returns |out|^2.
+    // out = sum of the sources' weighted rows - along * direction, `valid` of the `width` (16, 32 or 64)
+    // columns; `direction` may be null. Tiles are 64-byte aligned. Returns |out|^2.
     float (*add_tiles)(const TileSource* sources, std::int64_t count, std::int64_t width, std::int64_t valid,
                        float along, const float* direction, float* out);
 
-    // Appends first_latent + j and z[j] + bias[j] for every j with z[j] + bias[j] >= limit; returns how many. Both
-    // outputs need room for `count` elements.
+    // Appends first_latent + j and z[j] + bias[j] for every j with z[j] + bias[j] >= limit; returns how many.
+    // Both outputs need room for `count` elements.
     std::int64_t (*scan)(const float* z, const float* bias, std::int64_t count, float limit,
                          std::uint32_t first_latent, std::uint32_t* latent, float* value);
 

@@ -1,9 +1,10 @@
 // Weight gradients latent by latent through the transposed index, and the optimiser step.
 //
-// A latent's gradients are weighted sums of rows of xc and of the residual, in whatever order its codes come: read from
-// whole rows they would stream every row once per code from the last-level cache. Instead the columns are taken tile by
-// tile: a tile of all rows fits a core's L2, a latent's sum in that tile fits the registers, and every gradient is
-// written once. The component of the decoder's gradient along d_j is known beforehand,
+// A latent's gradients are weighted sums of rows of xc and of the residual, in whatever order its codes come:
+// read from whole rows they would stream every row once per code from the last-level cache. Instead the
+// columns are taken tile by tile: a tile of all rows fits a core's L2, a latent's sum in that tile fits the
+// registers, and every gradient is written once. The component of the decoder's gradient along d_j is known
+// beforehand,
 //   d_j . sum_b s f_bj residual_b = sum_b f_bj (dL/df_bj),
 // so the projection needs no second pass.
 
@@ -20,7 +21,8 @@ namespace {
 
 constexpr std::int64_t latent_group = 64;  // latents whose sums are added in one run
 
-// Gradients handed on at once, so that their reduction runs beside the rest. Each bucket loads the tiles anew.
+// Gradients handed on at once, so that their reduction runs beside the rest. Each bucket loads the tiles
+// anew.
 constexpr std::int64_t bucket_bytes = std::int64_t{32} << 20;
 
 }  // namespace
@@ -95,7 +97,8 @@ double CpuDevice::accumulate(std::span<const CodeSet> sets, const Tensors& sae, 
         for (std::int64_t tile = 0; tile < tiles; ++tile) {
 #pragma omp for schedule(dynamic) nowait
             for (std::int64_t g = start; g < stop; ++g)
-                part_norms_[static_cast<std::size_t>(g * tiles + tile)] = accumulate_group(sets, sae, gradient, g, tile);
+                part_norms_[static_cast<std::size_t>(g * tiles + tile)] =
+                    accumulate_group(sets, sae, gradient, g, tile);
         }
         done(start * latent_group, std::min(stop * latent_group, sae.width));
     }
@@ -132,25 +135,29 @@ double CpuDevice::square_norm(const Tensors& t) {
         const float* e = t.w_enc.data() + j * n_;
         const float* d = t.w_dec.data() + j * n_;
         const double bias = t.b_enc.data()[j];
-        part_norms_[static_cast<std::size_t>(j)] = bias * bias + kernels_.dot(e, e, n_) + kernels_.dot(d, d, n_);
+        part_norms_[static_cast<std::size_t>(j)] =
+            bias * bias + kernels_.dot(e, e, n_) + kernels_.dot(d, d, n_);
     }
     double norm = kernels_.dot(t.b_dec.data(), t.b_dec.data(), n_);
     for (const double part : part_norms_) norm += part;
     return norm;
 }
 
-void CpuDevice::update(Tensors& sae, const Tensors& gradient, Tensors& first, Tensors& second, const AdamStep& step) {
+void CpuDevice::update(Tensors& sae, const Tensors& gradient, Tensors& first, Tensors& second,
+                       const AdamStep& step) {
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t j = 0; j < sae.width; ++j) {
         const std::int64_t at = j * n_;
         kernels_.adam(sae.w_enc.data() + at, first.w_enc.data() + at, second.w_enc.data() + at,
                       gradient.w_enc.data() + at, n_, step);
         float* d = sae.w_dec.data() + at;
-        kernels_.adam(d, first.w_dec.data() + at, second.w_dec.data() + at, gradient.w_dec.data() + at, n_, step);
+        kernels_.adam(d, first.w_dec.data() + at, second.w_dec.data() + at, gradient.w_dec.data() + at, n_,
+                      step);
         const float square = kernels_.dot(d, d, n_);
         if (square > 0) kernels_.multiply(1.0F / std::sqrt(square), n_, d);
     }
-    kernels_.adam(sae.b_enc.data(), first.b_enc.data(), second.b_enc.data(), gradient.b_enc.data(), sae.width, step);
+    kernels_.adam(sae.b_enc.data(), first.b_enc.data(), second.b_enc.data(), gradient.b_enc.data(), sae.width,
+                  step);
     kernels_.adam(sae.b_dec.data(), first.b_dec.data(), second.b_dec.data(), gradient.b_dec.data(), n_, step);
 }
 

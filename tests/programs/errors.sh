@@ -1,0 +1,55 @@
+# Wrong inputs: one clear message, exit status 2 or 1, nothing half-written.
+. "$(dirname "$0")/lib.sh"
+
+expect 2 'nowhere.yaml' "$STRATA" train "$folder/nowhere.yaml"
+printf 'run: {output: x\ndata: [' >"$folder/broken.yaml"
+expect 2 'broken.yaml:[0-9]+' "$STRATA" train "$folder/broken.yaml"
+expect 2 'did you mean.*tokens' train --set train.tokns=5
+expect 2 'train.tokens' train --set train.tokens=forty
+expect 2 'sae.k' train --set sae.k=129
+expect 2 'batch_size' train --set train.batch_size=32
+expect 2 'nothing-[*].h5' train --set "data.files=[$folder/nothing-*.h5]"
+echo 'this is text' >"$folder/text.h5"
+expect 2 'text.h5.*(HDF5|signature)' train --set "data.files=[$folder/text.h5]"
+head -c 100000 "$data" >"$folder/cut.h5"
+expect 2 'cut.h5.*truncated' train --set "data.files=[$folder/cut.h5]"
+expect 2 'mlp_out/7' train --set 'data.datasets=[mlp_out/7]'
+"$STRATA" data synth --out "$folder/other.h5" --rows 5000 --n 16 --features 32 --active 2 >/dev/null 2>&1
+expect 2 'other.h5' train --set "data.files=[$data,$folder/other.h5]"
+check test ! -e "$folder/run"
+
+echo file >"$folder/occupied"
+expect 2 'occupied' train --set "run.output=$folder/occupied"
+expect 0 '' train
+expect 2 'already holds a run' train
+expect 2 'another configuration' train --resume --set sae.k=5
+
+# A chunk that no longer fits its checksum; the reader meets it while training or measuring.
+cp "$data" "$folder/bad.h5"
+size=$(stat -c %s "$data")
+for at in 2 3 4 5 6; do
+  printf '\377\377\377\377' | dd of="$folder/bad.h5" bs=1 seek=$((size * at / 8)) conv=notrunc status=none
+done
+expect 1 'bad.h5' train --set "data.files=[$folder/bad.h5]" --set "run.output=$folder/bad"
+expect 1 'bad.h5' "$STRATA" data check "$folder/bad.h5"
+
+# A value that is not finite.
+/usr/bin/python3 - "$folder/nan.h5" <<'PY'
+import sys, h5py, numpy
+rows = numpy.random.default_rng(0).standard_normal((20000, 32)).astype(numpy.float16)
+rows[::50, 3] = numpy.nan
+with h5py.File(sys.argv[1], "w") as file:
+    file.create_dataset("resid_post/0", data=rows)
+PY
+expect 1 'nan.h5.*not finite|finite' train --set "data.files=[$folder/nan.h5]" --set "run.output=$folder/nan"
+expect 1 'finite' mpirun -q -n 2 "$STRATA" train "$config" --quiet --set "data.files=[$folder/nan.h5]" --set "run.output=$folder/nan2"
+
+# A full disk during a checkpoint: the one before it stays and can be continued.
+if [ "$(id -u)" -eq 0 ] && mkdir "$folder/disk" && mount -t tmpfs -o size=700k tmpfs "$folder/disk" 2>/dev/null; then
+  train --set "run.output=$folder/disk/run" --set train.checkpoint_every=40 --set train.keep_checkpoints=9 >"$folder/log" 2>&1
+  check test $? -eq 1
+  check grep -q 'No space left' "$folder/log"
+  check ls "$folder"/disk/run/checkpoints/step-*/manifest.json
+  umount "$folder/disk"
+fi
+finish

@@ -1,0 +1,40 @@
+# Sourced by the scripts beside it: a scratch folder, a small data set, and checks that tell what they saw.
+set -u
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+failures=0
+
+# expect STATUS PATTERN COMMAND...: its exit status, and a pattern in what it prints.
+expect() {
+  local status=$1 pattern=$2 seen output
+  shift 2
+  output=$("$@" 2>&1)
+  seen=$?
+  if [ $seen -ne "$status" ] || ! grep -qE -- "$pattern" <<<"$output"; then
+    printf 'FAILED: %s\n  expected status %s and /%s/, got status %s:\n%s\n' "$*" "$status" "$pattern" $seen "$output"
+    failures=$((failures + 1))
+  fi
+}
+
+check() {
+  if ! "$@"; then
+    printf 'FAILED: %s\n' "$*"
+    failures=$((failures + 1))
+  fi
+}
+
+finish() {
+  [ $failures -eq 0 ] && echo "all as expected"
+  exit $((failures > 0))
+}
+
+data=$folder/acts.h5
+"$STRATA" data synth --out "$data" --rows 20000 --n 32 --features 64 --active 4 >/dev/null 2>&1 || { echo "data synth failed"; exit 1; }
+config=$folder/config.yaml
+cat >"$config" <<YAML
+run: {output: $folder/run}
+data: {files: ["$data"], datasets: [resid_post/0], eval_rows: 2000, shuffle_rows: 4096}
+train: {batch_size: 512, tokens: 40960, log_every: 10, checkpoint_every: 20}
+sae: {kind: batch_topk, width: 128, k: 4, aux_k: 16, dead_after_tokens: 4096}
+YAML
+train() { "$STRATA" train "$config" --quiet "$@"; }
