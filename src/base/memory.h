@@ -70,4 +70,8 @@ class Array {
     std::size_t capacity_ = 0;
 };
 
+// For a whole program, once: keeps freed memory. Blocks over 32 MiB would otherwise go back to the system on
+// every free, and their pages fault again on every use (docs/design.md, "Memory").
+void keep_freed_memory();
+
 }  // namespace strata

@@ -5,15 +5,15 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/stop.h"
 #include "cli/command.h"
 #include "cli/data_command.h"
-#include "cli/ranks.h"
 #include "comm/agree.h"
 
 int main(int argc, char** argv) {
     strata::catch_stop_signals();
-    strata::cli::keep_freed_memory();
+    strata::keep_freed_memory();
 
     CLI::App app{"Trains sparse autoencoders on stored language-model activations, over MPI."};
     app.set_version_flag("--version", "strata " STRATA_VERSION);

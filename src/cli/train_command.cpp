@@ -2,10 +2,7 @@
 #include <vector>
 
 #include "cli/command.h"
-#include "cli/ranks.h"
-#include "comm/agree.h"
-#include "config/config.h"
-#include "train/run.h"
+#include "strata/train.h"
 
 namespace strata::cli {
 
@@ -13,7 +10,7 @@ void add_train_command(CLI::App& app, Action& action) {
     struct Arguments {
         std::string config;
         std::vector<std::string> set;
-        train::RunOptions options;
+        TrainOptions options;
     };
     auto arguments = std::make_shared<Arguments>();
     CLI::App* command = app.add_subcommand("train", "Trains every SAE of a configuration");
@@ -31,13 +28,7 @@ void add_train_command(CLI::App& app, Action& action) {
         "with a checkpoint saved.\n"
         "Example: mpirun -n 2 strata train configs/quickstart.yaml --set train.tokens=1e6 --resume");
     command->callback([arguments, &action] {
-        action = [arguments] {
-            return on_all_ranks(arguments->options.quiet, [&](Communicator& comm) {
-                Config config;
-                together(comm, [&] { config = load_config(arguments->config, arguments->set); });
-                return train::run(config, arguments->options, comm);
-            });
-        };
+        action = [arguments] { return run_training(arguments->config, arguments->set, arguments->options); };
     });
 }
 

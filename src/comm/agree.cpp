@@ -11,6 +11,8 @@ namespace {
 int status_of(std::exception_ptr error) {
     try {
         std::rethrow_exception(error);
+    } catch (const Ended& ended) {
+        return ended.status;
     } catch (const UsageError&) {
         return exit_usage;
     } catch (...) {
@@ -23,6 +25,7 @@ int status_of(std::exception_ptr error) {
 int report(std::exception_ptr error) {
     try {
         std::rethrow_exception(error);
+    } catch (const Ended&) {  // the message is out
     } catch (const std::bad_alloc&) {
         log::error("out of memory");
     } catch (const std::exception& e) {

@@ -97,16 +97,23 @@ class MpiCommunicator final : public Communicator {
 }  // namespace
 
 MpiSession::MpiSession(int& argc, char**& argv) {
+    int running = 0;
     int provided = 0;
-    MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+    MPI_Initialized(&running);
+    started_here_ = running == 0;
+    if (started_here_)
+        MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+    else
+        MPI_Query_thread(&provided);
     if (provided < MPI_THREAD_MULTIPLE)
-        fail("this MPI library offers thread level {}, MPI_THREAD_MULTIPLE is needed", provided);
+        fail("this MPI offers thread level {}, MPI_THREAD_MULTIPLE ({}) is needed", provided,
+             MPI_THREAD_MULTIPLE);
 }
 
 MpiSession::~MpiSession() {
     int ended = 0;
     MPI_Finalized(&ended);
-    if (!ended) MPI_Finalize();
+    if (started_here_ && !ended) MPI_Finalize();
 }
 
 std::unique_ptr<Communicator> make_mpi_communicator() {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <limits>
 #include <vector>
 
 namespace strata {
@@ -28,6 +29,7 @@ Selection select_largest(Communicator& comm, std::uint64_t k, const DigitHistogr
         comm.sum(here);
         if (shift == rounds[0].shift) {
             for (const std::uint64_t c : here) result.available += c;
+            if (k == 0) result.threshold = std::numeric_limits<float>::infinity();
             if (result.available < k || k == 0) return result;
         }
         std::size_t digit = here.size() - 1;

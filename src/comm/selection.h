@@ -17,7 +17,7 @@ using DigitHistogram =
     std::function<void(std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts)>;
 
 struct Selection {
-    float threshold = 0;          // the k-th largest value; 0 if there are fewer than k
+    float threshold = 0;          // the k-th largest value; 0 if there are fewer than k, infinity if k is 0
     std::uint64_t available = 0;  // values on all ranks
     std::uint64_t ties_to_take =
         0;  // of this rank's values equal to the threshold: the first so many are selected

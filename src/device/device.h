@@ -121,6 +121,10 @@ class Device {
     };
     virtual Moments column_sums(const Tensors& sae, std::span<double> residual, std::span<double> x) = 0;
 
+    // The main codes by row, in host memory: those of row b are [begin[b], begin[b + 1]), latents ascending.
+    virtual void read_codes(std::vector<std::uint32_t>& begin, std::vector<std::uint32_t>& latent,
+                            std::vector<float>& value) = 0;
+
     // Marks, in host memory, the latents that have a main code: bit j of word j / 32.
     virtual void fired(std::span<std::uint32_t> bits) = 0;
     // Adds to counts[j] the number of main codes of latent j; host memory, [M].

@@ -26,7 +26,8 @@ bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<st
     bench.comm.sum(sums);
     double variance = sums.back();
     for (const double sum : columns) variance -= sum * sum / static_cast<double>(bench.batch_size);
-    if (!(variance > 0)) return false;  // nothing is left to explain
+    // Equal errors leave nothing to explain but their rounding, by which nothing should be divided.
+    if (!(variance > 1e-5 * sums.back())) return false;
 
     const double scale = config.aux_coefficient * bench.mean_square / variance;
     device.screen_row_top(sae.parameters, std::min(config.aux_k, std::ssize(dead)), dead);

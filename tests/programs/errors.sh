@@ -46,7 +46,7 @@ expect 1 'finite' mpirun -q -n 2 "$STRATA" train "$config" --quiet --set "data.f
 
 # A full disk during a checkpoint: the one before it stays and can be continued.
 if [ "$(id -u)" -eq 0 ] && mkdir "$folder/disk" && mount -t tmpfs -o size=700k tmpfs "$folder/disk" 2>/dev/null; then
-  train --set "run.output=$folder/disk/run" --set train.checkpoint_every=40 --set train.keep_checkpoints=9 >"$folder/log" 2>&1
+  train --set "run.output=$folder/disk/run" --set train.checkpoint_every=10 --set train.keep_checkpoints=9 >"$folder/log" 2>&1
   check test $? -eq 1
   check grep -q 'No space left' "$folder/log"
   check ls "$folder"/disk/run/checkpoints/step-*/manifest.json

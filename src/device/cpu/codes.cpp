@@ -108,6 +108,14 @@ void CpuDevice::keep_above(CodeSet set, std::span<const float> thresholds) {
     });
 }
 
+void CpuDevice::read_codes(std::vector<std::uint32_t>& begin, std::vector<std::uint32_t>& latent,
+                           std::vector<float>& value) {
+    const PairsByRow& pairs = table(CodeSet::main).pairs;
+    begin.assign(pairs.begin.begin(), pairs.begin.begin() + rows_ + 1);
+    latent.assign(pairs.latent.data(), pairs.latent.data() + pairs.size());
+    value.assign(pairs.value.data(), pairs.value.data() + pairs.size());
+}
+
 // A counting sort by latent, threads taking consecutive runs of rows, so that the rows of a latent ascend.
 void CpuDevice::transpose(CodeTable& codes, std::int64_t width) {
     const PairsByRow& pairs = codes.pairs;

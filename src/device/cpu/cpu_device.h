@@ -71,6 +71,12 @@ struct Scratch {
     std::vector<float> selected;
 };
 
+// How far a pre-activation from the block product may be from the one that counts.
+struct Rounding {
+    float per_norm = 0, constant = 0;
+    float slack(float centered_norm) const { return per_norm * centered_norm + constant; }
+};
+
 class CpuDevice final : public Device {
   public:
     explicit CpuDevice(int threads);
@@ -93,6 +99,8 @@ class CpuDevice final : public Device {
     void keep_above(CodeSet set, std::span<const float> thresholds) override;
     DecodeSums decode(CodeSet set, const Tensors& sae, float gradient_scale) override;
     Moments column_sums(const Tensors& sae, std::span<double> residual, std::span<double> x) override;
+    void read_codes(std::vector<std::uint32_t>& begin, std::vector<std::uint32_t>& latent,
+                    std::vector<float>& value) override;
     void fired(std::span<std::uint32_t> bits) override;
     void count_codes(std::span<std::uint64_t> counts) override;
     double accumulate(std::span<const CodeSet> sets, const Tensors& sae, Tensors& gradient,
@@ -104,11 +112,11 @@ class CpuDevice final : public Device {
 
   private:
     std::int64_t block_rows(std::int64_t bytes_per_row) const;
-    float rounding_bound(const Tensors& sae) const;
+    Rounding rounding_of(const Tensors& sae) const;
     void screen_block(const Tensors& sae, std::int64_t block, std::int64_t first, std::int64_t count,
-                      float at_least, float bound);
+                      float at_least, const Rounding& rounding);
     void top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset,
-                   std::int64_t block, std::int64_t first, std::int64_t count, float bound);
+                   std::int64_t block, std::int64_t first, std::int64_t count, const Rounding& rounding);
     void collect_candidates(std::int64_t rows_per_block);
     float* centered_row(std::int64_t b) { return centered_.data() + b * n_; }
     CodeTable& table(CodeSet set) { return codes_[set == CodeSet::main ? 0 : 1]; }

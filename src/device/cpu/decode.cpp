@@ -19,10 +19,10 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
     CodeTable& codes = table(set);
     const PairsByRow& pairs = codes.pairs;
     codes.gradient_scale = gradient_scale;
-    if (codes.residual.rows < rows_ || codes.residual.n != n_) codes.residual.reset(centered_tiles_.rows, n_);
+    if (codes.residual.rows != centered_tiles_.rows || codes.residual.n != n_)
+        codes.residual.reset(centered_tiles_.rows, n_);
     codes.gradient.grow(static_cast<std::size_t>(pairs.size()));
     const float* b_dec = sae.b_dec.data();
-    const double bias_square = kernels_.dot(b_dec, b_dec, n_);
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t b = 0; b < rows_; ++b) {
         const auto i = static_cast<std::size_t>(b);
@@ -50,14 +50,7 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
         sums.squared_error = kernels_.dot(residual, residual, n_);
         sums.active = count;
         for (std::uint32_t e = 0; e < count; ++e) sums.l1 += pairs.value[begin + e];
-        // x = xc + b_dec and x_hat = x + residual, from inner products of what is at hand.
-        const double norm = centered_norm_[i];
-        const double x_square = norm * norm + 2.0 * kernels_.dot(xc, b_dec, n_) + bias_square;
-        const double x_residual =
-            static_cast<double>(kernels_.dot(xc, residual, n_)) + kernels_.dot(b_dec, residual, n_);
-        const double hat_square = x_square + 2 * x_residual + sums.squared_error;
-        if (x_square > 0 && hat_square > 0)
-            sums.cosine = (x_square + x_residual) / std::sqrt(x_square * hat_square);
+        sums.cosine = kernels_.cosine(xc, b_dec, residual, n_);
     }
     DecodeSums total;
     for (std::int64_t b = 0; b < rows_; ++b) {

@@ -2,8 +2,8 @@
 // scanned there, and never stored. What survives is rescored by kernels_.dots, one fixed summation order.
 //
 // Rounding: a float32 product of any summation order differs from the exact sum by at most n u / (1 - n u)
-// |x| |w|, u = 2^-24; so the block product and the rescored value differ by at most twice that, and
-// rounding_bound() rounds up.
+// |x| |w|, u = 2^-24; so the block product and the rescored value differ by at most twice that, and adding
+// the bias rounds each once more, by u |z|. rounding_of() rounds up.
 
 #include <omp.h>
 #include <dnnl.hpp>
@@ -47,28 +47,29 @@ std::int64_t CpuDevice::block_rows(std::int64_t bytes_per_row) const {
     return std::clamp<std::int64_t>(share, 32, std::min(most_block_rows, std::max<std::int64_t>(32, cached)));
 }
 
-// |block product - rescored value| <= bound * |xc_b|, for every latent.
-float CpuDevice::rounding_bound(const Tensors& sae) const {
-    float largest = 0;
-#pragma omp parallel for num_threads(threads_) schedule(static) reduction(max : largest)
+Rounding CpuDevice::rounding_of(const Tensors& sae) const {
+    float square = 0;
+    float bias = 0;
+#pragma omp parallel for num_threads(threads_) schedule(static) reduction(max : square, bias)
     for (std::int64_t j = 0; j < sae.width; ++j) {
         const float* w = sae.w_enc.data() + j * n_;
-        largest = std::max(largest, kernels_.dot(w, w, n_));
+        square = std::max(square, kernels_.dot(w, w, n_));
+        bias = std::max(bias, std::abs(sae.b_enc.data()[j]));
     }
-    return (2.5F * static_cast<float>(n_) + 8.0F) * 0x1p-24F * std::sqrt(largest);
+    return {(2.5F * static_cast<float>(n_) + 12.0F) * 0x1p-24F * std::sqrt(square), 4 * 0x1p-24F * bias};
 }
 
 bool CpuDevice::screen_above(const Tensors& sae, float at_least, std::int64_t limit) {
     const std::int64_t per_block = block_rows(0);
     const std::int64_t count = (rows_ + per_block - 1) / per_block;
     if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
-    const float bound = rounding_bound(sae);
+    const Rounding rounding = rounding_of(sae);
     std::atomic<std::int64_t> total = 0;
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
     for (std::int64_t block = 0; block < count; ++block) {
         if (limit > 0 && total > limit) continue;
         const std::int64_t first = block * per_block;
-        screen_block(sae, block, first, std::min(per_block, rows_ - first), at_least, bound);
+        screen_block(sae, block, first, std::min(per_block, rows_ - first), at_least, rounding);
         total += blocks_[static_cast<std::size_t>(block)].found;
     }
     if (limit > 0 && total > limit) return false;
@@ -77,7 +78,7 @@ bool CpuDevice::screen_above(const Tensors& sae, float at_least, std::int64_t li
 }
 
 void CpuDevice::screen_block(const Tensors& sae, std::int64_t block, std::int64_t first, std::int64_t count,
-                             float at_least, float bound) {
+                             float at_least, const Rounding& rounding) {
     Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
     if (mine.product.size() == 0) mine.product.reset(most_block_rows * block_columns);
     RowBlock& out = blocks_[static_cast<std::size_t>(block)];
@@ -92,8 +93,7 @@ void CpuDevice::screen_block(const Tensors& sae, std::int64_t block, std::int64_
         for (std::int64_t r = 0; r < count; ++r) {
             ensure(out.latent, found + columns);
             ensure(out.value, found + columns);
-            const float slack =
-                bound * centered_norm_[static_cast<std::size_t>(first + r)] + 0x1p-21F * at_least;
+            const float slack = rounding.slack(centered_norm_[static_cast<std::size_t>(first + r)]);
             const float floor = std::nextafter(-slack, 1.0F);  // z = 0 exactly is no candidate
             const std::int64_t hits =
                 kernels_.scan(mine.product.data() + r * columns, sae.b_enc.data() + column, columns,
@@ -137,11 +137,11 @@ void CpuDevice::screen_row_top(const Tensors& sae, std::int64_t k, std::span<con
     const std::int64_t per_block = block_rows((4 * k + block_columns) * 8);
     const std::int64_t count = (rows_ + per_block - 1) / per_block;
     if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
-    const float bound = rounding_bound(sae);
+    const Rounding rounding = rounding_of(sae);
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
     for (std::int64_t block = 0; block < count; ++block) {
         const std::int64_t first = block * per_block;
-        top_block(sae, k, subset, block, first, std::min(per_block, rows_ - first), bound);
+        top_block(sae, k, subset, block, first, std::min(per_block, rows_ - first), rounding);
     }
     collect_candidates(per_block);
 }
@@ -173,7 +173,8 @@ void drop_certain(RowList list, std::int64_t k, float slack, std::vector<float>&
 }  // namespace
 
 void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset,
-                          std::int64_t block, std::int64_t first, std::int64_t count, float bound) {
+                          std::int64_t block, std::int64_t first, std::int64_t count,
+                          const Rounding& rounding) {
     Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
     if (mine.product.size() == 0) mine.product.reset(most_block_rows * block_columns);
     const std::int64_t capacity = 4 * k + block_columns;
@@ -183,7 +184,7 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
     mine.limit.resize(static_cast<std::size_t>(count));
 
     const auto slack_of = [&](std::int64_t r) {
-        return bound * centered_norm_[static_cast<std::size_t>(first + r)];
+        return rounding.slack(centered_norm_[static_cast<std::size_t>(first + r)]);
     };
     const auto list_of = [&](std::int64_t r) {
         const auto i = static_cast<std::size_t>(r);

@@ -19,6 +19,8 @@ using V = hn::Vec<D>;
 constexpr std::int64_t chain_lanes = 32;
 constexpr std::int64_t lanes = hn::MaxLanes(D());
 constexpr std::int64_t vectors = chain_lanes / lanes;
+// The same for sums of squares beside other work: 16 chains.
+constexpr std::int64_t square_vectors = 16 / lanes;
 
 // The sum of a vector's lanes, upper half onto lower half.
 template <class Tag>
@@ -33,18 +35,33 @@ HWY_INLINE float fold(Tag d, hn::Vec<Tag> v) {
     return hn::GetLane(v);
 }
 
+// The first `count` < lanes elements of p, then zeros. Reads nothing beyond them: before AVX-512 a masked
+// load may touch (or, on SSE, demand alignment of) the whole vector.
+HWY_INLINE V load_first(D d, const float* p, std::int64_t count) {
+#if HWY_MEM_OPS_MIGHT_FAULT
+    HWY_ALIGN float copy[lanes] = {};
+    std::copy_n(p, count, copy);
+    return hn::Load(d, copy);
+#else
+    return hn::MaskedLoad(hn::FirstN(d, static_cast<std::size_t>(count)), d, p);
+#endif
+}
+
 // Adds the products of the chain elements [i, n) that do not fill all chains.
 HWY_INLINE void add_tail(D d, const float* a, const float* b, std::int64_t i, std::int64_t n, V* sums) {
     for (std::int64_t c = 0; c < vectors && i < n; ++c, i += lanes) {
-        const auto mask = hn::FirstN(d, static_cast<std::size_t>(std::min(n - i, lanes)));
-        sums[c] = hn::MulAdd(hn::MaskedLoad(mask, d, a + i), hn::MaskedLoad(mask, d, b + i), sums[c]);
+        if (n - i >= lanes)
+            sums[c] = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sums[c]);
+        else
+            sums[c] = hn::MulAdd(load_first(d, a + i, n - i), load_first(d, b + i, n - i), sums[c]);
     }
 }
 
-HWY_INLINE float fold_chains(D d, const V* sums) {
-    V folded[vectors];
-    for (std::int64_t c = 0; c < vectors; ++c) folded[c] = sums[c];
-    for (std::int64_t count = vectors; count > 1; count /= 2)
+template <std::int64_t size>
+HWY_INLINE float fold_chains(D d, const V (&sums)[size]) {
+    V folded[size];
+    for (std::int64_t c = 0; c < size; ++c) folded[c] = sums[c];
+    for (std::int64_t count = size; count > 1; count /= 2)
         for (std::int64_t c = 0; c < count / 2; ++c) folded[c] = hn::Add(folded[c], folded[c + count / 2]);
     return fold(d, folded[0]);
 }
@@ -59,6 +76,27 @@ float Dot(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, std::int64_t
             sums[c] = hn::MulAdd(hn::LoadU(d, a + i + c * lanes), hn::LoadU(d, b + i + c * lanes), sums[c]);
     add_tail(d, a, b, i, n, sums);
     return fold_chains(d, sums);
+}
+
+float Cosine(const float* HWY_RESTRICT xc, const float* HWY_RESTRICT b, const float* HWY_RESTRICT residual,
+             std::int64_t n) {
+    const D d;
+    V xx[square_vectors], xh[square_vectors], hh[square_vectors];
+    for (std::int64_t c = 0; c < square_vectors; ++c) xx[c] = xh[c] = hh[c] = hn::Zero(d);
+    const auto one = [&](std::int64_t c, V xcs, V bs, V residuals) {
+        const V x = hn::Add(xcs, bs);
+        const V x_hat = hn::Add(x, residuals);
+        xx[c] = hn::MulAdd(x, x, xx[c]);
+        xh[c] = hn::MulAdd(x, x_hat, xh[c]);
+        hh[c] = hn::MulAdd(x_hat, x_hat, hh[c]);
+    };
+    std::int64_t i = 0, c = 0;
+    for (; i + lanes <= n; i += lanes, c = (c + 1) % square_vectors)
+        one(c, hn::LoadU(d, xc + i), hn::LoadU(d, b + i), hn::LoadU(d, residual + i));
+    if (i < n)
+        one(c, load_first(d, xc + i, n - i), load_first(d, b + i, n - i), load_first(d, residual + i, n - i));
+    const float square = fold_chains(d, xx) * fold_chains(d, hh);
+    return square > 0 ? fold_chains(d, xh) / std::sqrt(square) : 0.0F;
 }
 
 // Four rows at a time share the loads of x and hide each other's latency. Explicit prefetches of the rows
@@ -173,7 +211,8 @@ float AddTile(const TileSource* sources, std::int64_t count, std::int64_t valid,
                 sum[v] = hn::MulAdd(weight, hn::Load(d, row + v * lanes), sum[v]);
         }
     }
-    V square = hn::Zero(d);
+    V square[square_vectors];
+    for (auto& v : square) v = hn::Zero(d);
     const V minus_along = hn::Set(d, -along);
     for (int v = 0; v < vectors_of_tile; ++v) {
         const std::int64_t left = valid - v * lanes;
@@ -183,16 +222,16 @@ float AddTile(const TileSource* sources, std::int64_t count, std::int64_t valid,
                 sum[v] = hn::MulAdd(minus_along, hn::LoadU(d, direction + v * lanes), sum[v]);
             hn::StoreU(sum[v], d, out + v * lanes);
         } else {
-            const auto mask = hn::FirstN(d, static_cast<std::size_t>(left));
             if (direction != nullptr)
-                sum[v] = hn::MulAdd(minus_along, hn::MaskedLoad(mask, d, direction + v * lanes), sum[v]);
+                sum[v] = hn::MulAdd(minus_along, load_first(d, direction + v * lanes, left), sum[v]);
             HWY_ALIGN float tail[lanes];
             hn::Store(sum[v], d, tail);
             std::copy_n(tail, left, out + v * lanes);
         }
-        square = hn::MulAdd(sum[v], sum[v], square);
+        V& chain = square[v % square_vectors];
+        chain = hn::MulAdd(sum[v], sum[v], chain);
     }
-    return fold(d, square);
+    return fold_chains(d, square);
 }
 
 float AddTiles(const TileSource* sources, std::int64_t count, std::int64_t width, std::int64_t valid,
@@ -274,10 +313,9 @@ void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, c
         hn::StoreU(hn::Sub(hn::LoadU(d, w + i), w_step), d, w + i);
     }
     if (i < n) {
-        const auto mask = hn::FirstN(d, static_cast<std::size_t>(n - i));
-        one(hn::MaskedLoad(mask, d, g + i), hn::MaskedLoad(mask, d, m + i), hn::MaskedLoad(mask, d, v + i),
-            w_step, m_new, v_new);
-        const V w_new = hn::Sub(hn::MaskedLoad(mask, d, w + i), w_step);
+        one(load_first(d, g + i, n - i), load_first(d, m + i, n - i), load_first(d, v + i, n - i), w_step,
+            m_new, v_new);
+        const V w_new = hn::Sub(load_first(d, w + i, n - i), w_step);
         HWY_ALIGN float tail[3][lanes];
         hn::Store(m_new, d, tail[0]);
         hn::Store(v_new, d, tail[1]);
@@ -292,6 +330,7 @@ Kernels Table() {
     return {hwy::TargetName(HWY_TARGET),
             Subtract,
             Dot,
+            Cosine,
             Dots,
             PairDots,
             AddRow,

@@ -1,6 +1,4 @@
-#include "cli/ranks.h"
-
-#include <malloc.h>
+#include "comm/ranks.h"
 
 #include <algorithm>
 #include <chrono>
@@ -11,7 +9,7 @@
 #include "comm/agree.h"
 #include "comm/mpi.h"
 
-namespace strata::cli {
+namespace strata {
 
 int on_all_ranks(bool quiet, const std::function<int(Communicator&)>& work) {
     int argc = 0;
@@ -34,9 +32,4 @@ int on_all_ranks(bool quiet, const std::function<int(Communicator&)>& work) {
     }
 }
 
-void keep_freed_memory() {
-    mallopt(M_MMAP_THRESHOLD, 1 << 30);
-    mallopt(M_TRIM_THRESHOLD, 1 << 30);
-}
-
-}  // namespace strata::cli
+}  // namespace strata

@@ -1,0 +1,78 @@
+#include "strata/sae.h"
+
+#include <omp.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "device/cpu/kernels.h"
+#include "eval/saved.h"
+#include "formats/saelens.h"
+#include "sae/sae.h"
+
+namespace strata {
+
+struct Sae::State {
+    std::unique_ptr<device::Device> device;
+    eval::UsableSae sae;
+    std::int64_t prepared = 0;  // rows there is room for
+};
+
+Sae::Sae(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Sae::Sae(Sae&&) noexcept = default;
+Sae& Sae::operator=(Sae&&) noexcept = default;
+Sae::~Sae() = default;
+
+std::int64_t Sae::n() const {
+    return state_->sae.parameters.n;
+}
+
+std::int64_t Sae::width() const {
+    return state_->sae.parameters.width;
+}
+
+Codes Sae::encode(std::span<const float> rows) const {
+    if (std::ssize(rows) % n() != 0)
+        fail("encode: {} values are no whole number of rows of {}", rows.size(), n());
+    const std::int64_t count = std::ssize(rows) / n();
+    const eval::UsableSae& sae = state_->sae;
+    if (count > state_->prepared) {
+        state_->device->prepare(count, n(), width(), count * 64);
+        state_->prepared = count;
+    }
+    state_->device->center(rows, count, sae.parameters);
+    sae::apply_inference(*state_->device, sae.parameters, sae.rule, sae.k, sae.thresholds);
+    Codes codes;
+    state_->device->read_codes(codes.begin, codes.latent, codes.value);
+    return codes;
+}
+
+std::vector<float> Sae::decode(const Codes& codes) const {
+    const std::int64_t count = std::ssize(codes.begin) - 1;
+    if (count < 0 || codes.begin.back() != codes.latent.size() || codes.latent.size() != codes.value.size() ||
+        !std::ranges::is_sorted(codes.begin))
+        fail("decode: begin, latent and value do not fit each other");
+    if (std::ranges::any_of(codes.latent, [&](std::uint32_t j) { return j >= width(); }))
+        fail("decode: a latent beyond the SAE's {}", width());
+    const device::Tensors& parameters = state_->sae.parameters;
+    std::vector<float> rows(static_cast<std::size_t>(count * n()));
+#pragma omp parallel for schedule(static)
+    for (std::int64_t b = 0; b < count; ++b) {
+        const std::uint32_t begin = codes.begin[static_cast<std::size_t>(b)];
+        const std::uint32_t end = codes.begin[static_cast<std::size_t>(b) + 1];
+        float* row = rows.data() + b * n();
+        std::copy_n(parameters.b_dec.data(), n(), row);
+        device::kernels().add_rows(parameters.w_dec.data(), codes.latent.data() + begin,
+                                   codes.value.data() + begin, end - begin, n(), row);
+    }
+    return rows;
+}
+
+Sae load_sae(const std::string& folder) {
+    auto state = std::make_unique<Sae::State>();
+    state->device = device::make_cpu_device(omp_get_max_threads());
+    state->sae = eval::upload(*state->device, saelens::read(folder));
+    return Sae(std::move(state));
+}
+
+}  // namespace strata
