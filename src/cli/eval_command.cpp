@@ -8,6 +8,7 @@
 #include "comm/agree.h"
 #include "comm/ranks.h"
 #include "data/dataset.h"
+#include "data/synth.h"
 #include "eval/evaluate.h"
 #include "eval/saved.h"
 #include "formats/saelens.h"
@@ -29,17 +30,19 @@ struct Arguments {
 int evaluate(const Arguments& arguments, Communicator& comm) {
     saelens::SavedSae saved;
     data::Dataset dataset;
+    nlohmann::ordered_json ours;  // what training left in cfg.json
     together(comm, [&] {
         saved = saelens::read(arguments.folder);
-        const std::vector<data::Dataset> found = data::find_datasets(arguments.files, {arguments.dataset});
-        if (found.size() != 1)
-            refuse("--dataset {}: matches {} datasets, one is needed", arguments.dataset, found.size());
+        ours = saved.metadata.value("strata", nlohmann::ordered_json::object());
+        const std::string name = arguments.dataset.empty() ? ours.value("dataset", "") : arguments.dataset;
+        if (name.empty()) refuse("{}: does not say what it was trained on; give --dataset", arguments.folder);
+        const std::vector<data::Dataset> found = data::find_datasets(arguments.files, {name});
+        if (found.size() != 1) refuse("--dataset {}: matches {} datasets, one is needed", name, found.size());
         dataset = found.front();
         if (dataset.n != saved.n)
             refuse("{}: the SAE reads rows of {}, dataset '{}' has rows of {}", arguments.folder, saved.n,
                    dataset.name, dataset.n);
     });
-    const nlohmann::ordered_json ours = saved.metadata.value("strata", nlohmann::ordered_json::object());
     const double limit = arguments.norm_limit >= 0 ? arguments.norm_limit : ours.value("norm_limit", 0.0);
 
     const int threads = std::max(1, omp_get_num_procs() / comm.ranks_on_node());
@@ -60,22 +63,24 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
     eval::reduce(comm, sums);
     if (comm.rank() != 0) return exit_done;
     const eval::Measures m = eval::measures(sums);
-    const nlohmann::ordered_json result = {{"sae", arguments.folder},
-                                           {"dataset", dataset.name},
-                                           {"rows", static_cast<std::int64_t>(m.rows)},
-                                           {"skipped_rows", skipped},
-                                           {"fvu", m.fvu},
-                                           {"l0", m.l0},
-                                           {"l1", m.l1},
-                                           {"cosine", m.cosine},
-                                           {"reconstruction", m.reconstruction},
-                                           {"dead_fraction", m.dead_fraction},
-                                           {"dense_fraction", m.dense_fraction}};
+    nlohmann::ordered_json result = {{"sae", arguments.folder},
+                                     {"dataset", dataset.name},
+                                     {"rows", static_cast<std::int64_t>(m.rows)},
+                                     {"skipped_rows", skipped},
+                                     {"fvu", m.fvu},
+                                     {"l0", m.l0},
+                                     {"l1", m.l1},
+                                     {"cosine", m.cosine},
+                                     {"reconstruction", m.reconstruction},
+                                     {"dead_fraction", m.dead_fraction},
+                                     {"dense_fraction", m.dense_fraction}};
+    if (const std::vector<float> truth = data::true_features_of(dataset); !truth.empty())
+        result["recovered_features"] = data::recovered_share(truth, saved.w_dec, saved.n, 0.9);
     if (arguments.json) {
         fmt::print("{}\n", result.dump());
     } else {
         for (const auto& [key, value] : result.items())
-            fmt::print("{:<15} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+            fmt::print("{:<18} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
     }
     return exit_done;
 }
@@ -89,7 +94,8 @@ void add_eval_command(CLI::App& app, Action& action) {
     command->add_option("sae", arguments->folder, "SAELens folder: cfg.json and sae_weights.safetensors")
         ->required();
     command->add_option("--data", arguments->files, "Activation files; globs")->required();
-    command->add_option("--dataset", arguments->dataset, "Dataset in them, e.g. resid_post/12")->required();
+    command->add_option("--dataset", arguments->dataset,
+                        "Dataset in them, e.g. resid_post/12; by default what the SAE was trained on");
     command->add_option("--rows", arguments->rows, "The last so many rows; all by default")
         ->check(CLI::PositiveNumber);
     command
@@ -98,6 +104,9 @@ void add_eval_command(CLI::App& app, Action& action) {
         ->check(CLI::NonNegativeNumber);
     command->add_flag("--json", arguments->json, "One JSON object");
     command->footer(
+        "Where the files hold true_features (strata data synth), recovered_features is the share of them "
+        "that a "
+        "decoder row\nmatches at a cosine of 0.9 or more.\n"
         "Example: strata eval runs/demo/saes/NAME --data 'acts/*.h5' --dataset resid_post/12 --rows 16384");
     command->callback([arguments, &action] {
         action = [arguments] {

@@ -1,12 +1,14 @@
 #include "data/synth.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/random.h"
+#include "data/hdf5.h"
 #include "data/writer.h"
 
 namespace strata::data {
@@ -171,6 +173,25 @@ void write_synthetic(const std::filesystem::path& path, const SynthConfig& confi
             config.rows, config.n, config.features, config.active, config.seed, name_of(config.type),
             config.power, config.spread, config.grouped, config.children, config.noise, config.mean));
     writer.finish();
+}
+
+std::vector<float> true_features_of(const Dataset& dataset) {
+    const std::string& path = dataset.parts.front().path;
+    const Hdf5Lock lock;
+    const Handle file = open_file(path);
+    if (H5Lexists(file.get(), "true_features", H5P_DEFAULT) <= 0) return {};
+    const Handle features = open_dataset(file.get(), "true_features");
+    const Handle space(features ? H5Dget_space(features.get()) : H5I_INVALID_HID);
+    std::array<hsize_t, 2> size{};
+    if (!space || H5Sget_simple_extent_ndims(space.get()) != 2 ||
+        H5Sget_simple_extent_dims(space.get(), size.data(), nullptr) != 2 ||
+        size[1] != static_cast<hsize_t>(dataset.n))
+        fail("{}: true_features: not a dataset [features, {}]", path, dataset.n);
+    std::vector<float> values(size[0] * size[1]);
+    if (!read_rows(features.get(), H5T_NATIVE_FLOAT, 0, static_cast<std::int64_t>(size[0]), dataset.n,
+                   values.data()))
+        fail("{}: true_features: cannot be read: {}", path, hdf5_reason());
+    return values;
 }
 
 double recovered_share(std::span<const float> true_features, std::span<const float> decoder, std::int64_t n,

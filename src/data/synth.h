@@ -62,6 +62,10 @@ void make_rows(const SynthConfig& config, const Truth& truth, std::int64_t first
 void write_synthetic(const std::filesystem::path& path, const SynthConfig& config,
                      const std::function<void(std::int64_t)>& progress = {});
 
+// The true features [F, n] that stand beside a dataset (in its first file); empty where there are none.
+// RunError if they cannot be read or are not [F, n].
+std::vector<float> true_features_of(const Dataset& dataset);
+
 // The share of true features, rows of [F, n], that have some row of `decoder` [M, n] at a cosine of at least
 // `cosine`. Rows need not have unit length; zero rows match nothing. 2 F M n flops.
 double recovered_share(std::span<const float> true_features, std::span<const float> decoder, std::int64_t n,

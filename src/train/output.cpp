@@ -104,6 +104,11 @@ void save_sae(const fs::path& output, device::Device& device, const TrainedSae& 
     saved.metadata["training_architecture"] = sae.config.kind;
     saved.metadata["l0"] = measures.at("l0");
     if (!part.model.empty()) saved.metadata["model_name"] = part.model;
+    // The name that hooks of TransformerLens give to the place, by which SAELens attaches an SAE to a model.
+    if (part.layer >= 0)
+        for (const char* site : {"resid_pre", "resid_post", "mlp_out", "attn_out"})
+            if (part.site == site)
+                saved.metadata["hook_name"] = fmt::format("blocks.{}.hook_{}", part.layer, site);
     saved.metadata["strata"] = {{"version", STRATA_VERSION},
                                 {"dataset", dataset.name},
                                 {"kind", sae.config.kind},

@@ -313,6 +313,12 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
         if (comm.size() > config.data.lanes)
             refuse("data.lanes: {} lanes cannot feed {} ranks; start fewer ranks or raise data.lanes",
                    config.data.lanes, comm.size());
+        if (config.parallel.data.value_or(comm.size()) != comm.size())
+            refuse(
+                "parallel.data: {} replicas asked for, {} rank{} started; every rank is a replica: start as "
+                "many "
+                "ranks, or leave it at auto",
+                *config.parallel.data, comm.size(), comm.size() == 1 ? "" : "s");
         for (const suite::Job& job : jobs)
             if (training_rows(job, config) < config.data.lanes)
                 refuse(

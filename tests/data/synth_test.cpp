@@ -115,6 +115,7 @@ TEST(Synth, FileHoldsRowsAndTruth) {
     std::vector<float> directions(32 * 16);
     Reader(features).read(0, directions);
     EXPECT_EQ(directions, make_truth(config).directions);
+    EXPECT_EQ(true_features_of(found[0]), directions);
     EXPECT_THAT(thrown<UsageError>([&] { write_synthetic(folder / "a.h5", config); }),
                 HasSubstr("exists already"));
 }

@@ -16,6 +16,7 @@ expect 2 'cut.h5.*truncated' train --set "data.files=[$folder/cut.h5]"
 expect 2 'mlp_out/7' train --set 'data.datasets=[mlp_out/7]'
 "$STRATA" data synth --out "$folder/other.h5" --rows 5000 --n 16 --features 32 --active 2 >/dev/null 2>&1
 expect 2 'other.h5' train --set "data.files=[$data,$folder/other.h5]"
+expect 2 'parallel.data: 3 replicas' train --set parallel.data=3
 check test ! -e "$folder/run"
 
 echo file >"$folder/occupied"
