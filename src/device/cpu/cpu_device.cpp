@@ -11,8 +11,8 @@ namespace strata::device {
 
 CpuDevice::CpuDevice(int threads) : threads_(threads), kernels_(kernels()) {
     scratch_.resize(static_cast<std::size_t>(threads));
-    // For oneDNN, which is called inside parallel regions: in one of a single thread it would start as many of its own
-    // as the machine has cores, and ranks that share the cores would wait for each other's.
+    // For oneDNN, which is called inside parallel regions: in one of a single thread it would start as many
+    // of its own as the machine has cores, and ranks that share the cores would wait for each other's.
     omp_set_num_threads(threads);
 }
 
