@@ -367,9 +367,11 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
             log::info("warm-up shortened from {} to {} steps, a tenth of the run",
                       config.optimizer.warmup_steps, warmup_steps(config.optimizer, config.train.steps()));
         if (!train_steps(run, training)) {
-            log::warn(
-                "stopped on request at step {} of {} of {}; a checkpoint is saved, continue with --resume",
-                training.progress.step, config.train.steps(), job.dataset.name);
+            if (comm.rank() == 0)
+                log::warn(
+                    "stopped on request at step {} of {} of {}; a checkpoint is saved, continue with "
+                    "--resume",
+                    training.progress.step, config.train.steps(), job.dataset.name);
             return exit_stopped;
         }
         finish(run, training);
