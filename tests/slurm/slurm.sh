@@ -19,7 +19,8 @@ submit() { sbatch --ntasks-per-node=2 --cpus-per-task=1 "$@" slurm/train.sbatch 
 run=whole
 check submit
 run=parts
-submit >submitted &
+unset SBATCH_WAIT
+submit
 while ! ls parts/checkpoints/*/manifest.json >/dev/null 2>&1; do sleep 0.02; done
 job=$(squeue -h -o %A)
 scancel --batch --signal=USR1 "$job" # as Slurm does before it preempts, and before the time limit
