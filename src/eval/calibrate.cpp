@@ -9,18 +9,17 @@
 namespace strata::eval {
 
 float calibrate_threshold(device::Device& device, Communicator& comm, const device::Tensors& sae, double k,
-                          std::int64_t batches, float lower, const std::function<data::Batch()>& next) {
+                          float lower, const EachBatch& each_batch) {
     for (;; lower *= 0.5F) {
         if (lower < 1e-30F) lower = 0;
         std::vector<float> values;
         std::uint64_t rows = 0;
-        for (std::int64_t i = 0; i < batches; ++i) {
-            const data::Batch batch = next();
+        each_batch([&](const data::Batch& batch) {
             device.center(batch.x, batch.rows, sae);
             device.screen_above(sae, lower, 0);
             device.candidate_values(values);
             rows += static_cast<std::uint64_t>(batch.rows);
-        }
+        });
         comm.sum(std::span(&rows, 1));
         const auto wanted =
             static_cast<std::uint64_t>(sae::codes_of_batch(k, static_cast<std::int64_t>(rows)));

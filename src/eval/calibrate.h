@@ -10,10 +10,13 @@
 
 namespace strata::eval {
 
-// The threshold t for which the mean number of z > t is k over `batches` batches of all ranks: the exact
-// (k * rows)-th largest pre-activation. `next` gives this rank's rows of the next batch; `lower` is a first
-// guess of a value below t (speed only). Collective.
+// Calls its argument with this rank's rows of each of some batches, the same ones every time.
+using EachBatch = std::function<void(const std::function<void(const data::Batch&)>&)>;
+
+// The threshold t for which the mean number of z > t over the batches of all ranks is k: the exact (k *
+// rows)-th largest pre-activation. `lower` is a first guess of a value below t (speed only: the batches are
+// passed over again with a lower one where it was too high). Collective.
 float calibrate_threshold(device::Device& device, Communicator& comm, const device::Tensors& sae, double k,
-                          std::int64_t batches, float lower, const std::function<data::Batch()>& next);
+                          float lower, const EachBatch& each_batch);
 
 }  // namespace strata::eval

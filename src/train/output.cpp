@@ -155,7 +155,8 @@ void add_to_summary(const fs::path& output, const json& entries) {
     const fs::path path = output / "summary.json";
     json summary = {{"version", STRATA_VERSION}, {"definitions", definitions()}, {"saes", json::array()}};
     if (fs::exists(path)) {
-        for (const json& old : json::parse(read_file(path)).at("saes")) {
+        const json before = json::parse(read_file(path));
+        for (const json& old : before.at("saes")) {
             const bool replaced =
                 std::ranges::any_of(entries, [&](const json& e) { return e.at("sae") == old.at("sae"); });
             if (!replaced) summary["saes"].push_back(old);

@@ -242,14 +242,23 @@ void finish(Run& run, Training& t) {
     for (const data::LaneCursor& c : t.stream->cursors()) skipped += c.skipped;
     run.comm.sum(std::span(&skipped, 1));
 
+    // The batches that training would have gone on with; for every SAE the same, whatever was trained beside
+    // it.
+    const std::vector<data::LaneCursor> cursors = gather_cursors(*t.stream, run.comm);
+    t.stream.reset();
+    const eval::EachBatch following = [&](const std::function<void(const data::Batch&)>& visit) {
+        data::Stream stream(t.job.dataset, config.data, statistics, config.train.batch_size, config.run.seed,
+                            run.comm.rank(), run.comm.size(), cursors);
+        const std::int64_t rows = std::min(calibration_rows, training_rows(t.job, config));
+        for (std::int64_t i = 0; i < std::max<std::int64_t>(1, rows / config.train.batch_size); ++i)
+            visit(stream.next());
+    };
+
     nlohmann::json entries = nlohmann::json::array();
     for (TrainedSae& sae : t.saes) {
         if (sae.kind->inference == sae::Inference::threshold) {
-            const std::int64_t batches = std::max<std::int64_t>(
-                1, std::min(calibration_rows, training_rows(t.job, config)) / config.train.batch_size);
-            const float threshold =
-                eval::calibrate_threshold(device, run.comm, sae.parameters, sae.config.k, batches,
-                                          0.8F * sae.guess, [&] { return t.stream->next(); });
+            const float threshold = eval::calibrate_threshold(device, run.comm, sae.parameters, sae.config.k,
+                                                              0.8F * sae.guess, following);
             sae.thresholds.assign(static_cast<std::size_t>(sae.config.width), threshold);
         }
         eval::Sums inference(sae.parameters.n, sae.parameters.width);
