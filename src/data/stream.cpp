@@ -62,13 +62,18 @@ struct Stream::State {
     bool filled = false;  // batches[filling] is ready to be taken
     bool ending = false;
     std::exception_ptr failure;
-    std::jthread thread;  // last: joined before what it uses goes away
+    std::jthread thread;
 
     State(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
           std::int64_t batch_size_, std::uint64_t seed, int rank, int ranks,
           const std::vector<LaneCursor>& cursors);
-    ~State();
+    ~State() { stop(); }
 
+    void start(const std::vector<LaneCursor>& cursors);
+    void stop();
+    std::size_t block_bytes() const {
+        return static_cast<std::size_t>(source.block_rows) * source.row_bytes();
+    }
     std::int64_t first_row(std::int64_t lane) const { return lane * batch_size / source.lanes; }
     void save_cursors(Filled& batch);
     void fill(Filled& batch);
@@ -83,34 +88,41 @@ Stream::State::State(const Dataset& dataset, const DataConfig& config, const Inp
       batch_size(batch_size_),
       lane_begin(first_lane(config.lanes, rank, ranks)),
       lane_end(first_lane(config.lanes, rank + 1, ranks)) {
-    if (!cursors.empty() && static_cast<std::int64_t>(cursors.size()) != config.lanes)
+    memory.reset(2 * static_cast<std::size_t>(lane_end - lane_begin) * block_bytes());
+    const std::int64_t rows = first_row(lane_end) - first_row(lane_begin);
+    for (Filled& batch : batches) batch.x.reset(static_cast<std::size_t>(rows * dataset.n));
+    start(cursors);
+}
+
+void Stream::State::start(const std::vector<LaneCursor>& cursors) {
+    if (!cursors.empty() && static_cast<std::int64_t>(cursors.size()) != source.lanes)
         fail("{}: the saved position has {} lanes, the configuration {} (data.lanes); they must agree",
-             dataset.name, cursors.size(), config.lanes);
-    const std::size_t block_bytes = static_cast<std::size_t>(source.block_rows) * source.row_bytes();
-    memory.reset(2 * static_cast<std::size_t>(lane_end - lane_begin) * block_bytes);
+             source.dataset.name, cursors.size(), source.lanes);
     const std::span<std::byte> all = memory;
+    lanes.clear();
     for (std::int64_t lane = lane_begin; lane < lane_end; ++lane) {
-        const std::size_t at = 2 * static_cast<std::size_t>(lane - lane_begin) * block_bytes;
+        const std::size_t at = 2 * static_cast<std::size_t>(lane - lane_begin) * block_bytes();
         lanes.emplace_back(source, lane,
                            cursors.empty() ? LaneCursor{} : cursors[static_cast<std::size_t>(lane)],
-                           all.subspan(at, block_bytes), all.subspan(at + block_bytes, block_bytes));
+                           all.subspan(at, block_bytes()), all.subspan(at + block_bytes(), block_bytes()));
     }
-    const std::int64_t rows = first_row(lane_end) - first_row(lane_begin);
     for (Filled& batch : batches) {
-        batch.x.reset(static_cast<std::size_t>(rows * dataset.n));
-        batch.cursors.resize(static_cast<std::size_t>(config.lanes));
+        batch.cursors.assign(static_cast<std::size_t>(source.lanes), {});
         save_cursors(batch);
     }
+    filled = ending = source.abandoned = false;
+    failure = nullptr;
     thread = std::jthread([this] { run(); });
 }
 
-Stream::State::~State() {
+void Stream::State::stop() {
     source.abandoned = true;
     {
         const std::lock_guard lock(mutex);
         ending = true;
     }
     changed.notify_all();
+    if (thread.joinable()) thread.join();
 }
 
 void Stream::State::save_cursors(Filled& batch) {
@@ -163,6 +175,11 @@ Stream::Stream(const Dataset& dataset, const DataConfig& config, const InputStat
     : state_(std::make_unique<State>(dataset, config, statistics, batch_size, seed, rank, ranks, cursors)) {}
 
 Stream::~Stream() = default;
+
+void Stream::rewind(const std::vector<LaneCursor>& cursors) {
+    state_->stop();
+    state_->start(cursors);
+}
 
 Batch Stream::next() {
     State& s = *state_;

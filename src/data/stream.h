@@ -82,6 +82,9 @@ class Stream {
     // at the step that needs the row, whatever was read ahead, and again at every later call.
     Batch next();
 
+    // Goes on from other cursors (all lanes'), in the memory it has.
+    void rewind(const std::vector<LaneCursor>& cursors);
+
     // Cursors of *all* lanes as of the last batch handed out; only this rank's lanes are filled, the others
     // are zero, so that a sum over ranks gives all.
     std::vector<LaneCursor> cursors() const;

@@ -66,6 +66,10 @@ class Device {
     virtual void release(void* p) = 0;
     virtual void upload(std::span<const std::byte> from, void* to) = 0;
     virtual void download(const void* from, std::span<std::byte> to) = 0;
+    // `size` bytes for reading on the host: in place where device memory is host memory, else copied into
+    // `copy`.
+    virtual std::span<const std::byte> view(const void* from, std::size_t size,
+                                            std::vector<std::byte>& copy) = 0;
 
     // Makes room for batches of up to `rows` rows and SAEs of up to `width` latents with about `codes` codes
     // a batch. Everything that a step needs is allocated here; candidates beyond the estimate grow it.

@@ -45,15 +45,14 @@ std::uint32_t write_share(const fs::path& path, TrainedSae& sae, std::size_t set
     const auto [first, last] = slice_of(t.width, rank, ranks);
     const std::int64_t count = last - first;
     std::vector<safetensors::Tensor> tensors;
-    std::vector<std::vector<float>> copies;
-    copies.reserve(4);
+    std::array<std::vector<std::byte>, 4> copies;
     std::uint32_t crc = 0;
     const auto add = [&](const char* name, const float* from, std::vector<std::int64_t> shape,
                          std::int64_t elements) {
-        std::vector<float>& copy = copies.emplace_back(static_cast<std::size_t>(elements));
-        device.download(from, std::as_writable_bytes(std::span(copy)));
-        crc = checksum(std::as_bytes(std::span(copy)), crc);
-        tensors.push_back({name, "F32", std::move(shape), std::as_bytes(std::span(copy))});
+        const std::span<const std::byte> bytes =
+            device.view(from, static_cast<std::size_t>(elements) * sizeof(float), copies[tensors.size()]);
+        crc = checksum(bytes, crc);
+        tensors.push_back({name, "F32", std::move(shape), bytes});
     };
     add("w_enc", t.w_enc.data() + first * t.n, {count, t.n}, count * t.n);
     add("w_dec", t.w_dec.data() + first * t.n, {count, t.n}, count * t.n);

@@ -245,13 +245,11 @@ void finish(Run& run, Training& t) {
     // The batches that training would have gone on with; for every SAE the same, whatever was trained beside
     // it.
     const std::vector<data::LaneCursor> cursors = gather_cursors(*t.stream, run.comm);
-    t.stream.reset();
     const eval::EachBatch following = [&](const std::function<void(const data::Batch&)>& visit) {
-        data::Stream stream(t.job.dataset, config.data, statistics, config.train.batch_size, config.run.seed,
-                            run.comm.rank(), run.comm.size(), cursors);
+        t.stream->rewind(cursors);
         const std::int64_t rows = std::min(calibration_rows, training_rows(t.job, config));
         for (std::int64_t i = 0; i < std::max<std::int64_t>(1, rows / config.train.batch_size); ++i)
-            visit(stream.next());
+            visit(t.stream->next());
     };
 
     nlohmann::json entries = nlohmann::json::array();
@@ -288,6 +286,7 @@ void finish(Run& run, Training& t) {
             statistics, config.train.steps(), config.train.steps() * config.train.batch_size,
             static_cast<std::int64_t>(skipped), dead));
     }
+    t.stream.reset();  // its memory serves the copies that saving makes
     together(run.comm, [&] {
         if (run.comm.rank() != 0) return;
         for (std::size_t i = 0; i < t.saes.size(); ++i) {

@@ -42,6 +42,10 @@ void CpuDevice::download(const void* from, std::span<std::byte> to) {
     std::memcpy(to.data(), from, to.size());
 }
 
+std::span<const std::byte> CpuDevice::view(const void* from, std::size_t size, std::vector<std::byte>&) {
+    return {static_cast<const std::byte*>(from), size};
+}
+
 void CpuDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) {
     const auto elements = static_cast<std::size_t>(rows * n);
     const auto estimate = static_cast<std::size_t>(codes);

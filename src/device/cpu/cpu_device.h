@@ -86,6 +86,8 @@ class CpuDevice final : public Device {
     void release(void* p) override;
     void upload(std::span<const std::byte> from, void* to) override;
     void download(const void* from, std::span<std::byte> to) override;
+    std::span<const std::byte> view(const void* from, std::size_t size,
+                                    std::vector<std::byte>& copy) override;
     void prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) override;
     void center(std::span<const float> x, std::int64_t rows, const Tensors& sae) override;
     bool screen_above(const Tensors& sae, float at_least, std::int64_t limit) override;
