@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "device/cpu/kernels.h"
 #include "eval/saved.h"
 #include "formats/saelens.h"
 #include "sae/sae.h"
@@ -62,8 +61,10 @@ std::vector<float> Sae::decode(const Codes& codes) const {
         const std::uint32_t end = codes.begin[static_cast<std::size_t>(b) + 1];
         float* row = rows.data() + b * n();
         std::copy_n(parameters.b_dec.data(), n(), row);
-        device::kernels().add_rows(parameters.w_dec.data(), codes.latent.data() + begin,
-                                   codes.value.data() + begin, end - begin, n(), row);
+        for (std::uint32_t e = begin; e < end; ++e) {
+            const float* direction = parameters.w_dec.data() + codes.latent[e] * n();
+            for (std::int64_t c = 0; c < n(); ++c) row[c] += codes.value[e] * direction[c];
+        }
     }
     return rows;
 }

@@ -11,7 +11,7 @@
 #include "cli/data_command.h"
 #include "comm/agree.h"
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
     strata::catch_stop_signals();
     strata::keep_freed_memory();
 
@@ -30,10 +30,8 @@ int main(int argc, char** argv) {
     } catch (const CLI::ParseError& error) {
         return app.exit(error) == 0 ? strata::exit_done : strata::exit_usage;
     }
-    try {
-        return action();
-    } catch (...) {
-        strata::start_log(0, 1, false);
-        return strata::report(std::current_exception());
-    }
+    return action();
+} catch (...) {
+    strata::start_log(0, 1, false);
+    return strata::report(std::current_exception());
 }

@@ -8,7 +8,7 @@
 namespace strata {
 namespace {
 
-int status_of(std::exception_ptr error) {
+int status_of(const std::exception_ptr& error) {
     try {
         std::rethrow_exception(error);
     } catch (const Ended& ended) {
@@ -22,7 +22,7 @@ int status_of(std::exception_ptr error) {
 
 }  // namespace
 
-int report(std::exception_ptr error) {
+int report(const std::exception_ptr& error) {
     try {
         std::rethrow_exception(error);
     } catch (const Ended&) {  // the message is out

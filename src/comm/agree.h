@@ -18,6 +18,6 @@ struct Ended {
 void together(Communicator& comm, const std::function<void()>& work);
 
 // Logs an exception, as main() does for those that end one rank; returns the exit status it stands for.
-int report(std::exception_ptr error);
+int report(const std::exception_ptr& error);
 
 }  // namespace strata

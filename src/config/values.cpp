@@ -71,7 +71,7 @@ std::string take_optional(const YAML::Node& node, const Accepts& accepts, std::o
         return "";
     }
     Number value{};
-    const std::string wrong = take_number(node, accepts, value);
+    std::string wrong = take_number(node, accepts, value);
     if (wrong.empty()) out = value;
     return wrong;
 }

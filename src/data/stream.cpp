@@ -171,7 +171,7 @@ void Stream::State::run() {
 
 Stream::Stream(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
                std::int64_t batch_size, std::uint64_t seed, int rank, int ranks,
-               std::vector<LaneCursor> cursors)
+               const std::vector<LaneCursor>& cursors)
     : state_(std::make_unique<State>(dataset, config, statistics, batch_size, seed, rank, ranks, cursors)) {}
 
 Stream::~Stream() = default;

@@ -74,7 +74,7 @@ class Stream {
     // once. UsageError as training_rows; RunError if the number of cursors is not that of the lanes.
     Stream(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
            std::int64_t batch_size, std::uint64_t seed, int rank, int ranks,
-           std::vector<LaneCursor> cursors = {});
+           const std::vector<LaneCursor>& cursors = {});
     ~Stream();
 
     // The next batch. RunError (from the background thread's reads) names file, dataset and rows: unreadable

@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/error.h"
 #include "base/memory.h"
-#include "device/cpu/kernels.h"
+#include "data/norm.h"
 
 namespace strata::eval {
 
@@ -64,7 +63,6 @@ std::int64_t for_each_batch(const data::Dataset& dataset, std::int64_t first, st
     data::Reader reader(dataset);
     const auto n = static_cast<std::size_t>(dataset.n);
     Array<float> rows(static_cast<std::size_t>(batch_size / comm.size() + 1) * n);
-    const device::Kernels& kernels = device::kernels();
     std::uint64_t left_out = 0;
     for (std::int64_t at = first; at < last; at += batch_size) {
         const std::int64_t size = std::min(batch_size, last - at);
@@ -75,17 +73,15 @@ std::int64_t for_each_batch(const data::Dataset& dataset, std::int64_t first, st
         std::int64_t kept = 0;
         for (std::int64_t b = 0; b < end - begin; ++b) {
             const float* from = mine.data() + static_cast<std::size_t>(b) * n;
-            const double norm = std::sqrt(static_cast<double>(kernels.dot(from, from, dataset.n)));
-            if (!std::isfinite(norm))
-                fail("dataset '{}', row {}: a value is not finite; `strata data check` lists all such rows",
-                     dataset.name, at + begin + b);
-            if (norm_limit > 0 && norm > norm_limit) {
+            const std::span<const float> row(from, n);
+            if (!data::within_limit(
+                    data::squared_norm(data::Type::float32, std::as_bytes(row), dataset, at + begin + b),
+                    norm_limit)) {
                 ++left_out;
                 continue;
             }
             float* to = mine.data() + static_cast<std::size_t>(kept++) * n;
-            std::copy_n(from, n, to);
-            kernels.multiply(static_cast<float>(scale), dataset.n, to);
+            for (std::size_t c = 0; c < n; ++c) to[c] = static_cast<float>(scale) * from[c];
         }
         auto global = static_cast<std::uint64_t>(kept);
         comm.sum(std::span(&global, 1));

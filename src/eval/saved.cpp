@@ -1,6 +1,6 @@
 #include "eval/saved.h"
 
-#include "device/cpu/kernels.h"
+#include <numeric>
 
 namespace strata::eval {
 
@@ -16,8 +16,10 @@ UsableSae upload(device::Device& device, const saelens::SavedSae& saved) {
     std::vector<float> b_enc = saved.b_enc;
     if (!saved.apply_b_dec_to_input)
         for (std::size_t j = 0; j < b_enc.size(); ++j)
-            b_enc[j] += device::kernels().dot(
-                saved.b_dec.data(), saved.w_enc.data() + j * static_cast<std::size_t>(saved.n), saved.n);
+            b_enc[j] = static_cast<float>(std::inner_product(
+                saved.b_dec.begin(), saved.b_dec.end(),
+                saved.w_enc.begin() + std::ssize(saved.b_dec) * static_cast<std::ptrdiff_t>(j),
+                static_cast<double>(b_enc[j])));
     const auto put = [&](const std::vector<float>& values, const device::Memory<float>& to) {
         device.upload(std::as_bytes(std::span(values)), to.data());
     };

@@ -191,6 +191,7 @@ std::vector<float> File::floats(std::string_view name, std::span<const std::int6
     if (!std::equal(shape.begin(), shape.end(), found.shape.begin(), found.shape.end()))
         fail("{}: tensor '{}' has shape {}, expected {}", path.string(), name, text_of(found.shape),
              text_of(shape));
+    STRATA_ASSERT(size_of(found.dtype) > 0);  // read() has checked
     const std::size_t size = found.data.size() / size_of(found.dtype);
     if (found.dtype == "F16") return widened(data::Type::float16, found.data);
     if (found.dtype == "BF16") return widened(data::Type::bfloat16, found.data);

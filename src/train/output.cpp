@@ -79,9 +79,7 @@ OutputLock open_output(const Config& config, bool resume) {
             "run.output: the folder '{}' already holds a run; continue it with --resume or choose another "
             "folder",
             output.string());
-    OutputLock lock(output);
-    write_file(output / "config.yaml", to_yaml(config));
-    return lock;
+    return OutputLock(output);
 }
 
 void save_sae(const fs::path& output, device::Device& device, const TrainedSae& sae,

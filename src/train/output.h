@@ -25,7 +25,7 @@ class OutputLock {
     int descriptor_ = -1;
 };
 
-// Makes the folder, takes the lock, and writes config.yaml. UsageError if it cannot be written to, if another
+// Makes the folder and takes the lock. UsageError if it cannot be written to, if another
 // run holds it, or if it holds a run already and `resume` is not set.
 OutputLock open_output(const Config& config, bool resume);
 

@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/stop.h"
 #include "comm/agree.h"
@@ -346,6 +347,9 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
                 "another "
                 "run.output\n  checkpoint: {}\n  now:        {}",
                 from->folder.string(), from->fingerprint, run.fingerprint);
+    });
+    together(comm, [&] {
+        if (comm.rank() == 0) write_file(fs::path(config.run.output) / "config.yaml", to_yaml(config));
     });
     share_cores(run);
     run.device = device::make_cpu_device(run.threads);

@@ -41,7 +41,8 @@ void ensure(std::vector<T>& v, std::int64_t size) {
 
 // Rows of a block: enough blocks to share among the threads, and at most what keeps a block in cache.
 std::int64_t CpuDevice::block_rows(std::int64_t bytes_per_row) const {
-    const std::int64_t share = (rows_ + 4 * threads_ - 1) / (4 * threads_);
+    const std::int64_t parts = 4 * static_cast<std::int64_t>(threads_);
+    const std::int64_t share = (rows_ + parts - 1) / parts;
     const std::int64_t cached =
         std::max<std::int64_t>(8, (std::int64_t{1} << 21) / std::max<std::int64_t>(bytes_per_row, 1));
     return std::clamp<std::int64_t>(share, 32, std::min(most_block_rows, std::max<std::int64_t>(32, cached)));

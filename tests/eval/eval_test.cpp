@@ -1,0 +1,188 @@
+// Calibration, measures and saved SAEs against plain loops over all rows. Run at 1, 2, 3 and 4 ranks.
+
+#include "eval/evaluate.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <numeric>
+
+#include "comm/mpi.h"
+#include "data/writer.h"
+#include "device/cpu/cpu_device.h"
+#include "eval/calibrate.h"
+#include "eval/saved.h"
+#include "sae/sae.h"
+#include "support/problem.h"
+
+namespace strata::eval {
+namespace {
+
+constexpr std::size_t n = 19, width = 70;
+
+// z [rows, width] in float64.
+std::vector<double> pre_activations(const reference::Sae<float>& sae, const std::vector<float>& x) {
+    return reference::pre_activations(reference::Sae<double>(sae), test::widen(x), x.size() / n);
+}
+
+TEST(Calibration, IsTheKthLargestOverTheBatchesOfAllRanksWhateverTheFirstGuess) {
+    const auto comm = make_mpi_communicator();
+    constexpr std::size_t batches = 3, rows = 50;
+    const test::Problem p = test::make_problem(batches * rows, n, width);
+    std::vector<double> z = pre_activations(p.sae, p.x);
+    std::ranges::sort(z, std::greater<>());
+
+    device::CpuDevice device(2);
+    device.prepare(rows, n, width, 1);
+    const device::Tensors parameters = test::put(p.sae, device);
+    const auto first = static_cast<std::int64_t>(rows) * comm->rank() / comm->size();
+    const auto last = static_cast<std::int64_t>(rows) * (comm->rank() + 1) / comm->size();
+    const EachBatch each = [&](const std::function<void(const data::Batch&)>& visit) {
+        for (std::size_t i = 0; i < batches; ++i)
+            visit({std::span(p.x).subspan((i * rows + static_cast<std::size_t>(first)) * n,
+                                          static_cast<std::size_t>(last - first) * n),
+                   last - first, first});
+    };
+    for (const double k : {0.5, 3.0, 11.3})
+        for (const float lower : {0.0F, 0.1F, 5.0F}) {
+            const float found = calibrate_threshold(device, *comm, parameters, k, lower, each);
+            const auto wanted = static_cast<std::size_t>(std::llround(k * batches * rows));
+            EXPECT_NEAR(found, z[wanted - 1], 1e-6) << k << " from " << lower;
+        }
+}
+
+// A file of rows, removed at the end; rank 0 writes it.
+struct File {
+    std::filesystem::path path = std::filesystem::temp_directory_path() / "strata-eval-test.h5";
+    Communicator& comm;
+    File(Communicator& c, const std::vector<float>& rows) : comm(c) {
+        if (comm.rank() == 0) {
+            std::filesystem::remove(path);
+            data::Writer writer(path);
+            writer.append(writer.add({"resid_post/0", n, data::Type::float32, "", "", -1}), rows);
+            writer.finish();
+        }
+        comm.barrier();
+    }
+    ~File() {
+        comm.barrier();
+        if (comm.rank() == 0) std::filesystem::remove(path);
+    }
+};
+
+TEST(Measures, AreThoseOfAllRowsWithinTheLimit) {
+    const auto comm = make_mpi_communicator();
+    test::Problem p = test::make_problem(211, n, width);
+    for (std::size_t c = 0; c < n; ++c) p.x[7 * n + c] *= 100;  // over the limit
+    for (std::size_t c = 0; c < n; ++c) p.x[200 * n + c] = 0;
+    const File file(*comm, p.x);
+    const data::Dataset dataset = data::find_datasets({file.path.string()}, {"resid_post/0"}).front();
+
+    constexpr double scale = 0.5, limit = 20;
+    constexpr float threshold = 0.3F;
+    device::CpuDevice device(2);
+    device.prepare(64, n, width, 1);
+    const device::Tensors parameters = test::put(p.sae, device);
+    const std::vector<float> thresholds(width, threshold);
+    Sums sums(n, width);
+    std::int64_t batch_rows = 0;
+    const std::int64_t skipped = for_each_batch(
+        dataset, 5, 211, 64, limit, scale, *comm, [&](const data::Batch& batch, std::int64_t global_rows) {
+            batch_rows += global_rows;
+            device.center(batch.x, batch.rows, parameters);
+            sae::apply_inference(device, parameters, sae::Inference::threshold, 0, thresholds);
+            add_batch(device, parameters, batch.rows, device.decode(device::CodeSet::main, parameters, 0),
+                      sums);
+        });
+    reduce(*comm, sums);
+    const Measures found = measures(sums);
+    EXPECT_EQ(skipped, 1);
+    EXPECT_EQ(batch_rows, 205);
+    EXPECT_EQ(found.rows, 205);
+
+    double error = 0, square = 0, l0 = 0, l1 = 0, cosine = 0;
+    std::vector<double> mean(n);
+    std::vector<int> fired(width);
+    for (std::size_t b = 5; b < 211; ++b) {
+        if (b == 7) continue;
+        std::vector<float> row(p.x.begin() + static_cast<std::ptrdiff_t>(b * n),
+                               p.x.begin() + static_cast<std::ptrdiff_t>((b + 1) * n));
+        for (float& v : row) v *= static_cast<float>(scale);
+        const std::vector<double> z = pre_activations(p.sae, row);
+        std::vector<double> hat(p.sae.b_dec.begin(), p.sae.b_dec.end());
+        for (std::size_t j = 0; j < width; ++j) {
+            if (z[j] <= threshold) continue;
+            ++l0;
+            l1 += z[j];
+            ++fired[j];
+            for (std::size_t c = 0; c < n; ++c) hat[c] += z[j] * p.sae.w_dec[j * n + c];
+        }
+        double xx = 0, xh = 0, hh = 0;
+        for (std::size_t c = 0; c < n; ++c) {
+            const double x = row[c];
+            error += (x - hat[c]) * (x - hat[c]);
+            mean[c] += x / 205;
+            xx += x * x;
+            xh += x * hat[c];
+            hh += hat[c] * hat[c];
+        }
+        square += xx;
+        if (xx > 0 && hh > 0) cosine += xh / std::sqrt(xx * hh);
+    }
+    double variance = square;
+    for (const double m : mean) variance -= 205 * m * m;
+    EXPECT_NEAR(found.reconstruction, error / 205, 1e-5);
+    EXPECT_NEAR(found.fvu, error / variance, 1e-5);
+    EXPECT_NEAR(found.l0, l0 / 205, 1e-12);
+    EXPECT_NEAR(found.l1, l1 / 205, 1e-5);
+    EXPECT_NEAR(found.cosine, cosine / 205, 1e-5);
+    EXPECT_NEAR(found.dead_fraction, static_cast<double>(std::ranges::count(fired, 0)) / width, 1e-12);
+    EXPECT_NEAR(found.dense_fraction,
+                static_cast<double>(std::ranges::count_if(fired, [](int f) { return f > 20.5; })) / width,
+                1e-12);
+}
+
+TEST(Measures, OfNoRowsAreZero) {
+    const Measures none = measures(Sums(3, 4));
+    EXPECT_EQ(none.rows, 0);
+    EXPECT_EQ(none.fvu, 0);
+}
+
+TEST(Saved, ABiasThatIsNotSubtractedFromTheInputMovesIntoTheEncoder) {
+    const test::Problem p = test::make_problem(30, n, width);
+    saelens::SavedSae saved;
+    saved.architecture = "jumprelu";
+    saved.n = n;
+    saved.width = width;
+    saved.w_enc = p.sae.w_enc;
+    saved.w_dec = p.sae.w_dec;
+    saved.b_enc = p.sae.b_enc;
+    saved.b_dec = p.sae.b_dec;
+    saved.threshold.assign(width, 0.2F);
+    saved.apply_b_dec_to_input = false;
+    device::CpuDevice device(1);
+    device.prepare(30, n, width, 1);
+    const UsableSae sae = upload(device, saved);
+    device.center(p.x, 30, sae.parameters);
+    sae::apply_inference(device, sae.parameters, sae.rule, sae.k, sae.thresholds);
+    std::vector<std::uint32_t> begin, latent;
+    std::vector<float> value;
+    device.read_codes(begin, latent, value);
+
+    reference::Sae<float> plain = p.sae;
+    std::ranges::fill(plain.b_dec, 0.0F);
+    const std::vector<double> z = pre_activations(plain, p.x);
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < z.size(); ++i) {
+        if (z[i] <= 0.2F) continue;
+        ASSERT_LT(at, latent.size());
+        EXPECT_EQ(latent[at], i % width);
+        EXPECT_NEAR(value[at++], z[i], 1e-5);
+    }
+    EXPECT_EQ(at, latent.size());
+}
+
+}  // namespace
+}  // namespace strata::eval
