@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "config/config.h"
-#include "config/folder.h"
+#include "support/folder.h"
 
 namespace strata::test {
 

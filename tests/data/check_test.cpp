@@ -47,7 +47,7 @@ TEST(Check, CountsWhatIsThere) {
     EXPECT_EQ(report.unreadable_rows, 0);
     EXPECT_EQ(report.non_finite_values, 2);
     EXPECT_EQ(report.non_finite_rows, 1);
-    EXPECT_EQ(report.first_non_finite, folder / "a.h5" + ": r/0: row 900, element 3: inf");
+    EXPECT_EQ(report.first_non_finite, (folder / "a.h5").string() + ": r/0: row 900, element 3: inf");
     EXPECT_EQ(report.zero_rows, 4);
     EXPECT_EQ(report.sinks, 4);
     EXPECT_EQ(report.duplicate_rows, 2);  // rows of different types are never equal byte by byte

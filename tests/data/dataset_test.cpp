@@ -50,7 +50,7 @@ TEST(Datasets, FilesInOrderMakeOneDataset) {
     std::vector<std::byte> raw(2 * 10 * 2);
     EXPECT_EQ(&part_of(dataset, 301), &dataset.parts[1]);
     EXPECT_EQ(reader.read_raw(301, 2, raw).type, Type::bfloat16);
-    EXPECT_EQ(place_of(dataset, 301), folder / "b.h5" + ": resid_post/3: row 1");
+    EXPECT_EQ(place_of(dataset, 301), (folder / "b.h5").string() + ": resid_post/3: row 1");
 }
 
 TEST(Datasets, GlobsTakeNamesInOrderOfLayer) {

@@ -1,5 +1,5 @@
 #pragma once
-// Files for tests: a folder that goes away, and activation files whose rows say which row they are.
+// Activation files for tests, whose rows say which row they are.
 
 #include <gtest/gtest.h>
 #include <hdf5.h>
@@ -15,23 +15,11 @@
 #include "base/error.h"
 #include "data/dataset.h"
 #include "data/writer.h"
+#include "support/folder.h"
 
 namespace strata::data {
 
-class Folder {
-  public:
-    Folder() {
-        std::string pattern = (std::filesystem::temp_directory_path() / "strata-data-XXXXXX").string();
-        path_ = ::mkdtemp(pattern.data());
-    }
-    ~Folder() { std::filesystem::remove_all(path_); }
-    Folder(const Folder&) = delete;
-    Folder& operator=(const Folder&) = delete;
-    std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-
-  private:
-    std::filesystem::path path_;
-};
+using test::Folder;
 
 // Row r of numbered data: its number in three base-32 digits, exact in every type, then small values.
 inline std::vector<float> numbered_row(std::int64_t row, std::int64_t n) {

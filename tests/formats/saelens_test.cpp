@@ -11,8 +11,8 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/random.h"
-#include "config/folder.h"
 #include "formats/safetensors.h"
+#include "support/folder.h"
 
 namespace strata {
 namespace {

@@ -11,7 +11,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "config/folder.h"
+#include "support/folder.h"
 
 namespace strata {
 namespace {
