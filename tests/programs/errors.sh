@@ -17,7 +17,20 @@ expect 2 'mlp_out/7' train --set 'data.datasets=[mlp_out/7]'
 "$STRATA" data synth --out "$folder/other.h5" --rows 5000 --n 16 --features 32 --active 2 >/dev/null 2>&1
 expect 2 'other.h5' train --set "data.files=[$data,$folder/other.h5]"
 expect 2 'parallel.data: 3 replicas' train --set parallel.data=3
+/usr/bin/python3 -c 'import h5py, sys; h5py.File(sys.argv[1], "w").create_dataset("resid_post/0", (0, 32), "f2", maxshape=(None, 32), chunks=(256, 32))' "$folder/empty.h5"
+expect 2 'empty.h5.*no rows|empty.h5.*empty' train --set "data.files=[$folder/empty.h5]"
 check test ! -e "$folder/run"
+
+# A folder that may not be written to, for which root has to become somebody else.
+mkdir "$folder/locked"
+if [ "$(id -u)" -eq 0 ]; then
+  chmod 755 "$folder"
+  other=(setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/tmp)
+else
+  chmod 555 "$folder/locked"
+  other=()
+fi
+expect 2 'locked.*[Pp]ermission denied' "${other[@]}" "$STRATA" train "$config" --set "run.output=$folder/locked/run"
 
 echo file >"$folder/occupied"
 expect 2 'occupied' train --set "run.output=$folder/occupied"
