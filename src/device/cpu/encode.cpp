@@ -20,8 +20,8 @@
 namespace strata::device {
 namespace {
 
-constexpr std::int64_t block_columns = 256;
-constexpr std::int64_t most_block_rows = 512;  // x 256 columns x 4 bytes = 512 KiB, within a core's L2
+constexpr std::int64_t block_columns = 384;
+constexpr std::int64_t most_block_rows = 512;  // x 384 columns x 4 bytes = 768 KiB, within a core's L2
 
 // out[rows, columns] = x[rows, n] . w[columns, n]^T
 void multiply_block(const float* x, std::int64_t rows, const float* w, std::int64_t columns, std::int64_t n,
