@@ -49,29 +49,35 @@ struct Trained {
     std::unique_ptr<Communicator> comm = make_self_communicator();
     std::unique_ptr<device::Device> device = device::make_cpu_device(omp_get_num_procs());
     Reducer reducer{*comm, false};
-    train::Workbench bench{*device, *comm, reducer, device::make_tensors(*device, n, width), rows, 1.0};
+    train::Replicas replicas{*comm};
     SaeConfig config;
     train::TrainedSae sae;
+    std::unique_ptr<train::Workbench> bench;
+    device::LatentSums sums;
     std::int64_t steps = 0;
 
     explicit Trained(double k) {
         config.width = width;
         config.k = k;
         device->prepare(rows, n, width, static_cast<std::int64_t>(k) * rows);
-        sae = train::make_sae(*device, config, "bench", n);
-        sae::initialise(*device, sae.parameters, 0, std::vector<float>(n, 0.0F));
+        const device::Shape shape = sae::shape_of(config, n, false);
+        sae = train::make_sae(*device, replicas, config, "bench", shape);
+        bench = std::make_unique<train::Workbench>(
+            train::make_workbench(*device, replicas, reducer, shape, rows));
+        sae::initialise(*device, sae.parameters, 0, std::vector<float>(n, 0.0F), 0, width);
         for (int i = 0; i < 30; ++i) step();
     }
-    void step() { train::train_step(bench, sae, {}, {x, rows, 0}, steps++, 1e-3); }
+    void step() { train::train_step(*bench, sae, {}, {.x = x, .rows = rows}, steps++, 1e-3); }
     void select() {
         sae.kind->select({*device, *comm, sae.parameters, config, rows, rows, sae.guess, sae.margin});
     }
     void decode() { device->decode(device::CodeSet::main, sae.parameters, 2.0F / rows); }
     void accumulate() {
-        const device::CodeSet main = device::CodeSet::main;
-        device->accumulate({&main, 1}, sae.parameters, bench.gradient, [](std::int64_t, std::int64_t) {});
+        const device::SetUse main{.set = device::CodeSet::main};
+        device->accumulate({&main, 1}, {}, sae.parameters, bench->gradient, {&sums, 1},
+                           [](std::int64_t, std::int64_t) {});
     }
-    void update() { device->update(sae.parameters, bench.gradient, sae.first, sae.second, {}); }
+    void update() { device->update(sae.parameters, bench->gradient, sae.first, sae.second, {}, 0, width); }
 };
 
 Trained& trained(std::int64_t k) {

@@ -39,8 +39,8 @@ Codes Sae::encode(std::span<const float> rows) const {
         state_->device->prepare(count, n(), width(), count * 64);
         state_->prepared = count;
     }
-    state_->device->center(rows, count, sae.parameters);
-    sae::apply_inference(*state_->device, sae.parameters, sae.rule, sae.k, sae.thresholds);
+    state_->device->center({rows, count}, sae.parameters);
+    sae::apply_inference(*state_->device, sae.parameters, sae.row_top, sae.k, sae.thresholds);
     Codes codes;
     state_->device->read_codes(codes.begin, codes.latent, codes.value);
     return codes;

@@ -70,6 +70,10 @@ class Array {
     std::size_t capacity_ = 0;
 };
 
+// Zero pages that take no memory until they are written; begins at a huge page. Null where there is no room.
+// To be given back with munmap.
+void* map_zeroed(std::size_t bytes);
+
 // For a whole program, once: keeps freed memory. Blocks over 32 MiB would otherwise go back to the system on
 // every free, and their pages fault again on every use (docs/design.md, "Memory").
 void keep_freed_memory();

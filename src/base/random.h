@@ -13,7 +13,15 @@
 namespace strata {
 
 // What a stream of random numbers is for; part of the key, so that streams never overlap.
-enum class Purpose : std::uint32_t { initial_weights = 1, chunk_order, row_order, synthetic };
+enum class Purpose : std::uint32_t {
+    initial_weights = 1,
+    chunk_order,
+    row_order,
+    synthetic,
+    encoder_weights,
+    mask,
+    resampling
+};
 
 struct Random {
     std::uint64_t seed;

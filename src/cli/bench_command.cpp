@@ -21,6 +21,7 @@
 #include "device/cpu/kernels.h"
 #include "eval/evaluate.h"
 #include "sae/sae.h"
+#include "train/reduce.h"
 #include "train/step.h"
 
 namespace strata::cli {
@@ -35,7 +36,7 @@ struct Arguments {
     int threads = 0;
     std::vector<std::string> files;
     std::string dataset = "resid_post/*";
-    bool json = false;
+    bool json = false, atm = false;
 };
 
 double seconds() {
@@ -83,6 +84,19 @@ Array<float> make_batch(const Arguments& a, Communicator& comm) {
     return x;
 }
 
+// Elementwise kinds as late in training: thresholds, or biases, at which k pairs of a row are active.
+void begin_sparse(train::Workbench& bench, train::TrainedSae& sae, const data::Batch& batch) {
+    bench.device.center({batch.x, batch.rows}, sae.parameters);
+    float guess = 0, margin = 0;
+    const float threshold = sae::batch_topk.select({bench.device, bench.comm(), sae.parameters, sae.config,
+                                                    bench.batch_size, batch.rows, guess, margin});
+    const bool by_bias = sae.kind->per_latent != 1;  // all but JumpReLU
+    std::vector<float> values(sae.silent.size(), by_bias ? -threshold : threshold);
+    bench.device.upload(std::as_bytes(std::span(values)),
+                        by_bias ? sae.parameters.b_enc.data() : sae.parameters.latent.data());
+    sae.density = sae.config.k / static_cast<double>(sae.config.width);
+}
+
 struct Line {
     std::string what;
     double best = 1e30;
@@ -94,19 +108,28 @@ int bench(const Arguments& a, Communicator& comm) {
     const std::int64_t rows = std::ssize(x) / a.n;
     const int threads = a.threads > 0 ? a.threads : std::max(1, omp_get_num_procs() / comm.ranks_on_node());
     const std::unique_ptr<device::Device> device = device::make_cpu_device(threads);
-    Reducer reducer(comm, false);
+    const train::Replicas replicas(comm);
+    Reducer reducer(*replicas.across, false);
     SaeConfig config;
     config.kind = a.kind;
     config.width = a.width;
     config.k = a.k;
+    if (a.atm) config.atm = AtmConfig{.start_step = 1, .ramp_steps = 0};
+    const device::Shape shape = sae::shape_of(config, a.n, false);
     device->prepare(rows, a.n, a.width, static_cast<std::int64_t>(a.k * static_cast<double>(rows)) + 1);
-    train::TrainedSae sae = train::make_sae(*device, config, "bench", a.n);
-    sae::initialise(*device, sae.parameters, 0, std::vector<float>(static_cast<std::size_t>(a.n), 0.0F));
-    train::Workbench workbench{*device, comm, reducer, device::make_tensors(*device, a.n, a.width),
-                               a.rows,  1.0};
-    const data::Batch batch{x, rows, a.rows * comm.rank() / comm.size()};
+    train::TrainedSae sae = train::make_sae(*device, replicas, config, "bench", shape);
+    train::Workbench workbench = train::make_workbench(*device, replicas, reducer, shape, a.rows);
+    const train::Slice slice = replicas.updated(a.width);
+    sae::initialise(*device, sae.parameters, 0, std::vector<float>(static_cast<std::size_t>(a.n), 0.0F),
+                    slice.first, slice.last);
+    train::start_own(workbench, sae);
+    comm.barrier();
+    const data::Batch batch{.x = x, .rows = rows, .first = a.rows * comm.rank() / comm.size()};
+    if (sae.kind->elementwise()) begin_sparse(workbench, sae, batch);
     std::int64_t step = 0;
-    const auto one_step = [&] { train::train_step(workbench, sae, {}, batch, step++, 1e-3); };
+    train::StepReport report;
+    const double lr = sae.kind->elementwise() ? 0 : 1e-3;  // so that as many pairs stay active
+    const auto one_step = [&] { report = train::train_step(workbench, sae, {}, batch, step++, lr); };
     for (std::int64_t i = 0; i < a.warm_steps; ++i) one_step();
 
     Array<float> plain_weights(
@@ -117,7 +140,8 @@ int bench(const Arguments& a, Communicator& comm) {
                 sae.parameters.w_enc.data()[j * a.n + c];
     Array<float> product(static_cast<std::size_t>(rows * a.width));
 
-    const CodeSet main = CodeSet::main;
+    const device::SetUse main{.set = CodeSet::main};
+    device::LatentSums sums;
     const float scale = 2.0F / static_cast<float>(a.rows);
     device::AdamStep nothing;  // lr 0: the state stays what it is
     std::vector<std::pair<std::string, std::function<void()>>> cases = {
@@ -127,26 +151,30 @@ int bench(const Arguments& a, Communicator& comm) {
              dnnl_sgemm('N', 'N', rows, a.width, a.n, 1, x.data(), a.n, plain_weights.data(), a.width, 0,
                         product.data(), a.width);
          }},
-        {"step", one_step},
-        {"  center", [&] { device->center(batch.x, rows, sae.parameters); }},
-        {"  encode + gate",
-         [&] {
-             sae.kind->select({*device, comm, sae.parameters, config, a.rows, rows, sae.guess, sae.margin});
-         }},
-        {"  decode + backprop", [&] { device->decode(main, sae.parameters, scale); }},
-        {"  accumulate",
-         [&] {
-             device->accumulate({&main, 1}, sae.parameters, workbench.gradient,
-                                [](std::int64_t, std::int64_t) {});
-         }},
-        {"  reduce",
-         [&] {
-             reducer.submit(workbench.gradient.w_enc.span());
-             reducer.submit(workbench.gradient.w_dec.span());
-             reducer.wait();
-         }},
-        {"  update",
-         [&] { device->update(sae.parameters, workbench.gradient, sae.first, sae.second, nothing); }}};
+        {"step", one_step}};
+    // The verbs by themselves, of kinds that have no more than these.
+    if (!sae.kind->elementwise() && shape.groups() == 1 && !config.atm)
+        cases.insert(cases.end(),
+                     {{"  center",
+                       [&] {
+                           device->center({x, rows}, sae.parameters);
+                       }},
+                      {"  encode + gate",
+                       [&] {
+                           sae.kind->select(
+                               {*device, comm, sae.parameters, config, a.rows, rows, sae.guess, sae.margin});
+                       }},
+                      {"  decode + backprop", [&] { device->decode(CodeSet::main, sae.parameters, scale); }},
+                      {"  accumulate",
+                       [&] {
+                           device->accumulate({&main, 1}, {}, sae.parameters, workbench.gradient, {&sums, 1},
+                                              [](std::int64_t, std::int64_t) {});
+                       }},
+                      {"  reduce", [&] { train::reduce_gradients(workbench, 1); }},
+                      {"  update", [&] {
+                           device->update(sae.parameters, workbench.gradient, sae.first, sae.second, nothing,
+                                          slice.first, slice.last);
+                       }}});
     std::vector<Line> lines;
     for (const auto& [what, work] : cases) lines.push_back({what});
     for (std::int64_t r = 0; r < a.repeats; ++r) {
@@ -160,16 +188,19 @@ int bench(const Arguments& a, Communicator& comm) {
         }
     }
     if (comm.rank() != 0) return exit_done;
-    nlohmann::ordered_json result = {{"kind", a.kind},
-                                     {"rows", a.rows},
-                                     {"n", a.n},
-                                     {"width", a.width},
-                                     {"k", a.k},
-                                     {"ranks", comm.size()},
-                                     {"device", device->name()},
-                                     {"rows_per_second", static_cast<double>(a.rows) / lines[1].best},
-                                     {"step_over_product", lines[1].best / lines[0].best},
-                                     {"workspace_bytes", device->workspace_bytes()}};
+    nlohmann::ordered_json result = {
+        {"kind", a.kind},
+        {"rows", a.rows},
+        {"n", a.n},
+        {"width", a.width},
+        {"k", a.k},
+        {"l0_of_rank", static_cast<double>(report.sums.active) / static_cast<double>(rows)},
+        {"dense", report.dense},
+        {"ranks", comm.size()},
+        {"device", device->name()},
+        {"rows_per_second", static_cast<double>(a.rows) / lines[1].best},
+        {"step_over_product", lines[1].best / lines[0].best},
+        {"workspace_bytes", device->workspace_bytes()}};
     for (const Line& line : lines) {
         const std::size_t at = line.what.find_first_not_of(' ');
         result["seconds"][line.what.substr(at)] = line.best;
@@ -178,8 +209,10 @@ int bench(const Arguments& a, Communicator& comm) {
         fmt::print("{}\n", result.dump());
         return exit_done;
     }
-    fmt::print("{}, B={} n={} M={} k={}, {} rank{}, {}\n", a.kind, a.rows, a.n, a.width, a.k, comm.size(),
-               comm.size() == 1 ? "" : "s", device->name());
+    fmt::print("{}{}, B={} n={} M={} k={}, {} rank{}, {}; {:.1f} active, {}\n", a.kind, a.atm ? " + atm" : "",
+               a.rows, a.n, a.width, a.k, comm.size(), comm.size() == 1 ? "" : "s", device->name(),
+               static_cast<double>(report.sums.active) / static_cast<double>(rows),
+               report.dense ? "dense products" : "lists of pairs");
     fmt::print("{:<20} {:>10} {:>10}\n", "", "ms", "/ product");
     for (const Line& line : lines)
         fmt::print("{:<20} {:>10.2f} {:>10.3f}\n", line.what, 1e3 * line.best, line.best / lines[0].best);
@@ -211,6 +244,7 @@ void add_bench_command(CLI::App& app, Action& action) {
     command->add_option("--data", arguments->files,
                         "Activation files to take the batch from; synthetic rows otherwise");
     command->add_option("--dataset", arguments->dataset, "Dataset in them");
+    command->add_flag("--atm", arguments->atm, "With adaptive temporal masking");
     command->add_flag("--json", arguments->json, "One JSON object");
     command->footer("Example: mpirun -n 2 strata bench --k 32");
     command->callback([arguments, &action] {

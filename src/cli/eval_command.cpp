@@ -17,7 +17,7 @@
 namespace strata::cli {
 namespace {
 
-constexpr std::int64_t batch_rows = 4096;
+constexpr std::int64_t most_batch_rows = 4096;
 
 struct Arguments {
     std::string folder, dataset;
@@ -47,6 +47,7 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
 
     const int threads = std::max(1, omp_get_num_procs() / comm.ranks_on_node());
     const std::unique_ptr<device::Device> device = device::make_cpu_device(threads);
+    const std::int64_t batch_rows = eval::inference_rows(most_batch_rows, saved.width);
     device->prepare(batch_rows / comm.size() + 1, saved.n, saved.width, batch_rows * 64);
     const eval::UsableSae sae = eval::upload(*device, saved);
     eval::Sums sums(saved.n, saved.width);
@@ -55,8 +56,8 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
     const std::int64_t skipped = eval::for_each_batch(
         dataset, first, dataset.rows, batch_rows, limit, 1.0, comm,
         [&](const data::Batch& batch, std::int64_t) {
-            device->center(batch.x, batch.rows, sae.parameters);
-            sae::apply_inference(*device, sae.parameters, sae.rule, sae.k, sae.thresholds);
+            device->center({batch.x, batch.rows}, sae.parameters);
+            sae::apply_inference(*device, sae.parameters, sae.row_top, sae.k, sae.thresholds);
             eval::add_batch(*device, sae.parameters, batch.rows,
                             device->decode(device::CodeSet::main, sae.parameters, 0), sums);
         });

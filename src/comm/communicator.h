@@ -2,12 +2,20 @@
 // The seam to other ranks. Every collective takes spans with typed elements: the count is the span's, the
 // type the element's, never a number of bytes. All ranks must call the same collectives in the same order.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
-#include <string_view>
+#include <vector>
 
 namespace strata {
+
+// Memory of several ranks in the address space of each of them.
+struct SharedMemory {
+    std::vector<std::span<std::byte>> of_rank;  // what each asked for, zeroed; 2 MiB aligned
+    std::shared_ptr<void> owner;                // unmaps when the last copy is gone
+};
 
 class Communicator {
   public:
@@ -31,6 +39,14 @@ class Communicator {
 
     // A second, independent communicator over the same ranks, for use by another thread.
     virtual std::unique_ptr<Communicator> duplicate() = 0;
+    // One over the ranks that give the same color, in their order.
+    virtual std::unique_ptr<Communicator> split(int color) = 0;
+    // One over the ranks of this rank's node, in their order.
+    virtual std::unique_ptr<Communicator> on_node() = 0;
+
+    // `bytes` of this rank (which may be 0) and those of all others, addressable by each. Nothing, on all
+    // ranks, where one of them cannot reach another's memory.
+    virtual std::optional<SharedMemory> share(std::size_t bytes) = 0;
 
     // Ends every rank with this exit status. Does not return.
     [[noreturn]] virtual void abort(int status) = 0;

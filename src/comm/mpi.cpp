@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "base/error.h"
+#include "comm/shared_memory.h"
 
 namespace strata {
 namespace {
@@ -39,8 +40,7 @@ class MpiCommunicator final : public Communicator {
     MpiCommunicator(MPI_Comm comm, bool owned) : comm_(comm), owned_(owned) {
         MPI_Comm_rank(comm_, &rank_);
         MPI_Comm_size(comm_, &size_);
-        MPI_Comm node = MPI_COMM_NULL;
-        MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node);
+        MPI_Comm node = node_comm();
         MPI_Comm_size(node, &ranks_on_node_);
         MPI_Comm_free(&node);
     }
@@ -72,12 +72,27 @@ class MpiCommunicator final : public Communicator {
         MPI_Comm_dup(comm_, &copy);
         return std::make_unique<MpiCommunicator>(copy, true);
     }
+    std::unique_ptr<Communicator> split(int color) override {
+        MPI_Comm part = MPI_COMM_NULL;
+        MPI_Comm_split(comm_, color, rank_, &part);
+        return std::make_unique<MpiCommunicator>(part, true);
+    }
+    std::unique_ptr<Communicator> on_node() override {
+        return std::make_unique<MpiCommunicator>(node_comm(), true);
+    }
+    std::optional<SharedMemory> share(std::size_t bytes) override { return share_memory(*this, bytes); }
     [[noreturn]] void abort(int status) override {
         MPI_Abort(comm_, status);
         std::_Exit(status);
     }
 
   private:
+    MPI_Comm node_comm() const {
+        MPI_Comm node = MPI_COMM_NULL;
+        MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node);
+        return node;
+    }
+
     template <typename T>
     void reduce(std::span<T> values, MPI_Op operation) {
         for (std::size_t at = 0; at < values.size(); at += piece_bytes / sizeof(T)) {

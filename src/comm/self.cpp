@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "comm/shared_memory.h"
+
 namespace strata {
 namespace {
 
@@ -22,6 +24,9 @@ class SelfCommunicator final : public Communicator {
     void broadcast(std::span<std::byte>, int) override {}
     void barrier() override {}
     std::unique_ptr<Communicator> duplicate() override { return make_self_communicator(); }
+    std::unique_ptr<Communicator> split(int) override { return make_self_communicator(); }
+    std::unique_ptr<Communicator> on_node() override { return make_self_communicator(); }
+    std::optional<SharedMemory> share(std::size_t bytes) override { return share_memory(*this, bytes); }
     [[noreturn]] void abort(int status) override { std::_Exit(status); }
 };
 

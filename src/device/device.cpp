@@ -2,15 +2,32 @@
 
 namespace strata::device {
 
-Tensors make_tensors(Device& device, std::int64_t n, std::int64_t width) {
+Tensors make_tensors(Device& device, const Shape& shape) {
+    const auto vectors = static_cast<std::size_t>(shape.width);
+    const auto length = static_cast<std::size_t>(shape.n);
+    Tensors t;
+    static_cast<Shape&>(t) = shape;
+    t.w_enc = make_memory<float>(device, vectors * length);
+    t.w_dec = make_memory<float>(device, vectors * length);
+    t.b_enc = make_memory<float>(device, vectors);
+    t.b_dec = make_memory<float>(device, length);
+    t.latent = make_memory<float>(device, static_cast<std::size_t>(shape.per_latent) * vectors);
+    t.w_skip = make_memory<float>(device, shape.skip ? length * length : 0);
+    return t;
+}
+
+// By shape, not by size: the gradients of SAEs of several shapes share the memory of the largest.
+std::array<std::span<float>, 4> Tensors::small() const {
     const auto vectors = static_cast<std::size_t>(width);
     const auto length = static_cast<std::size_t>(n);
-    return {.n = n,
-            .width = width,
-            .w_enc = make_memory<float>(device, vectors * length),
-            .w_dec = make_memory<float>(device, vectors * length),
-            .b_enc = make_memory<float>(device, vectors),
-            .b_dec = make_memory<float>(device, length)};
+    return {std::span(b_enc.data(), vectors), std::span(b_dec.data(), length),
+            std::span(latent.data(), static_cast<std::size_t>(per_latent) * vectors),
+            std::span(w_skip.data(), skip ? length * length : 0)};
+}
+
+void LatentSums::reset(std::int64_t width) {
+    for (auto* sums : {&count, &value, &gradient, &value_gradient})
+        sums->assign(static_cast<std::size_t>(width), 0.0);
 }
 
 }  // namespace strata::device

@@ -7,9 +7,12 @@
 // is contiguous). All arithmetic is float32; sums over rows are accumulated in double.
 //
 // Verbs work on the batch last given to center() and may be called only in the order of the step:
-//   center -> screen_* -> [histogram] -> keep* -> decode -> [the same for the auxiliary codes] -> accumulate
+//   center -> screen_* -> [histogram] -> keep* -> decode -> [the same for other code sets] -> accumulate
 //   -> update
+// or, for rules that look at one pre-activation at a time, with everything but the update in one verb:
+//   center -> dense -> update
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -29,24 +32,105 @@ struct Memory {
     std::span<T> span() const { return {owner.get(), size}; }
 };
 
-// An SAE's parameters, or their gradients, or a moment of those: four tensors in device memory.
-struct Tensors {
+// What an SAE's tensors look like and how they are used.
+struct Shape {
     std::int64_t n = 0, width = 0;
-    Memory<float> w_enc;  // [M, n]
-    Memory<float> w_dec;  // [M, n]
-    Memory<float> b_enc;  // [M]
-    Memory<float> b_dec;  // [n]
+    std::int64_t per_latent = 0;  // parameters of a latent that belong to the kind
+    bool skip = false;            // an affine path x W_skip from input to output
+    bool transcoder = false;      // reconstructs another row than it sees; b_dec is not subtracted from x
+    bool unit_rows = true;        // decoder rows are kept at unit norm
+    std::vector<std::int64_t>
+        prefixes{};  // cumulative ends of the latents' groups, the last = width; empty: one group
+    // e_1 < ... < e_G: x_hat^(g) uses the latents below e_g.
+    std::int64_t groups() const { return prefixes.empty() ? 1 : std::ssize(prefixes); }
+    std::int64_t group_end(std::int64_t g) const {
+        return prefixes.empty() ? width : prefixes[static_cast<std::size_t>(g)];
+    }
 };
 
-// The two sets of codes that a step may hold.
-enum class CodeSet { main, auxiliary };
+// An SAE's parameters, or their gradients, or a moment of those, in device memory.
+struct Tensors : Shape {
+    Memory<float> w_enc;   // [M, n]
+    Memory<float> w_dec;   // [M, n]
+    Memory<float> b_enc;   // [M]
+    Memory<float> b_dec;   // [n]
+    Memory<float> latent;  // [per_latent, M]
+    Memory<float> w_skip;  // [n, n], input by output; empty without skip
 
-// What a row of the batch looks like after decode(), summed over this rank's rows.
+    // All but the two matrices by latent. Every rank holds them and changes them alike.
+    std::array<std::span<float>, 4> small() const;
+};
+
+// The sets of codes that a step may hold.
+enum class CodeSet {
+    main,       // what is decoded
+    auxiliary,  // of dead latents, decoded to the error of main
+    observed,   // what the rule takes without masks
+    window,     // pairs within the straight-through kernel
+    gate,       // gated: ReLU of the gate's pre-activation
+};
+inline constexpr std::size_t code_sets = 5;
+
+// The rows of a batch in host memory, [count, n]. `target` is empty where x is to be reconstructed.
+struct Rows {
+    std::span<const float> x;
+    std::int64_t count = 0;
+    std::span<const float> target = {};
+};
+
+// Pairs (row, latent) that are left out of a step: those with draw_b < probability_j.
+struct Mask {
+    std::span<const float> draw;         // [B] of this rank's rows
+    std::span<const float> probability;  // [M]
+    bool empty() const { return probability.empty(); }
+};
+
+// What decode() sees, summed over this rank's rows.
 struct DecodeSums {
-    double squared_error = 0;  // sum of |x - x_hat|^2
+    double squared_error = 0;  // sum of |x_hat - y|^2
+    double prefix_error = 0;   // the same summed over all prefixes, the whole width among them
     double l1 = 0;             // sum of |f|
-    double cosine = 0;         // sum over rows of cos(x, x_hat), uncentred x; 0 where either is zero
+    double cosine = 0;         // sum over rows of cos(y, x_hat), uncentred y; 0 where either is zero
     std::uint64_t active = 0;  // codes > 0
+};
+
+// Sums over this rank's codes of a set, by latent, [M] each.
+struct LatentSums {
+    std::vector<double> count, value, gradient, value_gradient;
+    void reset(std::int64_t width);
+};
+
+// A rule that looks at one pre-activation at a time. A pair is active where z > threshold_j (and z > 0); its
+// code is
+//   f = z,   or   max(0, gain_j (z - b_enc_j) + offset_j)   where gain is given.
+// All arrays are [M] in host memory.
+struct Gate {
+    std::span<const float> threshold;
+    std::span<const float> gain, offset;  // empty: f = z
+    float window = 0;                     // width of the kernel around the threshold; 0: none
+    std::span<const float> penalty;       // added to dL/dz of active pairs; empty: none
+    // Gated: z is the gate. dL/dz of active pairs is `penalty` plus the gradient of
+    // gradient_scale/2 |ReLU(z) W_dec + b_dec - y|^2 with W_dec and b_dec constant.
+    bool frozen = false;
+    bool observe = false;  // dense(): the sums of the observed codes are wanted
+};
+
+// What dense() leaves behind beside the gradient.
+struct DenseReport {
+    DecodeSums sums;
+    double frozen_error = 0;  // sum of |ReLU(z) W_dec + b_dec - y|^2
+    LatentSums main;          // codes after masks
+    LatentSums observed;      // before masks; `gradient` holds the changes of observe()
+    LatentSums window;        // count and gradient
+    LatentSums gate;  // of a frozen gate: its codes, and dL/dz without what comes through the main codes
+    double square_norm = 0;  // of the gradients of W_enc and W_dec
+};
+
+// How a set's codes take part in accumulate(): dL/dz_j = gain_j dL/df + shift_j.
+struct SetUse {
+    CodeSet set = CodeSet::main;
+    std::span<const float> gain{}, shift{};  // [M] in host memory; empty: 1, 0
+    bool decoder = true;                     // its values reach W_dec and b_dec
 };
 
 struct AdamStep {
@@ -63,7 +147,7 @@ class Device {
 
     // Memory.
     virtual void* allocate(std::size_t bytes) = 0;
-    virtual void release(void* p) = 0;
+    virtual void release(void* p, std::size_t bytes) = 0;
     virtual void upload(std::span<const std::byte> from, void* to) = 0;
     virtual void download(const void* from, std::span<std::byte> to) = 0;
     // `size` bytes for reading on the host: in place where device memory is host memory, else copied into
@@ -75,20 +159,25 @@ class Device {
     // a batch. Everything that a step needs is allocated here; candidates beyond the estimate grow it.
     virtual void prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) = 0;
 
-    // xc = x - b_dec for the rows of a batch; x [rows, n] in host memory.
-    virtual void center(std::span<const float> x, std::int64_t rows, const Tensors& sae) = 0;
+    // The encoder's rows xc = x - b_dec (a transcoder's: x), and what the codes have to make up for,
+    // y - b_dec [- x W_skip]. The batch stays in host memory until the next one.
+    virtual void center(const Rows& rows, const Tensors& sae) = 0;
+
+    // From now until the next center(): the verbs below that say so leave out masked pairs.
+    virtual void mask(const Mask& mask) = 0;
 
     // Screening: which pairs (row, latent) have a pre-activation z = xc . w_enc_j + b_enc_j that matters. The
     // product is made block by block in float32 and scanned in cache; a pair that could pass within the
     // product's rounding error is recomputed by a dot product with one fixed summation order, and that value
     // is what counts, so that candidates and values do not depend on block sizes, threads or ranks.
 
-    // Candidates: every pair with z >= at_least and z > 0. Gives up beyond `limit` candidates (0: no limit)
-    // and then returns false, with no usable candidates.
-    virtual bool screen_above(const Tensors& sae, float at_least, std::int64_t limit) = 0;
+    // Candidates: every pair with z >= at_least_j and z > 0; at_least is [M], or one number for all. Gives up
+    // beyond `limit` candidates (0: no limit) and then returns false, with no usable candidates.
+    virtual bool screen_above(const Tensors& sae, std::span<const float> at_least, std::int64_t limit) = 0;
 
     // Candidates: the k largest positive pre-activations of every row, ties to the lower latent. With
-    // `subset` (ascending latents), among those latents only.
+    // `subset` (ascending latents), among those latents only. With a mask, the k largest with it are
+    // candidates as well.
     virtual void screen_row_top(const Tensors& sae, std::int64_t k,
                                 std::span<const std::uint32_t> subset) = 0;
 
@@ -100,57 +189,91 @@ class Device {
     virtual void pre_activation_histogram(const Tensors& sae, std::int64_t rows,
                                           std::span<std::uint64_t> counts) = 0;
 
-    // Counts the candidates by digit; the DigitHistogram of comm/selection.h.
-    virtual void histogram(std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) = 0;
+    // Counts the candidates, with or without those masked, by digit; the DigitHistogram of comm/selection.h.
+    virtual void histogram(bool masked, std::uint32_t prefix, int shift, int digits,
+                           std::span<std::uint64_t> counts) = 0;
 
     // Appends the candidates' values, in host memory.
     virtual void candidate_values(std::vector<float>& values) = 0;
 
     // Codes from candidates: those above the threshold, and the first `ties` of those equal to it in order of
-    // (row, latent). Strict, as JumpReLU is.
-    virtual void keep(CodeSet set, float threshold, std::uint64_t ties) = 0;
-    // The same with a threshold per latent, [M] in host memory.
-    virtual void keep_above(CodeSet set, std::span<const float> thresholds) = 0;
+    // (row, latent). Strict, as JumpReLU is. `masked`: masked pairs are passed over.
+    virtual void keep(CodeSet set, float threshold, std::uint64_t ties, bool masked) = 0;
+    // The k largest candidates of every row.
+    virtual void keep_row_top(CodeSet set, std::int64_t k, bool masked) = 0;
+    // Main and observed codes, gate and window by a rule, masks applied to all but the observed.
+    virtual void keep_gate(const Gate& gate, const Tensors& sae, bool masked) = 0;
+    // The codes of `from` that are not masked.
+    virtual void keep_unmasked(CodeSet from, CodeSet set) = 0;
 
-    // residual = f . W_dec - target, where the target of the main codes is xc, so that the residual is x_hat
-    // - x, and that of the auxiliary codes is -residual(main), the error x - x_hat taken as a constant (no
-    // decoder bias). With gradient_scale != 0 also dL/df_bj = gradient_scale * residual_b . d_j for every
-    // code.
+    // residual^(g) = f . W_dec - target over the latents of the first g groups, where the target of the main
+    // codes is y - b_dec [- x W_skip], so that the residual is x_hat - y, and that of the auxiliary codes is
+    // -residual^(G)(main), the error taken as a constant (no decoder bias). With gradient_scale != 0 also
+    // dL/df_bj = gradient_scale R^(g) . d_j for every code, R^(g) = sum_{m >= g} residual^(m), g the latent's
+    // group. The gate's codes are decoded like main ones, over the whole width.
     virtual DecodeSums decode(CodeSet set, const Tensors& sae, float gradient_scale) = 0;
 
-    // Sums over this rank's rows of the columns of the residual and of x, [n] doubles each (either may be
+    // dL/df of the codes of another set (window) against the main codes' residual.
+    virtual void backprop(CodeSet set, const Tensors& sae) = 0;
+    // For the observed codes, as their `gradient`, the change of sum_g |residual^(g)|^2 without the code, if
+    // it is among the main codes, or, with the sign turned, with it, if it is not:
+    //   -2 f R . d + n f^2   or   -2 f R . d - n f^2,   n the prefixes that hold the latent (d of unit norm).
+    virtual void observe(const Tensors& sae) = 0;
+
+    // Sums over this rank's rows of the columns of residual^(G) and of y, [n] doubles each (either may be
     // empty), and the sums of their squared norms.
     struct Moments {
-        double residual_square = 0, x_square = 0;
+        double residual_square = 0, y_square = 0;
     };
-    virtual Moments column_sums(const Tensors& sae, std::span<double> residual, std::span<double> x) = 0;
+    virtual Moments column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) = 0;
+
+    // |residual^(G)| of this rank's rows, and row `b` of xc, in host memory.
+    virtual void residual_norms(std::vector<float>& norms) = 0;
+    virtual void centered_row(std::int64_t b, std::span<float> row) = 0;
 
     // The main codes by row, in host memory: those of row b are [begin[b], begin[b + 1]), latents ascending.
     virtual void read_codes(std::vector<std::uint32_t>& begin, std::vector<std::uint32_t>& latent,
                             std::vector<float>& value) = 0;
 
-    // Marks, in host memory, the latents that have a main code: bit j of word j / 32.
-    virtual void fired(std::span<std::uint32_t> bits) = 0;
+    // Marks, in host memory, the latents that have a code: bit j of word j / 32.
+    virtual void fired(CodeSet set, std::span<std::uint32_t> bits) = 0;
     // Adds to counts[j] the number of main codes of latent j; host memory, [M].
     virtual void count_codes(std::span<std::uint64_t> counts) = 0;
+    // Sums by latent.
+    virtual void latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) = 0;
 
-    // Gradients of all four tensors from the codes of `sets` (main, or main and auxiliary), latent by latent,
-    // no atomics; s is the gradient_scale that decode() was given:
-    //   dL/dd_j   = sum over sets of s sum_b f_bj residual_b, less its component along d_j (unit rows)
-    //   dL/dw_j   = sum over sets of sum_b (dL/df_bj) xc_b
-    //   dL/db_enc = sum over sets of sum_b dL/df_bj
-    //   dL/db_dec = s sum_b residual_b (main) - sum_j (dL/db_enc_j) w_j
-    // Overwrites `gradient`. Calls `done(first, last)` when W_enc and W_dec of the latents [first, last) are
-    // complete, in order. Returns the squared norm of what it wrote.
-    virtual double accumulate(std::span<const CodeSet> sets, const Tensors& sae, Tensors& gradient,
+    // Gradients from the codes of `sets`, latent by latent, no atomics; s is the gradient_scale that decode()
+    // was given, R that of the latent's group:
+    //   dL/dd_j    = sum over sets of s sum_b f_bj R_b, less its component along d_j where rows are unit,
+    //   else
+    //                plus shrink_j (sum_b f_bj) d_j where shrink, [M] in host memory, is given
+    //   dL/dw_j    = sum over sets of sum_b (dL/dz_bj) xc_b
+    //   dL/db_enc  = sum over sets of sum_b dL/dz_bj
+    //   dL/db_dec  = s sum_b R_b^(1) (main) - sum_j (dL/db_enc_j) w_j (not in a transcoder)
+    //   dL/dW_skip = s sum_b x_b^T R_b^(1) (main)
+    // Overwrites `gradient` but for what belongs to the kind. Calls `done(first, last)` when W_enc and W_dec
+    // of the latents [first, last) are complete, in order. Returns the squared norm of those two. `sums` gets
+    // the sums of the first sets, of dL/df.
+    virtual double accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
+                              Tensors& gradient, std::span<LatentSums> sums,
                               const std::function<void(std::int64_t, std::int64_t)>& done) = 0;
 
-    // Squared norm of a whole set of tensors.
-    virtual double square_norm(const Tensors& t) = 0;
+    // The whole step up to the gradients by dense products, a few rows at a time: for rules under which so
+    // many pairs are active that lists of them would cost more. The same sums and gradients as by the verbs
+    // above, to rounding; fired(main), fired(observed) and count_codes() answer for it too.
+    virtual DenseReport dense(const Gate& gate, const Tensors& sae, float gradient_scale,
+                              std::span<const float> shrink, Tensors& gradient) = 0;
 
-    // Adam on all four tensors, then every decoder row to unit norm.
-    virtual void update(Tensors& sae, const Tensors& gradient, Tensors& first, Tensors& second,
-                        const AdamStep& step) = 0;
+    // out = the sum of `of_ranks` in their order; returns its squared norm. `out` may be one of them.
+    virtual double sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) = 0;
+    virtual double square_norm(std::span<const float> values) = 0;
+    // |d_j|, [M] in host memory.
+    virtual void decoder_norms(const Tensors& sae, std::span<float> norms) = 0;
+
+    // Adam on the small tensors and on the latents [first, last) of the two matrices; every decoder row of
+    // theirs to unit norm.
+    virtual void update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
+                        const AdamStep& step, std::int64_t first, std::int64_t last) = 0;
 
     // Bytes that prepare() and growth took.
     virtual std::size_t workspace_bytes() const = 0;
@@ -161,9 +284,9 @@ std::unique_ptr<Device> make_cpu_device(int threads);
 template <typename T>
 Memory<T> make_memory(Device& device, std::size_t size) {
     T* p = static_cast<T*>(device.allocate(size * sizeof(T)));
-    return {{p, [&device](T* q) { device.release(q); }}, size};
+    return {{p, [&device, size](T* q) { device.release(q, size * sizeof(T)); }}, size};
 }
 
-Tensors make_tensors(Device& device, std::int64_t n, std::int64_t width);
+Tensors make_tensors(Device& device, const Shape& shape);
 
 }  // namespace strata::device

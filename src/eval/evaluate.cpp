@@ -11,19 +11,20 @@ namespace strata::eval {
 void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows,
                const device::DecodeSums& decoded, Sums& sums) {
     std::vector<double> x(sums.x.size());
-    sums.x_square += device.column_sums(sae, {}, x).x_square;
+    sums.x_square += device.column_sums(sae, {}, x).y_square;
     for (std::size_t c = 0; c < x.size(); ++c) sums.x[c] += x[c];
     device.count_codes(sums.fired);
     sums.rows += static_cast<double>(rows);
     sums.squared_error += decoded.squared_error;
+    sums.prefix_error += decoded.prefix_error;
     sums.active += static_cast<double>(decoded.active);
     sums.l1 += decoded.l1;
     sums.cosine += decoded.cosine;
 }
 
 void reduce(Communicator& comm, Sums& sums) {
-    std::vector<double> all = {sums.rows, sums.squared_error, sums.x_square, sums.active,
-                               sums.l1,   sums.cosine};
+    std::vector<double> all = {sums.rows, sums.squared_error, sums.x_square,    sums.active,
+                               sums.l1,   sums.cosine,        sums.prefix_error};
     const std::size_t scalars = all.size();
     all.insert(all.end(), sums.x.begin(), sums.x.end());
     comm.sum(all);
@@ -33,6 +34,7 @@ void reduce(Communicator& comm, Sums& sums) {
     sums.active = all[3];
     sums.l1 = all[4];
     sums.cosine = all[5];
+    sums.prefix_error = all[6];
     std::copy(all.begin() + static_cast<std::ptrdiff_t>(scalars), all.end(), sums.x.begin());
     comm.sum(sums.fired);
 }
@@ -44,6 +46,7 @@ Measures measures(const Sums& sums) {
     double variance = sums.x_square;
     for (const double x : sums.x) variance -= x * x / sums.rows;
     m.reconstruction = sums.squared_error / sums.rows;
+    m.over_prefixes = sums.prefix_error / sums.rows;
     m.fvu = variance > 0 ? sums.squared_error / variance : 0;
     m.l0 = sums.active / sums.rows;
     m.l1 = sums.l1 / sums.rows;
@@ -55,6 +58,10 @@ Measures measures(const Sums& sums) {
             sums.fired, [&](std::uint64_t count) { return static_cast<double>(count) > 0.1 * sums.rows; })) /
         latents;
     return m;
+}
+
+std::int64_t inference_rows(std::int64_t most, std::int64_t width) {
+    return std::clamp<std::int64_t>((std::int64_t{1} << 23) / width, 64, std::max<std::int64_t>(64, most));
 }
 
 std::int64_t for_each_batch(const data::Dataset& dataset, std::int64_t first, std::int64_t last,

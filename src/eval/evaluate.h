@@ -19,6 +19,7 @@ namespace strata::eval {
 struct Sums {
     double rows = 0;
     double squared_error = 0;  // sum of |x - x_hat|^2
+    double prefix_error = 0;   // the same over all prefixes
     double x_square = 0;       // sum of |x|^2
     double active = 0, l1 = 0, cosine = 0;
     std::vector<double> x;             // [n] sum of x
@@ -31,6 +32,7 @@ struct Sums {
 struct Measures {
     double rows = 0;
     double reconstruction = 0;  // mean over rows of |x - x_hat|^2, in the units of the rows given
+    double over_prefixes = 0;   // the same summed over prefixes
     double fvu = 0;             // sum |x - x_hat|^2 / sum |x - mean x|^2
     double l0 = 0, l1 = 0, cosine = 0;
     double dead_fraction = 0;   // latents active on no row
@@ -45,6 +47,10 @@ void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t 
 void reduce(Communicator& comm, Sums& sums);
 
 Measures measures(const Sums& sums);
+
+// Rows of a batch of inference: at most `most`, and few enough that lists of codes stay small though half of
+// all pairs should be active, as in a ReLU SAE that was hardly trained.
+std::int64_t inference_rows(std::int64_t most, std::int64_t width);
 
 // Rows [first, last) of a dataset in global batches of `batch_size`, rows over the norm limit left out,
 // others scaled; this rank's share of each batch. Calls `each` for every batch on every rank (possibly with

@@ -6,10 +6,13 @@ namespace strata::eval {
 
 UsableSae upload(device::Device& device, const saelens::SavedSae& saved) {
     UsableSae sae;
-    sae.parameters = device::make_tensors(device, saved.n, saved.width);
+    device::Shape shape;
+    shape.n = saved.n;
+    shape.width = saved.width;
+    sae.parameters = device::make_tensors(device, shape);
     sae.k = saved.k;
-    sae.rule = saved.architecture == "topk" ? sae::Inference::row_top : sae::Inference::threshold;
-    if (sae.rule == sae::Inference::threshold) {
+    sae.row_top = saved.architecture == "topk";
+    if (!sae.row_top) {
         sae.thresholds = saved.threshold;
         sae.thresholds.resize(static_cast<std::size_t>(saved.width), 0.0F);  // plain ReLU: z > 0
     }

@@ -3,15 +3,14 @@
 
 #include "device/device.h"
 #include "formats/saelens.h"
-#include "sae/kind.h"
 
 namespace strata::eval {
 
 struct UsableSae {
     device::Tensors parameters;
-    sae::Inference rule = sae::Inference::threshold;
-    std::int64_t k = 0;             // row_top
-    std::vector<float> thresholds;  // [M], threshold
+    bool row_top = false;  // the k largest of a row; else z > threshold
+    std::int64_t k = 0;
+    std::vector<float> thresholds;  // [M]
 };
 
 // Formats that do not subtract b_dec from the input have it moved into b_enc, which is the same function.

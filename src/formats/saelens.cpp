@@ -200,6 +200,22 @@ SavedSae read(const std::filesystem::path& folder) {
     return sae;
 }
 
+void fold_decoder_norms(SavedSae& sae) {
+    const auto n = static_cast<std::size_t>(sae.n);
+    for (std::size_t j = 0; j < sae.b_enc.size(); ++j) {
+        double square = 0;
+        for (std::size_t c = 0; c < n; ++c) square += std::pow(static_cast<double>(sae.w_dec[j * n + c]), 2);
+        if (square == 0) continue;
+        const double norm = std::sqrt(square);
+        for (std::size_t c = 0; c < n; ++c) {
+            sae.w_dec[j * n + c] = static_cast<float>(sae.w_dec[j * n + c] / norm);
+            sae.w_enc[j * n + c] = static_cast<float>(sae.w_enc[j * n + c] * norm);
+        }
+        sae.b_enc[j] = static_cast<float>(sae.b_enc[j] * norm);
+        if (!sae.threshold.empty()) sae.threshold[j] = static_cast<float>(sae.threshold[j] * norm);
+    }
+}
+
 void fold_scale(SavedSae& sae, double scale) {
     if (!(scale > 0) || !std::isfinite(scale))
         fail("cannot fold a scale of {}; expected a number > 0", scale);

@@ -40,4 +40,8 @@ SavedSae read(const std::filesystem::path& folder);
 // and the same latents are active with codes divided by scale.
 void fold_scale(SavedSae& sae, double scale);
 
+// Makes decoder rows unit: d_j / |d_j|, with W_enc, b_enc and threshold of the latent times |d_j|. Rows of
+// zeros stay.
+void fold_decoder_norms(SavedSae& sae);
+
 }  // namespace strata::saelens

@@ -35,25 +35,38 @@ float guess_from_histogram(const Selecting& s, std::int64_t local_rows, double w
 
 float select(const Selecting& s) {
     const std::int64_t wanted = codes_of_batch(s.config.k, s.rows);
-    const auto histogram = [&](std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) {
-        s.device.histogram(prefix, shift, digits, counts);
+    // Of all candidates, or of those that are not masked.
+    const auto largest = [&](bool masked) {
+        return select_largest(
+            s.comm, static_cast<std::uint64_t>(wanted),
+            [&](std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) {
+                s.device.histogram(masked, prefix, shift, digits, counts);
+            });
     };
+    const bool compete_masked = s.masked && s.mask_first;
     const auto enough_room =
         static_cast<std::int64_t>(8 * s.config.k * static_cast<double>(s.local_rows)) + 65536;
 
     float guess = s.guess > 0 ? s.guess : guess_from_histogram(s, sampled_rows, 1.1 * s.config.k);
     for (int attempt = 0;; ++attempt) {
         // A limit only where a better guess can still be made; it must fall on all ranks alike.
-        const bool fits = s.device.screen_above(s.parameters, guess, attempt == 0 ? enough_room : 0);
+        const bool fits = s.device.screen_above(s.parameters, {&guess, 1}, attempt == 0 ? enough_room : 0);
         std::array<std::uint32_t, 1> overflow = {fits ? 0U : 1U};
         if (attempt == 0) s.comm.any(overflow);
         if (overflow[0] == 0) {
             if (s.config.row_cap > 0)
                 s.device.cap_rows(std::max<std::int64_t>(
                     1, std::llround(static_cast<double>(s.config.row_cap) * s.config.k)));
-            const Selection found = select_largest(s.comm, static_cast<std::uint64_t>(wanted), histogram);
+            const Selection found = largest(compete_masked);
             if (found.available >= static_cast<std::uint64_t>(wanted) || guess == 0) {
-                s.device.keep(device::CodeSet::main, found.threshold, found.ties_to_take);
+                if (s.masked) {
+                    const Selection all = compete_masked ? largest(false) : found;
+                    s.device.keep(device::CodeSet::observed, all.threshold, all.ties_to_take, false);
+                }
+                if (s.masked && !s.mask_first)
+                    s.device.keep_unmasked(device::CodeSet::observed, device::CodeSet::main);
+                else
+                    s.device.keep(device::CodeSet::main, found.threshold, found.ties_to_take, s.masked);
                 // Next time: below this threshold by twice its recent largest change from batch to batch, or
                 // more.
                 if (s.guess > 0) {
@@ -75,6 +88,6 @@ float select(const Selecting& s) {
 
 }  // namespace
 
-const Kind batch_topk = {"batch_topk", select, Inference::threshold};
+const Kind batch_topk = {.name = "batch_topk", .inference = Inference::threshold, .select = select};
 
 }  // namespace strata::sae

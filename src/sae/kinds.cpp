@@ -7,7 +7,7 @@
 namespace strata::sae {
 
 std::span<const Kind> kinds() {
-    static const std::array all = {topk, batch_topk};
+    static const std::array all = {relu, topk, batch_topk, jumprelu, gated, matryoshka};
     return all;
 }
 

@@ -7,34 +7,56 @@
 
 namespace strata::sae {
 
-void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed,
-                std::span<const float> b_dec) {
-    const auto n = static_cast<std::size_t>(t.n);
-    std::vector<float> row(n);
-    for (std::int64_t j = 0; j < t.width; ++j) {
-        Random random(seed, Purpose::initial_weights, static_cast<std::uint64_t>(j));
-        double square = 0;
-        for (float& value : row) {
-            value = random.normal();
-            square += static_cast<double>(value) * value;
-        }
-        for (float& value : row) value = static_cast<float>(value / std::sqrt(square));
-        const std::size_t at = static_cast<std::size_t>(j) * n;
-        device.upload(std::as_bytes(std::span(row)), t.w_dec.data() + at);
-        device.upload(std::as_bytes(std::span(row)), t.w_enc.data() + at);
+device::Shape shape_of(const SaeConfig& config, std::int64_t n, bool transcoder) {
+    device::Shape shape;
+    shape.n = n;
+    shape.width = config.width;
+    shape.per_latent = kind_of(config.kind).per_latent;
+    shape.skip = config.skip;
+    shape.transcoder = transcoder;
+    shape.unit_rows = config.decoder == "unit";
+    shape.prefixes = prefix_widths(config);
+    return shape;
+}
+
+namespace {
+
+void random_direction(Random random, float norm, std::span<float> row) {
+    double square = 0;
+    for (float& value : row) {
+        value = random.normal();
+        square += static_cast<double>(value) * value;
+    }
+    for (float& value : row) value = static_cast<float>(norm * value / std::sqrt(square));
+}
+
+}  // namespace
+
+void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec,
+                std::int64_t first, std::int64_t last) {
+    const float norm = t.unit_rows ? 1.0F : 0.1F;
+    std::vector<float> row(static_cast<std::size_t>(t.n));
+    for (std::int64_t j = first; j < last; ++j) {
+        const auto latent = static_cast<std::uint64_t>(j);
+        random_direction({seed, Purpose::initial_weights, latent}, norm, row);
+        device.upload(std::as_bytes(std::span(row)), t.w_dec.data() + j * t.n);
+        if (t.transcoder) random_direction({seed, Purpose::encoder_weights, latent}, norm, row);
+        device.upload(std::as_bytes(std::span(row)), t.w_enc.data() + j * t.n);
     }
     device.upload(std::as_bytes(b_dec), t.b_dec.data());
 }
 
-void apply_inference(device::Device& device, const device::Tensors& t, Inference rule, std::int64_t k,
+void apply_inference(device::Device& device, const device::Tensors& t, bool row_top, std::int64_t k,
                      std::span<const float> thresholds) {
-    if (rule == Inference::row_top) {
+    if (row_top) {
         device.screen_row_top(t, k, {});
-        device.keep(device::CodeSet::main, 0, 0);
-    } else {
-        device.screen_above(t, std::max(0.0F, *std::ranges::min_element(thresholds)), 0);
-        device.keep_above(device::CodeSet::main, thresholds);
+        device.keep(device::CodeSet::main, 0, 0, false);
+        return;
     }
+    device.screen_above(t, thresholds, 0);
+    device::Gate gate;
+    gate.threshold = thresholds;
+    device.keep_gate(gate, t, false);
 }
 
 std::vector<float> host_copy(device::Device& device, const device::Memory<float>& values) {

@@ -7,13 +7,22 @@ namespace strata::sae {
 namespace {
 
 float select(const Selecting& s) {
-    s.device.screen_row_top(s.parameters, static_cast<std::int64_t>(s.config.k), {});
-    s.device.keep(device::CodeSet::main, 0, 0);
+    const auto k = static_cast<std::int64_t>(s.config.k);
+    s.device.screen_row_top(s.parameters, k, {});
+    if (!s.masked) {
+        s.device.keep(device::CodeSet::main, 0, 0, false);
+        return 0;
+    }
+    s.device.keep_row_top(device::CodeSet::observed, k, false);
+    if (s.mask_first)
+        s.device.keep_row_top(device::CodeSet::main, k, true);
+    else
+        s.device.keep_unmasked(device::CodeSet::observed, device::CodeSet::main);
     return 0;
 }
 
 }  // namespace
 
-const Kind topk = {"topk", select, Inference::row_top};
+const Kind topk = {.name = "topk", .inference = Inference::row_top, .select = select};
 
 }  // namespace strata::sae

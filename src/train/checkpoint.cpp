@@ -19,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr int format_version = 1;
+constexpr int format_version = 2;
 constexpr std::array<const char*, 3> set_names = {"parameters", "first_moment", "second_moment"};
 
 device::Tensors& tensors_of(TrainedSae& sae, std::size_t set) {
@@ -30,46 +30,66 @@ fs::path file_of(const fs::path& folder, const std::string& sae, std::size_t set
     return folder / fmt::format("{}.{}.rank-{}-of-{}.safetensors", sae, set_names[set], rank, ranks);
 }
 
-struct Slice {
-    std::int64_t first, last;
-};
+// The tensors of a share as they are on disk. Called with where each lies, for writing or reading: matrices
+// and vectors by latent in the slice, the others whole and with the first rank.
+template <typename Visit>
+void visit_share(device::Tensors& t, Slice slice, bool first_rank, const Visit& visit) {
+    const std::int64_t count = slice.last - slice.first;
+    visit("w_enc", t.w_enc.data() + slice.first * t.n, std::vector{count, t.n});
+    visit("w_dec", t.w_dec.data() + slice.first * t.n, std::vector{count, t.n});
+    visit("b_enc", t.b_enc.data() + slice.first, std::vector{count});
+    for (std::int64_t p = 0; p < t.per_latent; ++p)
+        visit(fmt::format("latent.{}", p), t.latent.data() + p * t.width + slice.first, std::vector{count});
+    if (!first_rank) return;
+    visit("b_dec", t.b_dec.data(), std::vector{t.n});
+    if (t.skip) visit("w_skip", t.w_skip.data(), std::vector{t.n, t.n});
+}
 
-Slice slice_of(std::int64_t width, int rank, int ranks) {
-    return {width * rank / ranks, width * (rank + 1) / ranks};
+// What else a latent has, beside its parameters.
+template <typename Visit>
+void visit_states(TrainedSae& sae, Slice slice, const Visit& visit) {
+    const auto part = [&](auto& values) {
+        return std::as_writable_bytes(std::span(values).subspan(
+            static_cast<std::size_t>(slice.first), static_cast<std::size_t>(slice.last - slice.first)));
+    };
+    visit("silent", "U64", part(sae.silent));
+    if (!sae.config.atm) return;
+    visit("atm_activation", "F64", part(sae.atm.activation));
+    visit("atm_frequency", "F64", part(sae.atm.frequency));
+    visit("atm_contribution", "F64", part(sae.atm.contribution));
+}
+
+std::int64_t elements_of(const std::vector<std::int64_t>& shape) {
+    std::int64_t size = 1;
+    for (const std::int64_t extent : shape) size *= extent;
+    return size;
 }
 
 // One rank's share of one set of tensors; returns the checksum of its values.
 std::uint32_t write_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::Device& device,
-                          int rank, int ranks) {
-    device::Tensors& t = tensors_of(sae, set);
-    const auto [first, last] = slice_of(t.width, rank, ranks);
-    const std::int64_t count = last - first;
+                          Slice slice, int rank) {
     std::vector<safetensors::Tensor> tensors;
-    std::array<std::vector<std::byte>, 4> copies;
+    std::vector<std::vector<std::byte>> copies(16);
     std::uint32_t crc = 0;
-    const auto add = [&](const char* name, const float* from, std::vector<std::int64_t> shape,
-                         std::int64_t elements) {
-        const std::span<const std::byte> bytes =
-            device.view(from, static_cast<std::size_t>(elements) * sizeof(float), copies[tensors.size()]);
-        crc = checksum(bytes, crc);
-        tensors.push_back({name, "F32", std::move(shape), bytes});
-    };
-    add("w_enc", t.w_enc.data() + first * t.n, {count, t.n}, count * t.n);
-    add("w_dec", t.w_dec.data() + first * t.n, {count, t.n}, count * t.n);
-    add("b_enc", t.b_enc.data() + first, {count}, count);
-    if (rank == 0) add("b_dec", t.b_dec.data(), {t.n}, t.n);
-    if (set == 0) {
-        const auto silent = std::as_bytes(
-            std::span(sae.silent).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
-        crc = checksum(silent, crc);
-        tensors.push_back({"silent", "U64", {count}, silent});
-    }
+    visit_share(tensors_of(sae, set), slice, rank == 0,
+                [&](const std::string& name, const float* from, const std::vector<std::int64_t>& shape) {
+                    const std::span<const std::byte> bytes =
+                        device.view(from, static_cast<std::size_t>(elements_of(shape)) * sizeof(float),
+                                    copies[tensors.size()]);
+                    crc = checksum(bytes, crc);
+                    tensors.push_back({name, "F32", shape, bytes});
+                });
+    if (set == 0)
+        visit_states(sae, slice, [&](const char* name, const char* type, std::span<const std::byte> bytes) {
+            crc = checksum(bytes, crc);
+            tensors.push_back({name, type, {slice.last - slice.first}, bytes});
+        });
     safetensors::write(path, tensors);
     return crc;
 }
 
 // A tensor's bytes; RunError unless it is of this type and shape.
-std::span<const std::byte> bytes_of(const safetensors::File& file, const char* name, const char* dtype,
+std::span<const std::byte> bytes_of(const safetensors::File& file, const std::string& name, const char* dtype,
                                     const std::vector<std::int64_t>& shape) {
     const safetensors::Tensor& tensor = file.tensor(name);
     if (tensor.dtype != dtype || tensor.shape != shape)
@@ -78,27 +98,34 @@ std::span<const std::byte> bytes_of(const safetensors::File& file, const char* n
     return tensor.data;
 }
 
-void read_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::Device& device, int rank,
-                int ranks, std::uint32_t expected) {
+// Of the matrices only what this rank updates is taken over: others of its host take the rest.
+void read_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::Device& device, Slice slice,
+                int rank, Slice mine, std::uint32_t expected) {
     device::Tensors& t = tensors_of(sae, set);
-    const auto [first, last] = slice_of(t.width, rank, ranks);
-    const std::int64_t count = last - first;
     const safetensors::File file = safetensors::read(path);
     std::uint32_t crc = 0;
-    const auto load = [&](const char* name, float* to, const std::vector<std::int64_t>& shape) {
-        const std::span<const std::byte> bytes = bytes_of(file, name, "F32", shape);
-        crc = checksum(bytes, crc);
-        device.upload(bytes, to);
-    };
-    load("w_enc", t.w_enc.data() + first * t.n, {count, t.n});
-    load("w_dec", t.w_dec.data() + first * t.n, {count, t.n});
-    load("b_enc", t.b_enc.data() + first, {count});
-    if (rank == 0) load("b_dec", t.b_dec.data(), {t.n});
-    if (set == 0) {
-        const std::span<const std::byte> bytes = bytes_of(file, "silent", "U64", {count});
-        crc = checksum(bytes, crc);
-        std::memcpy(sae.silent.data() + first, bytes.data(), bytes.size());
-    }
+    visit_share(t, slice, rank == 0,
+                [&](const std::string& name, float* to, const std::vector<std::int64_t>& shape) {
+                    const std::span<const std::byte> bytes = bytes_of(file, name, "F32", shape);
+                    crc = checksum(bytes, crc);
+                    if (name != "w_enc" && name != "w_dec") {
+                        device.upload(bytes, to);
+                        return;
+                    }
+                    const std::int64_t first = std::max(slice.first, mine.first);
+                    const std::int64_t last = std::min(slice.last, mine.last);
+                    const std::int64_t row = t.n * static_cast<std::int64_t>(sizeof(float));
+                    if (first < last)
+                        device.upload(bytes.subspan(static_cast<std::size_t>((first - slice.first) * row),
+                                                    static_cast<std::size_t>((last - first) * row)),
+                                      to + (first - slice.first) * t.n);
+                });
+    if (set == 0)
+        visit_states(sae, slice, [&](const char* name, const char* type, std::span<std::byte> to) {
+            const std::span<const std::byte> bytes = bytes_of(file, name, type, {slice.last - slice.first});
+            crc = checksum(bytes, crc);
+            std::memcpy(to.data(), bytes.data(), bytes.size());
+        });
     if (crc != expected)
         fail(
             "{}: the checksum of its values is {:08x}, the manifest has {:08x}; the file is damaged: delete "
@@ -143,14 +170,19 @@ std::vector<std::pair<std::int64_t, fs::path>> complete_checkpoints(const fs::pa
 }
 
 void write_manifest(const fs::path& folder, const std::string& fingerprint, const Progress& progress,
-                    std::span<const TrainedSae> saes, int ranks,
-                    const std::vector<std::uint64_t>& checksums) {
+                    std::span<const TrainedSae> saes, int ranks, const std::vector<std::uint64_t>& checksums,
+                    const std::vector<std::uint64_t>& slices) {
     json cursors = json::array();
     for (const data::LaneCursor& c : progress.cursors)
         cursors.push_back({c.pass, c.block, c.offset, c.skipped});
     json list = json::array();
     for (const TrainedSae& sae : saes)
-        list.push_back({{"name", sae.name}, {"guess", sae.guess}, {"margin", sae.margin}});
+        list.push_back({{"name", sae.name},
+                        {"guess", sae.guess},
+                        {"margin", sae.margin},
+                        {"density", sae.density},
+                        {"atm_steps", sae.atm.steps},
+                        {"resampled_at", sae.resampled_at}});
     const json manifest = {{"format", format_version},
                            {"version", STRATA_VERSION},
                            {"fingerprint", fingerprint},
@@ -161,6 +193,7 @@ void write_manifest(const fs::path& folder, const std::string& fingerprint, cons
                            {"statistics", statistics_to_json(progress.statistics)},
                            {"cursors", cursors},
                            {"saes", list},
+                           {"slices", slices},
                            {"checksums", checksums}};
     write_file(folder / "manifest.json", manifest.dump(1));
 }
@@ -183,7 +216,8 @@ json read_manifest(const fs::path& folder) {
 
 void save_checkpoint(const fs::path& output, std::int64_t number, const std::string& fingerprint,
                      const Progress& progress, std::span<TrainedSae> saes, device::Device& device,
-                     Communicator& comm, std::int64_t keep) {
+                     const Replicas& replicas, std::int64_t keep) {
+    Communicator& comm = replicas.all;
     const fs::path folder = output / "checkpoints" / fmt::format("step-{}", number);
     try {
         together(comm, [&] {
@@ -191,18 +225,24 @@ void save_checkpoint(const fs::path& output, std::int64_t number, const std::str
             fs::remove_all(folder);
             fs::create_directories(folder);
         });
-        std::vector<std::uint64_t> mine;
+        std::vector<std::uint64_t> mine, my_slices;
         together(comm, [&] {
-            for (TrainedSae& sae : saes)
+            for (TrainedSae& sae : saes) {
+                const Slice slice = replicas.saved(sae.parameters.width);
+                my_slices.push_back(static_cast<std::uint64_t>(slice.first));
+                my_slices.push_back(static_cast<std::uint64_t>(slice.last));
                 for (std::size_t set = 0; set < set_names.size(); ++set)
                     mine.push_back(write_share(file_of(folder, sae.name, set, comm.rank(), comm.size()), sae,
-                                               set, device, comm.rank(), comm.size()));
+                                               set, device, slice, comm.rank()));
+            }
         });
         std::vector<std::uint64_t> all(mine.size() * static_cast<std::size_t>(comm.size()));
+        std::vector<std::uint64_t> slices(my_slices.size() * static_cast<std::size_t>(comm.size()));
         comm.gather(mine, all);
+        comm.gather(my_slices, slices);
         together(comm, [&] {
             if (comm.rank() != 0) return;
-            write_manifest(folder, fingerprint, progress, saes, comm.size(), all);
+            write_manifest(folder, fingerprint, progress, saes, comm.size(), all, slices);
             sync_folder(output / "checkpoints");
         });
     } catch (const Ended&) {
@@ -239,7 +279,8 @@ std::optional<Checkpoint> newest_checkpoint(const fs::path& output) {
     return checkpoint;
 }
 
-void load_checkpoint(const Checkpoint& checkpoint, std::span<TrainedSae> saes, device::Device& device) {
+void load_checkpoint(const Checkpoint& checkpoint, std::span<TrainedSae> saes, device::Device& device,
+                     const Replicas& replicas) {
     const json manifest = read_manifest(checkpoint.folder);
     const int ranks = manifest.at("ranks");
     const auto checksums = manifest.at("checksums").get<std::vector<std::uint64_t>>();
@@ -248,16 +289,28 @@ void load_checkpoint(const Checkpoint& checkpoint, std::span<TrainedSae> saes, d
         checksums.size() != per_rank * static_cast<std::size_t>(ranks))
         fail("{}: holds {} SAEs, {} expected", checkpoint.folder.string(), manifest.at("saes").size(),
              saes.size());
+    const auto slices = manifest.at("slices").get<std::vector<std::int64_t>>();
     for (std::size_t i = 0; i < saes.size(); ++i) {
-        saes[i].guess = manifest.at("saes")[i].at("guess");
-        saes[i].margin = manifest.at("saes")[i].at("margin");
-        for (std::size_t set = 0; set < set_names.size(); ++set)
-            for (int rank = 0; rank < ranks; ++rank)
+        TrainedSae& sae = saes[i];
+        const json& saved = manifest.at("saes")[i];
+        sae.guess = saved.at("guess");
+        sae.margin = saved.at("margin");
+        sae.density = saved.at("density");
+        sae.atm.steps = saved.at("atm_steps");
+        sae.resampled_at = saved.at("resampled_at");
+        const Slice mine = replicas.updated(sae.parameters.width);
+        for (std::size_t rank = 0; rank < static_cast<std::size_t>(ranks); ++rank) {
+            const std::size_t at = 2 * (rank * saes.size() + i);
+            const Slice slice = {slices.at(at), slices.at(at + 1)};
+            if (slice.first < 0 || slice.first > slice.last || slice.last > sae.parameters.width)
+                fail("{}: latents {} to {} of {}; it belongs to another run", checkpoint.folder.string(),
+                     slice.first, slice.last, sae.parameters.width);
+            for (std::size_t set = 0; set < set_names.size(); ++set)
                 read_share(
-                    file_of(checkpoint.folder, saes[i].name, set, rank, ranks), saes[i], set, device, rank,
-                    ranks,
-                    static_cast<std::uint32_t>(
-                        checksums[static_cast<std::size_t>(rank) * per_rank + i * set_names.size() + set]));
+                    file_of(checkpoint.folder, sae.name, set, static_cast<int>(rank), ranks), sae, set,
+                    device, slice, static_cast<int>(rank), mine,
+                    static_cast<std::uint32_t>(checksums[rank * per_rank + i * set_names.size() + set]));
+        }
     }
 }
 

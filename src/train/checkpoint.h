@@ -35,7 +35,7 @@ struct Checkpoint {
 // and leaves older checkpoints as they are. Afterwards only the newest `keep` complete ones remain.
 void save_checkpoint(const std::filesystem::path& output, std::int64_t number, const std::string& fingerprint,
                      const Progress& progress, std::span<TrainedSae> saes, device::Device& device,
-                     Communicator& comm, std::int64_t keep);
+                     const Replicas& replicas, std::int64_t keep);
 
 // The newest complete checkpoint of an output folder, if there is one. RunError if its manifest cannot be
 // understood.
@@ -43,6 +43,7 @@ std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& output)
 
 // Fills the SAEs (made by make_sae, same names and shapes) from a checkpoint. RunError names file and tensor:
 // missing or truncated files, wrong shapes, wrong checksums.
-void load_checkpoint(const Checkpoint& checkpoint, std::span<TrainedSae> saes, device::Device& device);
+void load_checkpoint(const Checkpoint& checkpoint, std::span<TrainedSae> saes, device::Device& device,
+                     const Replicas& replicas);
 
 }  // namespace strata::train

@@ -27,22 +27,31 @@ MetricsFile::MetricsFile(const std::filesystem::path& path, std::uint64_t keep) 
 }
 
 void MetricsFile::write(const Metrics& m) {
-    const nlohmann::ordered_json line = {{"step", m.step},
-                                         {"tokens", m.tokens},
-                                         {"sae", m.sae},
-                                         {"loss", m.loss},
-                                         {"reconstruction", m.batch.reconstruction},
-                                         {"fvu", m.batch.fvu},
-                                         {"l0", m.batch.l0},
-                                         {"l1", m.batch.l1},
-                                         {"cosine", m.batch.cosine},
-                                         {"dead_fraction", m.dead_fraction},
-                                         {"dense_fraction", m.batch.dense_fraction},
-                                         {"threshold", m.threshold},
-                                         {"lr", m.lr},
-                                         {"grad_norm", m.grad_norm},
-                                         {"rows_per_second", m.rows_per_second},
-                                         {"skipped_rows", m.skipped_rows}};
+    nlohmann::ordered_json line = {{"step", m.step},
+                                   {"tokens", m.tokens},
+                                   {"sae", m.sae},
+                                   {"loss", m.loss},
+                                   {"reconstruction", m.batch.reconstruction},
+                                   {"fvu", m.batch.fvu},
+                                   {"l0", m.batch.l0},
+                                   {"l1", m.batch.l1},
+                                   {"cosine", m.batch.cosine},
+                                   {"dead_fraction", m.dead_fraction},
+                                   {"dense_fraction", m.batch.dense_fraction},
+                                   {"threshold", m.threshold},
+                                   {"lr", m.lr},
+                                   {"grad_norm", m.grad_norm},
+                                   {"rows_per_second", m.rows_per_second},
+                                   {"skipped_rows", m.skipped_rows}};
+    if (m.penalty != 0) line["penalty"] = m.penalty;
+    if (m.auxiliary != 0) line["auxiliary"] = m.auxiliary;
+    if (m.resampled > 0) line["resampled"] = m.resampled;
+    if (m.atm) {
+        line["atm_threshold"] = m.atm->threshold;
+        line["atm_mean_probability"] = m.atm->mean_probability;
+        line["atm_masked_share"] = m.atm->masked_share;
+        line["atm_above"] = m.atm->above_share;
+    }
     out_ << line.dump() << '\n';
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 
 #include "eval/evaluate.h"
@@ -17,7 +18,10 @@ struct Metrics {
     std::int64_t step = 0;    // of this dataset, from 1
     std::int64_t tokens = 0;  // rows trained on so far
     std::string sae;
-    double loss = 0;  // reconstruction plus auxiliary
+    double loss = 0;  // reconstruction over all prefixes, auxiliary loss and penalty
+    double penalty = 0, auxiliary = 0;
+    std::int64_t resampled = 0;    // latents given a new start by this step
+    std::optional<AtmReport> atm;  // where masks are trained with
     eval::Measures batch;
     double dead_fraction = 0;  // silent for dead_after_tokens
     double threshold = 0, lr = 0, grad_norm = 0, rows_per_second = 0;

@@ -82,11 +82,15 @@ OutputLock open_output(const Config& config, bool resume) {
     return OutputLock(output);
 }
 
-void save_sae(const fs::path& output, device::Device& device, const TrainedSae& sae,
+void save_sae(const fs::path& output, const Workbench& bench, const TrainedSae& sae,
               const data::Dataset& dataset, const data::InputStatistics& statistics, const Config& config,
               const json& measures) {
+    device::Device& device = bench.device;
     saelens::SavedSae saved;
-    saved.architecture = sae.kind->inference == sae::Inference::row_top ? "topk" : "jumprelu";
+    const bool standard = sae.kind->elementwise() && sae.kind->fold == nullptr;
+    saved.architecture = standard                                         ? "standard"
+                         : sae.kind->inference == sae::Inference::row_top ? "topk"
+                                                                          : "jumprelu";
     saved.n = sae.parameters.n;
     saved.width = sae.parameters.width;
     if (saved.architecture == "topk") saved.k = static_cast<std::int64_t>(sae.config.k);
@@ -95,7 +99,14 @@ void save_sae(const fs::path& output, device::Device& device, const TrainedSae& 
     saved.b_enc = sae::host_copy(device, sae.parameters.b_enc);
     saved.b_dec = sae::host_copy(device, sae.parameters.b_dec);
     saved.threshold = sae.thresholds;
-    saved.apply_b_dec_to_input = true;
+    if (sae.kind->fold != nullptr) {
+        std::vector<float> own, norms;
+        saved.threshold.resize(saved.b_enc.size());
+        sae.kind->fold(moment_of(bench, sae, bench.steps, own, norms), saved.w_enc, saved.b_enc,
+                       saved.threshold);
+    }
+    saved.apply_b_dec_to_input = !sae.parameters.transcoder;
+    if (!sae.parameters.unit_rows) saelens::fold_decoder_norms(saved);
     saelens::fold_scale(saved, statistics.scale);
 
     const data::FilePart& part = dataset.parts.front();
@@ -110,7 +121,6 @@ void save_sae(const fs::path& output, device::Device& device, const TrainedSae& 
     saved.metadata["strata"] = {{"version", STRATA_VERSION},
                                 {"dataset", dataset.name},
                                 {"kind", sae.config.kind},
-                                {"k", sae.config.k},
                                 {"scale", statistics.scale},
                                 {"norm_limit", statistics.norm_limit},
                                 {"max_norm_ratio", config.data.max_norm_ratio},
@@ -129,7 +139,6 @@ json summary_entry(const TrainedSae& sae, const data::Dataset& dataset, const ev
                   {"dataset", dataset.name},
                   {"kind", sae.config.kind},
                   {"width", sae.config.width},
-                  {"k", sae.config.k},
                   {"steps", steps},
                   {"tokens", tokens},
                   {"lr", sae.rate},
@@ -145,6 +154,7 @@ json summary_entry(const TrainedSae& sae, const data::Dataset& dataset, const ev
                   {"silent_fraction", static_cast<double>(dead) / static_cast<double>(sae.config.width)},
                   {"scale", statistics.scale},
                   {"skipped_rows", skipped_rows}};
+    if (!sae.kind->elementwise()) entry["k"] = sae.config.k;
     entry["threshold"] = sae.thresholds.empty() ? json() : json(sae.thresholds.front());
     return entry;
 }

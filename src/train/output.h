@@ -29,8 +29,9 @@ class OutputLock {
 // run holds it, or if it holds a run already and `resume` is not set.
 OutputLock open_output(const Config& config, bool resume);
 
-// OUTPUT/saes/NAME, scale folded in; replaces what an interrupted run left there.
-void save_sae(const std::filesystem::path& output, device::Device& device, const TrainedSae& sae,
+// OUTPUT/saes/NAME, scale and decoder norms folded in, elementwise rules as JumpReLU; replaces what an
+// interrupted run left there.
+void save_sae(const std::filesystem::path& output, const Workbench& bench, const TrainedSae& sae,
               const data::Dataset& dataset, const data::InputStatistics& statistics, const Config& config,
               const nlohmann::json& measures);
 

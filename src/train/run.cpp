@@ -45,6 +45,7 @@ struct Run {
     int threads = 1;
     bool spare_core = false;
     std::unique_ptr<device::Device> device;
+    std::unique_ptr<Replicas> replicas;
     std::unique_ptr<MetricsFile> metrics;  // rank 0
 };
 
@@ -96,17 +97,24 @@ Training begin(Run& run, const suite::Job& job, std::int64_t index, const std::o
     const std::int64_t rows =
         data::local_rows(config.train.batch_size, config.data.lanes, run.comm.rank(), run.comm.size());
 
-    std::int64_t width = 0;
+    device::Shape largest;
     double k = 0;
+    std::vector<device::Shape> shapes;
     for (const SaeConfig& sae : job.saes) {
-        width = std::max(width, sae.width);
-        k = std::max(k, sae.k);
+        const device::Shape& shape = shapes.emplace_back(sae::shape_of(sae, n, false));
+        largest.n = n;
+        largest.width = std::max(largest.width, shape.width);
+        largest.per_latent = std::max(largest.per_latent, shape.per_latent);
+        largest.skip = largest.skip || shape.skip;
+        if (!sae::kind_of(sae.kind).elementwise()) k = std::max(k, sae.k);
     }
     // Held-out batches are cut evenly, without lanes.
     const std::int64_t most_rows = std::max(rows, config.train.batch_size / run.comm.size() + 1);
-    run.device->prepare(most_rows, n, width, static_cast<std::int64_t>(k * static_cast<double>(rows)) + 1);
+    run.device->prepare(most_rows, n, largest.width,
+                        static_cast<std::int64_t>(k * static_cast<double>(rows)) + 1);
     for (std::size_t i = 0; i < job.saes.size(); ++i) {
-        TrainedSae& sae = t.saes.emplace_back(make_sae(*run.device, job.saes[i], job.names[i], n));
+        TrainedSae& sae =
+            t.saes.emplace_back(make_sae(*run.device, *run.replicas, job.saes[i], job.names[i], shapes[i]));
         sae.rate = config.optimizer.lr.value_or(
             automatic_rate(config.train.batch_size, sae.config.width, config.train.tokens));
         if (from) continue;
@@ -114,20 +122,22 @@ Training begin(Run& run, const suite::Job& job, std::int64_t index, const std::o
         if (sae.config.b_dec_init == "mean")
             for (std::size_t c = 0; c < b_dec.size(); ++c)
                 b_dec[c] = static_cast<float>(statistics.scale * statistics.mean[c]);
-        sae::initialise(*run.device, sae.parameters, config.run.seed, b_dec);
+        const Slice mine = run.replicas->updated(sae.config.width);
+        sae::initialise(*run.device, sae.parameters, config.run.seed, b_dec, mine.first, mine.last);
     }
     together(run.comm, [&] {
-        if (from) load_checkpoint(*from, t.saes, *run.device);
+        if (from) load_checkpoint(*from, t.saes, *run.device, *run.replicas);
     });
 
-    t.reducer = std::make_unique<Reducer>(run.comm, run.spare_core);
+    t.reducer = std::make_unique<Reducer>(*run.replicas->across, run.spare_core);
     t.bench = std::make_unique<Workbench>(
-        Workbench{.device = *run.device,
-                  .comm = run.comm,
-                  .reducer = *t.reducer,
-                  .gradient = device::make_tensors(*run.device, n, width),
-                  .batch_size = config.train.batch_size,
-                  .mean_square = statistics.scale * statistics.scale * statistics.mean_square});
+        make_workbench(*run.device, *run.replicas, *t.reducer, largest, config.train.batch_size));
+    t.bench->steps = config.train.steps();
+    t.bench->mean_square = statistics.scale * statistics.scale * statistics.mean_square;
+    t.bench->seed = config.run.seed;
+    if (!from)
+        for (TrainedSae& sae : t.saes) start_own(*t.bench, sae);
+    run.comm.barrier();  // the ranks that share memory have filled their parts
     t.stream =
         std::make_unique<data::Stream>(job.dataset, config.data, statistics, config.train.batch_size,
                                        config.run.seed, run.comm.rank(), run.comm.size(), t.progress.cursors);
@@ -150,7 +160,7 @@ void checkpoint(Run& run, Training& t) {
     t.progress.cursors = gather_cursors(*t.stream, run.comm);
     if (run.metrics) t.progress.metrics_bytes = run.metrics->flush();
     save_checkpoint(run.config.run.output, t.first_number + t.progress.step, run.fingerprint, t.progress,
-                    t.saes, *run.device, run.comm, run.config.train.keep_checkpoints);
+                    t.saes, *run.device, *run.replicas, run.config.train.keep_checkpoints);
 }
 
 bool asked_to_stop(Communicator& comm) {
@@ -170,7 +180,11 @@ Metrics measure_step(Run& run, const TrainedSae& sae, const StepReport& report, 
     m.tokens = step * run.config.train.batch_size;
     m.sae = sae.name;
     m.batch = eval::measures(sums);
-    m.loss = m.batch.reconstruction + report.auxiliary_loss;
+    m.loss = m.batch.over_prefixes + report.auxiliary_loss + report.penalty;
+    m.penalty = report.penalty;
+    m.auxiliary = report.auxiliary_loss;
+    m.resampled = report.resampled;
+    if (sae.config.atm) m.atm = report.atm;
     m.dead_fraction = static_cast<double>(report.dead) / static_cast<double>(sae.config.width);
     m.threshold = report.threshold;
     m.lr = lr;
@@ -234,6 +248,20 @@ bool train_steps(Run& run, Training& t) {
     return true;
 }
 
+// Leaves the main codes of the present batch by the rule that the SAE will be used with.
+void infer(device::Device& device, const TrainedSae& sae, const sae::Rule& rule) {
+    if (!sae.kind->elementwise()) {
+        sae::apply_inference(device, sae.parameters, sae.kind->inference == sae::Inference::row_top,
+                             static_cast<std::int64_t>(sae.config.k), sae.thresholds);
+        return;
+    }
+    device.screen_above(sae.parameters, rule.threshold, 0);
+    device::Gate gate = rule.gate();
+    gate.window = 0;
+    gate.frozen = false;
+    device.keep_gate(gate, sae.parameters, false);
+}
+
 // Calibrates, measures on the held-out rows and saves every SAE of the job.
 void finish(Run& run, Training& t) {
     const Config& config = run.config;
@@ -262,22 +290,29 @@ void finish(Run& run, Training& t) {
         }
         eval::Sums inference(sae.parameters.n, sae.parameters.width);
         double active_in_training = 0;
+        std::vector<float> own, norms;
+        const sae::Moment moment = moment_of(*t.bench, sae, config.train.steps(), own, norms);
+        const sae::Rule rule = sae.kind->elementwise() ? sae.kind->rule(moment) : sae::Rule{};
         eval::for_each_batch(
             t.job.dataset, t.job.dataset.rows - config.data.eval_rows, t.job.dataset.rows,
-            config.train.batch_size, statistics.norm_limit, statistics.scale, run.comm,
+            sae.kind->elementwise() ? eval::inference_rows(config.train.batch_size, sae.config.width)
+                                    : config.train.batch_size,
+            statistics.norm_limit, statistics.scale, run.comm,
             [&](const data::Batch& batch, std::int64_t rows) {
-                device.center(batch.x, batch.rows, sae.parameters);
-                sae.kind->select(
-                    {device, run.comm, sae.parameters, sae.config, rows, batch.rows, sae.guess, sae.margin});
-                active_in_training +=
-                    static_cast<double>(device.decode(device::CodeSet::main, sae.parameters, 0).active);
-                sae::apply_inference(device, sae.parameters, sae.kind->inference,
-                                     static_cast<std::int64_t>(sae.config.k), sae.thresholds);
+                device.center({batch.x, batch.rows}, sae.parameters);
+                if (!sae.kind->elementwise()) {
+                    sae.kind->select({device, run.comm, sae.parameters, sae.config, rows, batch.rows,
+                                      sae.guess, sae.margin});
+                    active_in_training +=
+                        static_cast<double>(device.decode(device::CodeSet::main, sae.parameters, 0).active);
+                }
+                infer(device, sae, rule);
                 eval::add_batch(device, sae.parameters, batch.rows,
                                 device.decode(device::CodeSet::main, sae.parameters, 0), inference);
             });
         eval::reduce(run.comm, inference);
         run.comm.sum(std::span(&active_in_training, 1));
+        if (sae.kind->elementwise()) active_in_training = inference.active;
         const eval::Measures measures = eval::measures(inference);
         std::int64_t dead = 0;
         for (const std::uint64_t silent : sae.silent)
@@ -291,7 +326,7 @@ void finish(Run& run, Training& t) {
     together(run.comm, [&] {
         if (run.comm.rank() != 0) return;
         for (std::size_t i = 0; i < t.saes.size(); ++i) {
-            save_sae(config.run.output, device, t.saes[i], t.job.dataset, statistics, config, entries[i]);
+            save_sae(config.run.output, *t.bench, t.saes[i], t.job.dataset, statistics, config, entries[i]);
             log::info("{}: held-out fvu {:.4f}, L0 {:.1f}, cosine {:.4f}, dead {:.2f} %; saved in {}/saes/{}",
                       t.saes[i].name, entries[i].at("fvu").get<double>(), entries[i].at("l0").get<double>(),
                       entries[i].at("cosine").get<double>(),
@@ -311,6 +346,7 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
             .threads = 1,
             .spare_core = false,
             .device = nullptr,
+            .replicas = nullptr,
             .metrics = nullptr};
     std::vector<suite::Job> jobs;
     OutputLock lock;
@@ -353,6 +389,7 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
     });
     share_cores(run);
     run.device = device::make_cpu_device(run.threads);
+    run.replicas = std::make_unique<Replicas>(comm);
     together(comm, [&] {
         if (comm.rank() == 0)
             run.metrics = std::make_unique<MetricsFile>(fs::path(config.run.output) / "metrics.jsonl",

@@ -4,14 +4,18 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "sae/sae.h"
+#include "train/pass.h"
+#include "train/reduce.h"
+#include "train/resample.h"
 
 namespace strata::train {
 namespace {
 
 using device::CodeSet;
 
-// AuxK (methods: docs/methods.md): the dead latents' aux_k largest pre-activations of a row reconstruct what
-// the SAE missed, e = x - x_hat taken as a constant, without the decoder bias:
+// AuxK (docs/methods.md): the dead latents' aux_k largest pre-activations of a row reconstruct what
+// the SAE missed, e = y - x_hat taken as a constant, without the decoder bias:
 //   loss = coefficient * E|x|^2 * sum_b |e_b - f_b W_dec|^2 / sum_b |e_b - mean e|^2
 // E|x|^2 makes the weight independent of the input scale. Returns false if there is nothing to do.
 bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<std::uint32_t>& dead,
@@ -23,7 +27,7 @@ bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<st
     std::vector<double> sums(static_cast<std::size_t>(sae.parameters.n) + 1);
     const std::span columns = std::span(sums).first(sums.size() - 1);
     sums.back() = device.column_sums(sae.parameters, columns, {}).residual_square;
-    bench.comm.sum(sums);
+    bench.comm().sum(sums);
     double variance = sums.back();
     for (const double sum : columns) variance -= sum * sum / static_cast<double>(bench.batch_size);
     // Equal errors leave nothing to explain but their rounding, by which nothing should be divided.
@@ -31,64 +35,125 @@ bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<st
 
     const double scale = config.aux_coefficient * bench.mean_square / variance;
     device.screen_row_top(sae.parameters, std::min(config.aux_k, std::ssize(dead)), dead);
-    device.keep(CodeSet::auxiliary, 0, 0);
+    device.keep(CodeSet::auxiliary, 0, 0, false);
     const device::DecodeSums missed =
         device.decode(CodeSet::auxiliary, sae.parameters, static_cast<float>(2 * scale));
     double error = missed.squared_error;
-    bench.comm.sum(std::span(&error, 1));
+    bench.comm().sum(std::span(&error, 1));
     loss = scale * error;
     return true;
 }
 
-// Sums the gradients over ranks, bucket by bucket while they are being made; returns the squared norm of the
-// result.
-double accumulate_and_reduce(Workbench& bench, const TrainedSae& sae, std::span<const CodeSet> sets) {
-    device::Tensors& gradient = bench.gradient;
-    gradient.width = sae.parameters.width;
-    const auto n = static_cast<std::size_t>(gradient.n);
-    const auto ready = [&](std::int64_t first, std::int64_t last) {
-        const std::size_t at = static_cast<std::size_t>(first) * n;
-        const std::size_t count = static_cast<std::size_t>(last - first) * n;
-        bench.reducer.submit({gradient.w_enc.data() + at, count});
-        bench.reducer.submit({gradient.w_dec.data() + at, count});
-    };
-    const double own = bench.device.accumulate(sets, sae.parameters, gradient, ready);
-    if (bench.comm.size() == 1) return own;
-    bench.reducer.submit({gradient.b_enc.data(), static_cast<std::size_t>(gradient.width)});
-    bench.reducer.submit({gradient.b_dec.data(), n});
-    bench.reducer.wait();
-    return bench.device.square_norm(gradient);
-}
-
-// Counts, over all ranks and in rows, for how long each latent has been silent.
-void count_silence(Workbench& bench, TrainedSae& sae) {
+// Counts, over all ranks and in rows, for how long each latent has been silent, masks left aside. Returns
+// those that had been dead and fire again.
+std::vector<std::uint32_t> count_silence(Workbench& bench, TrainedSae& sae, bool masked) {
     std::vector<std::uint32_t> bits((sae.silent.size() + 31) / 32);
-    bench.device.fired(bits);
-    bench.comm.any(bits);
+    bench.device.fired(masked ? CodeSet::observed : CodeSet::main, bits);
+    bench.comm().any(bits);
+    std::vector<std::uint32_t> revived;
     for (std::size_t j = 0; j < sae.silent.size(); ++j) {
         const bool fired = ((bits[j / 32] >> (j % 32)) & 1U) != 0;
+        if (fired && sae.silent[j] >= static_cast<std::uint64_t>(sae.config.dead_after_tokens))
+            revived.push_back(static_cast<std::uint32_t>(j));
         sae.silent[j] = fired ? 0 : sae.silent[j] + static_cast<std::uint64_t>(bench.batch_size);
     }
+    return revived;
+}
+
+// The averages learn from this step's codes without masks.
+void learn_importance(Workbench& bench, TrainedSae& sae, Pass& pass, bool masked,
+                      const std::vector<std::uint32_t>& revived, AtmReport& report) {
+    const std::size_t width = sae.silent.size();
+    if (!pass.dense) {
+        if (!masked) bench.device.keep_unmasked(CodeSet::main, CodeSet::observed);  // all of them
+        bench.device.observe(sae.parameters);
+        bench.device.latent_sums(CodeSet::observed, pass.observed, sae.parameters.width);
+    }
+    std::vector<double> sums;
+    for (const auto* part : {&pass.observed.value, &pass.observed.count, &pass.observed.gradient})
+        sums.insert(sums.end(), part->begin(), part->end());
+    sums.push_back(static_cast<double>(pass.sums.active));
+    bench.comm().sum(sums);
+    const std::span<const double> all = sums;
+    double active = 0;
+    for (const double count : all.subspan(width, width)) active += count;
+    report.masked_share = active > 0 ? std::max(0.0, 1 - sums.back() / active) : 0;
+    update_atm(sae.atm, *sae.config.atm, all.first(width), all.subspan(width, width),
+               all.subspan(2 * width, width), bench.batch_size, revived);
+}
+
+// What penalties depend on, over all ranks.
+sae::BatchSums batch_sums(Workbench& bench, const TrainedSae& sae, const Pass& pass) {
+    sae::BatchSums batch;
+    std::vector<std::uint64_t> counts;
+    if (sae.kind->counts_latents != nullptr && sae.kind->counts_latents(sae.config)) {
+        counts.assign(static_cast<std::size_t>(sae.parameters.width), 0);
+        bench.device.count_codes(counts);
+    }
+    counts.push_back(pass.sums.active);
+    bench.comm().sum(counts);
+    batch.active = static_cast<double>(counts.back());
+    batch.count.assign(counts.begin(), counts.end() - 1);
+    return batch;
+}
+
+// The penalty's part of the loss, all ranks.
+double penalty_of(Workbench& bench, const TrainedSae& sae, const Pass& pass, const sae::Moment& moment,
+                  const sae::BatchSums& batch) {
+    if (sae.kind->penalty == nullptr) return 0;
+    double l1 = pass.rule.frozen ? pass.gate_sum : pass.sums.l1;
+    if (!moment.decoder_norms.empty()) {
+        l1 = 0;
+        for (std::size_t j = 0; j < pass.main.value.size(); ++j)
+            l1 += moment.decoder_norms[j] * pass.main.value[j];
+    }
+    std::array<double, 2> sums = {l1, pass.frozen_error};
+    bench.comm().sum(sums);
+    return sae.kind->penalty(moment, batch, sums[0], sums[1]);
+}
+
+void fill_own_gradient(Workbench& bench, const TrainedSae& sae, Pass& pass, const sae::Moment& moment,
+                       const sae::BatchSums& batch) {
+    if (sae.kind->own_gradient == nullptr) return;
+    device::Device& device = bench.device;
+    const auto width = static_cast<std::size_t>(sae.parameters.width);
+    // Device::accumulate() sums dL/df of the gate's codes; what is wanted is dL/dz, with the penalty.
+    if (!pass.dense && pass.rule.frozen)
+        for (std::size_t j = 0; j < width; ++j)
+            pass.gate.gradient[j] += pass.rule.penalty[j] * pass.gate.count[j];
+    std::vector<float> own(static_cast<std::size_t>(sae.parameters.per_latent) * width), b_enc(width);
+    device.download(bench.gradient.b_enc.data(), std::as_writable_bytes(std::span(b_enc)));
+    sae.kind->own_gradient(moment, batch, {pass.main, pass.window, pass.gate}, own, b_enc);
+    device.upload(std::as_bytes(std::span(own)), bench.gradient.latent.data());
+    device.upload(std::as_bytes(std::span(b_enc)), bench.gradient.b_enc.data());
+}
+
+void constrain_own(Workbench& bench, TrainedSae& sae, const sae::Moment& moment) {
+    if (sae.kind->constrain == nullptr) return;
+    std::vector<float> own = sae::host_copy(bench.device, sae.parameters.latent);
+    sae.kind->constrain(moment, own);
+    bench.device.upload(std::as_bytes(std::span(own)), sae.parameters.latent.data());
 }
 
 }  // namespace
 
-TrainedSae make_sae(device::Device& device, const SaeConfig& config, std::string name, std::int64_t n) {
-    TrainedSae sae;
-    sae.name = std::move(name);
-    sae.config = config;
-    sae.kind = &sae::kind_of(config.kind);
-    sae.parameters = device::make_tensors(device, n, config.width);
-    sae.first = device::make_tensors(device, n, config.width);
-    sae.second = device::make_tensors(device, n, config.width);
-    sae.silent.assign(static_cast<std::size_t>(config.width), 0);
-    return sae;
+sae::Moment moment_of(const Workbench& bench, const TrainedSae& sae, std::int64_t step,
+                      std::vector<float>& own, std::vector<float>& norms) {
+    own = sae::host_copy(bench.device, sae.parameters.latent);
+    if (sae.kind->elementwise() && !sae.parameters.unit_rows) {
+        norms.resize(static_cast<std::size_t>(sae.parameters.width));
+        bench.device.decoder_norms(sae.parameters, norms);
+    }
+    const std::int64_t warmup = std::min(sae.config.penalty_warmup_steps, bench.steps / 4);
+    const double ramp =
+        warmup == 0 ? 1 : std::min(1.0, static_cast<double>(step + 1) / static_cast<double>(warmup));
+    return {sae.config, sae.parameters, own, norms, std::sqrt(bench.mean_square), ramp, bench.batch_size};
 }
 
 StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer,
                       const data::Batch& batch, std::int64_t step, double lr) {
     device::Device& device = bench.device;
-    const float row_scale = 2.0F / static_cast<float>(bench.batch_size);
+    static_cast<device::Shape&>(bench.gradient) = sae.parameters;
     std::vector<std::uint32_t> dead;
     for (std::size_t j = 0; j < sae.silent.size(); ++j)
         if (sae.silent[j] >= static_cast<std::uint64_t>(sae.config.dead_after_tokens))
@@ -96,16 +161,33 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
 
     StepReport report;
     report.dead = std::ssize(dead);
-    device.center(batch.x, batch.rows, sae.parameters);
-    report.threshold = sae.kind->select({device, bench.comm, sae.parameters, sae.config, bench.batch_size,
-                                         batch.rows, sae.guess, sae.margin});
-    report.sums = device.decode(CodeSet::main, sae.parameters, row_scale);
-    count_silence(bench, sae);
+    device.center({batch.x, batch.rows}, sae.parameters);
+    AtmDraw draw;
+    if (sae.config.atm) {
+        const AtmPlan plan = plan_masks(sae.atm, *sae.config.atm, step);
+        draw = draw_masks(plan, *sae.config.atm, bench.seed, step, batch.first, batch.rows);
+        report.atm = {plan.threshold, plan.mean_probability, plan.above_share, 0};
+    }
+    const bool masked = !draw.probability.empty();
+    if (masked) device.mask(draw.mask());
 
-    std::vector<CodeSet> sets = {CodeSet::main};
-    if (add_auxiliary(bench, sae, dead, report.auxiliary_loss)) sets.push_back(CodeSet::auxiliary);
+    std::vector<float> own, norms;
+    const sae::Moment moment = moment_of(bench, sae, step, own, norms);
+    Pass pass;
+    run_pass(bench, sae, batch, moment, masked, pass);
+    report.sums = pass.sums;
+    report.threshold = pass.threshold;
+    report.dense = pass.dense;
+    const std::vector<std::uint32_t> revived = count_silence(bench, sae, masked);
+    if (sae.config.atm) learn_importance(bench, sae, pass, masked, revived, report.atm);
+    const sae::BatchSums sums = batch_sums(bench, sae, pass);
 
-    report.gradient_norm = std::sqrt(accumulate_and_reduce(bench, sae, sets));
+    std::vector<device::SetUse> uses = pass.uses;
+    if (add_auxiliary(bench, sae, dead, report.auxiliary_loss)) uses.push_back({.set = CodeSet::auxiliary});
+    const double own_norm = accumulate_gradients(bench, sae, pass, uses);
+    report.penalty = penalty_of(bench, sae, pass, moment, sums);
+    fill_own_gradient(bench, sae, pass, moment, sums);
+    report.gradient_norm = std::sqrt(reduce_gradients(bench, own_norm));
     if (!std::isfinite(report.gradient_norm))
         fail(
             "{}: the gradient of step {} is not finite (norm {}); lower optimizer.lr (now {:.3g}), or look "
@@ -114,7 +196,7 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
             sae.name, step + 1, report.gradient_norm, lr);
 
     device::AdamStep adam;
-    adam.lr = static_cast<float>(lr);
+    adam.lr = static_cast<float>(lr * rate_after_resampling(sae, step));
     adam.beta1 = static_cast<float>(optimizer.beta1);
     adam.beta2 = static_cast<float>(optimizer.beta2);
     adam.epsilon = static_cast<float>(optimizer.epsilon);
@@ -122,7 +204,11 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     adam.correction2 = static_cast<float>(1 - std::pow(optimizer.beta2, static_cast<double>(step + 1)));
     if (optimizer.clip_norm > 0 && report.gradient_norm > optimizer.clip_norm)
         adam.gradient_scale = static_cast<float>(optimizer.clip_norm / report.gradient_norm);
-    device.update(sae.parameters, bench.gradient, sae.first, sae.second, adam);
+    const Slice slice = bench.replicas.updated(sae.parameters.width);
+    device.update(sae.parameters, bench.gradient, sae.first, sae.second, adam, slice.first, slice.last);
+    constrain_own(bench, sae, moment);
+    bench.replicas.group->barrier();  // all slices are new
+    report.resampled = std::ssize(resample(bench, sae, step));
     return report;
 }
 

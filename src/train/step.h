@@ -12,6 +12,8 @@
 #include "data/stream.h"
 #include "device/device.h"
 #include "sae/kind.h"
+#include "train/atm.h"
+#include "train/replicas.h"
 
 namespace strata::train {
 
@@ -22,31 +24,56 @@ struct TrainedSae {
     const sae::Kind* kind = nullptr;
     double rate = 0;  // learning rate before the schedule
     device::Tensors parameters;
-    device::Tensors first, second;      // Adam's moments
+    device::Tensors first, second;  // Adam's moments; of the matrices only the slice that this rank updates
     std::vector<std::uint64_t> silent;  // [M] rows of all ranks since the latent last fired
     float guess = 0, margin = 0;        // of the screen; see sae::Selecting
-    std::vector<float> thresholds;      // [M] of inference; empty until calibrated
+    double density = 1;                 // elementwise kinds: share of pairs that were active in the last step
+    AtmState atm;
+    std::int64_t resampled_at = -1;  // step that last gave latents a new start; -1: none
+    std::vector<float> thresholds;   // [M] of inference; empty until calibrated
 };
 
 // What the SAEs of one stream share.
 struct Workbench {
     device::Device& device;
-    Communicator& comm;
-    Reducer& reducer;
-    device::Tensors gradient;  // large enough for the widest SAE
+    const Replicas& replicas;
+    Reducer& reducer;                                            // over replicas.across
+    device::Tensors gradient;                                    // large enough for the widest SAE
+    std::vector<const float*> w_enc_gradients, w_dec_gradients;  // of the ranks of the group
     std::int64_t batch_size = 0;
+    std::int64_t steps = 0;  // of the run
     double mean_square = 1;  // E|x|^2 of the scaled rows
+    std::uint64_t seed = 0;
+
+    Communicator& comm() const { return replicas.all; }
 };
+
+// `shape`: large enough for every SAE of the stream. Collective.
+Workbench make_workbench(device::Device& device, const Replicas& replicas, Reducer& reducer,
+                         device::Shape shape, std::int64_t batch_size);
 
 struct StepReport {
-    device::DecodeSums sums;    // this rank's
-    float threshold = 0;        // smallest value that could be selected
-    double auxiliary_loss = 0;  // all ranks
-    double gradient_norm = 0;   // before clipping, after the decoder projection
-    std::int64_t dead = 0;      // latents, before the step
+    device::DecodeSums sums;     // this rank's
+    float threshold = 0;         // smallest value that could be selected
+    double auxiliary_loss = 0;   // all ranks
+    double penalty = 0;          // all ranks
+    double gradient_norm = 0;    // before clipping, after the decoder projection
+    std::int64_t dead = 0;       // latents, before the step
+    std::int64_t resampled = 0;  // latents, after it
+    bool dense = false;          // the step was made of dense products
+    AtmReport atm;
 };
 
-TrainedSae make_sae(device::Device& device, const SaeConfig& config, std::string name, std::int64_t n);
+// Collective: ranks that share memory share the parameters.
+TrainedSae make_sae(device::Device& device, const Replicas& replicas, const SaeConfig& config,
+                    std::string name, const device::Shape& shape);
+
+// The kind's view of a step; `own` and `norms` are filled and must live as long.
+sae::Moment moment_of(const Workbench& bench, const TrainedSae& sae, std::int64_t step,
+                      std::vector<float>& own, std::vector<float>& norms);
+
+// The kind's own parameters as they begin.
+void start_own(Workbench& bench, TrainedSae& sae);
 
 // `step` counts from 0. RunError, naming the SAE, if the gradient is not finite.
 StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <numeric>
 
 #include "base/error.h"
@@ -11,17 +12,21 @@
 
 namespace strata::device {
 
-void CpuDevice::histogram(std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) {
-    const std::int64_t size = candidates_.size();
+void CpuDevice::histogram(bool with_mask, std::uint32_t prefix, int shift, int digits,
+                          std::span<std::uint64_t> counts) {
     const std::uint32_t mask = (1U << digits) - 1;
     std::ranges::fill(counts, 0);
 #pragma omp parallel num_threads(threads_)
     {
         std::vector<std::uint64_t> own(counts.size(), 0);
 #pragma omp for schedule(static)
-        for (std::int64_t e = 0; e < size; ++e) {
-            const auto bits = std::bit_cast<std::uint32_t>(candidates_.value[static_cast<std::size_t>(e)]);
-            if ((bits >> shift >> digits) == prefix) ++own[(bits >> shift) & mask];
+        for (std::int64_t b = 0; b < rows_; ++b) {
+            const auto r = static_cast<std::size_t>(b);
+            for (std::uint32_t e = candidates_.begin[r]; e < candidates_.begin[r + 1]; ++e) {
+                const auto bits = std::bit_cast<std::uint32_t>(candidates_.value[e]);
+                if ((bits >> shift >> digits) == prefix && !(with_mask && masked(r, candidates_.latent[e])))
+                    ++own[(bits >> shift) & mask];
+            }
         }
 #pragma omp critical
         for (std::size_t i = 0; i < own.size(); ++i) counts[i] += own[i];
@@ -59,9 +64,9 @@ void CpuDevice::candidate_values(std::vector<float>& values) {
     values.insert(values.end(), candidates_.value.begin(), candidates_.value.begin() + candidates_.size());
 }
 
-// `passes(row, entry)` must be the same each time it is asked.
-template <typename Passes>
-void CpuDevice::keep_if(CodeSet set, const Passes& passes) {
+// `passes(row, entry)` must be the same each time it is asked; value(entry) is the code.
+template <typename Passes, typename Value>
+void CpuDevice::keep_if(CodeSet set, const PairsByRow& from, const Passes& passes, const Value& value) {
     PairsByRow& out = table(set).pairs;
     out.begin.resize(static_cast<std::size_t>(rows_) + 1);
     out.begin[0] = 0;
@@ -69,7 +74,7 @@ void CpuDevice::keep_if(CodeSet set, const Passes& passes) {
     for (std::int64_t b = 0; b < rows_; ++b) {
         const auto r = static_cast<std::size_t>(b);
         std::uint32_t count = 0;
-        for (std::uint32_t e = candidates_.begin[r]; e < candidates_.begin[r + 1]; ++e) count += passes(r, e);
+        for (std::uint32_t e = from.begin[r]; e < from.begin[r + 1]; ++e) count += passes(r, e);
         out.begin[r + 1] = count;
     }
     std::partial_sum(out.begin.begin(), out.begin.end(), out.begin.begin());
@@ -80,32 +85,101 @@ void CpuDevice::keep_if(CodeSet set, const Passes& passes) {
     for (std::int64_t b = 0; b < rows_; ++b) {
         const auto r = static_cast<std::size_t>(b);
         std::uint32_t at = out.begin[r];
-        for (std::uint32_t e = candidates_.begin[r]; e < candidates_.begin[r + 1]; ++e) {
+        for (std::uint32_t e = from.begin[r]; e < from.begin[r + 1]; ++e) {
             if (!passes(r, e)) continue;
-            out.latent[at] = candidates_.latent[e];
-            out.value[at++] = candidates_.value[e];
+            out.latent[at] = from.latent[e];
+            out.value[at++] = value(e);
         }
     }
 }
 
-void CpuDevice::keep(CodeSet set, float threshold, std::uint64_t ties) {
+void CpuDevice::keep(CodeSet set, float threshold, std::uint64_t ties, bool with_mask) {
+    const PairsByRow& from = candidates_;
+    const auto value = [&](std::uint32_t e) { return from.value[e]; };
+    const auto open = [&](std::size_t row, std::uint32_t e) {
+        return !(with_mask && masked(row, from.latent[e]));
+    };
     if (ties == 0) {
-        keep_if(set, [&](std::size_t, std::uint32_t e) { return candidates_.value[e] > threshold; });
+        keep_if(
+            set, from,
+            [&](std::size_t r, std::uint32_t e) { return from.value[e] > threshold && open(r, e); }, value);
         return;
     }
     // The entry after the last tie that is taken; entries are in order of (row, latent).
-    const auto size = static_cast<std::uint32_t>(candidates_.size());
     std::uint32_t after = 0;
-    for (; after < size && ties > 0; ++after) ties -= candidates_.value[after] == threshold;
-    keep_if(set, [&](std::size_t, std::uint32_t e) {
-        return candidates_.value[e] > threshold || (e < after && candidates_.value[e] == threshold);
-    });
+    for (std::size_t r = 0; r < static_cast<std::size_t>(rows_) && ties > 0; ++r)
+        for (std::uint32_t e = from.begin[r]; e < from.begin[r + 1] && ties > 0; ++e) {
+            ties -= from.value[e] == threshold && open(r, e);
+            after = e + 1;
+        }
+    keep_if(
+        set, from,
+        [&](std::size_t r, std::uint32_t e) {
+            return (from.value[e] > threshold || (e < after && from.value[e] == threshold)) && open(r, e);
+        },
+        value);
 }
 
-void CpuDevice::keep_above(CodeSet set, std::span<const float> thresholds) {
-    keep_if(set, [&](std::size_t, std::uint32_t e) {
-        return candidates_.value[e] > thresholds[candidates_.latent[e]];
-    });
+void CpuDevice::keep_row_top(CodeSet set, std::int64_t k, bool with_mask) {
+    const PairsByRow& from = candidates_;
+    taken_.assign(static_cast<std::size_t>(from.size()), 0);
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::int64_t b = 0; b < rows_; ++b) {
+        const auto r = static_cast<std::size_t>(b);
+        std::vector<std::uint32_t>& order = scratch_[static_cast<std::size_t>(omp_get_thread_num())].order;
+        order.clear();
+        for (std::uint32_t e = from.begin[r]; e < from.begin[r + 1]; ++e)
+            if (!(with_mask && masked(r, from.latent[e]))) order.push_back(e);
+        if (std::ssize(order) > k) {
+            std::nth_element(
+                order.begin(), order.begin() + (k - 1), order.end(), [&](std::uint32_t a, std::uint32_t c) {
+                    return from.value[a] != from.value[c] ? from.value[a] > from.value[c] : a < c;
+                });
+            order.resize(static_cast<std::size_t>(k));
+        }
+        for (const std::uint32_t e : order) taken_[e] = 1;
+    }
+    keep_if(
+        set, from, [&](std::size_t, std::uint32_t e) { return taken_[e] != 0; },
+        [&](std::uint32_t e) { return from.value[e]; });
+}
+
+void CpuDevice::keep_gate(const Gate& gate, const Tensors& sae, bool with_mask) {
+    const PairsByRow& from = candidates_;
+    const auto open = [&](std::size_t row, std::uint32_t e) {
+        return !(with_mask && masked(row, from.latent[e]));
+    };
+    const auto active = [&](std::uint32_t e) { return from.value[e] > gate.threshold[from.latent[e]]; };
+    const auto code = [&](std::uint32_t e) {
+        const std::uint32_t j = from.latent[e];
+        const float z = from.value[e];
+        return gate.gain.empty() ? z : gate.gain[j] * (z - sae.b_enc.data()[j]) + gate.offset[j];
+    };
+    const auto observed = [&](std::size_t, std::uint32_t e) { return active(e) && code(e) > 0; };
+    if (with_mask) keep_if(CodeSet::observed, from, observed, code);
+    keep_if(
+        CodeSet::main, from, [&](std::size_t r, std::uint32_t e) { return observed(r, e) && open(r, e); },
+        code);
+    const auto value = [&](std::uint32_t e) { return from.value[e]; };
+    if (gate.frozen)
+        keep_if(
+            CodeSet::gate, from, [&](std::size_t r, std::uint32_t e) { return active(e) && open(r, e); },
+            value);
+    if (gate.window > 0)
+        keep_if(
+            CodeSet::window, from,
+            [&](std::size_t r, std::uint32_t e) {
+                return std::abs(from.value[e] - gate.threshold[from.latent[e]]) < gate.window / 2 &&
+                       open(r, e);
+            },
+            value);
+}
+
+void CpuDevice::keep_unmasked(CodeSet from, CodeSet set) {
+    const PairsByRow& pairs = table(from).pairs;
+    keep_if(
+        set, pairs, [&](std::size_t r, std::uint32_t e) { return !masked(r, pairs.latent[e]); },
+        [&](std::uint32_t e) { return pairs.value[e]; });
 }
 
 void CpuDevice::read_codes(std::vector<std::uint32_t>& begin, std::vector<std::uint32_t>& latent,
@@ -157,9 +231,15 @@ void CpuDevice::transpose(CodeTable& codes, std::int64_t width) {
     }
 }
 
-void CpuDevice::fired(std::span<std::uint32_t> bits) {
+void CpuDevice::fired(CodeSet set, std::span<std::uint32_t> bits) {
     std::ranges::fill(bits, 0);
-    const PairsByRow& pairs = table(CodeSet::main).pairs;
+    if (dense_) {
+        const LatentSums& sums = set == CodeSet::main ? dense_report_.main : dense_report_.observed;
+        for (std::size_t j = 0; j < sums.count.size(); ++j)
+            if (sums.count[j] > 0) bits[j / 32] |= 1U << (j % 32);
+        return;
+    }
+    const PairsByRow& pairs = table(set).pairs;
     for (std::int64_t e = 0; e < pairs.size(); ++e) {
         const std::uint32_t j = pairs.latent[static_cast<std::size_t>(e)];
         bits[j / 32] |= 1U << (j % 32);
@@ -167,8 +247,39 @@ void CpuDevice::fired(std::span<std::uint32_t> bits) {
 }
 
 void CpuDevice::count_codes(std::span<std::uint64_t> counts) {
+    if (dense_) {
+        for (std::size_t j = 0; j < counts.size(); ++j)
+            counts[j] += static_cast<std::uint64_t>(dense_report_.main.count[j]);
+        return;
+    }
     const PairsByRow& pairs = table(CodeSet::main).pairs;
     for (std::int64_t e = 0; e < pairs.size(); ++e) ++counts[pairs.latent[static_cast<std::size_t>(e)]];
+}
+
+void CpuDevice::latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) {
+    CodeTable& codes = table(set);
+    codes.gradient_scale = 1;
+    transpose(codes, width);
+    sum_by_latent(codes, sums, width);
+}
+
+// After transpose().
+void CpuDevice::sum_by_latent(const CodeTable& codes, LatentSums& sums, std::int64_t width) {
+    sums.reset(width);
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::int64_t j = 0; j < width; ++j) {
+        const auto latent = static_cast<std::size_t>(j);
+        double value = 0, gradient = 0, both = 0;
+        for (std::uint32_t e = codes.latent_begin[latent]; e < codes.latent_begin[latent + 1]; ++e) {
+            value += codes.value_of[e];
+            gradient += codes.gradient_of[e];
+            both += static_cast<double>(codes.value_of[e]) * codes.gradient_of[e];
+        }
+        sums.count[latent] = codes.latent_begin[latent + 1] - codes.latent_begin[latent];
+        sums.value[latent] = value / codes.gradient_scale;
+        sums.gradient[latent] = gradient;
+        sums.value_gradient[latent] = both / codes.gradient_scale;
+    }
 }
 
 }  // namespace strata::device

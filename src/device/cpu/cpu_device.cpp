@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "device/cpu/product.h"
 
 namespace strata::device {
 
@@ -20,18 +21,20 @@ std::string CpuDevice::name() const {
     return fmt::format("cpu, {} thread{}, {}", threads_, threads_ == 1 ? "" : "s", kernels_.target);
 }
 
+// Large blocks are mapped, not taken from the heap: their pages come zeroed and cost nothing until they are
+// written, so of the moments of the latents that other ranks update nothing is ever held.
 void* CpuDevice::allocate(std::size_t bytes) {
-    const std::size_t unit = bytes >= huge_page ? huge_page : 64;
-    const std::size_t rounded = (bytes + unit - 1) / unit * unit;
-    void* p = std::aligned_alloc(unit, rounded);
-    if (p == nullptr) fail("out of memory: {} bytes asked for", bytes);
-    if (unit == huge_page) madvise(p, rounded, MADV_HUGEPAGE);
-    std::memset(p, 0, rounded);
+    void* p = bytes >= huge_page ? map_zeroed(bytes) : std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (p == nullptr && bytes > 0) fail("out of memory: {} bytes asked for", bytes);
+    if (bytes < huge_page) std::memset(p, 0, bytes);
     return p;
 }
 
-void CpuDevice::release(void* p) {
-    std::free(p);
+void CpuDevice::release(void* p, std::size_t bytes) {
+    if (bytes >= huge_page)
+        munmap(p, bytes);
+    else
+        std::free(p);
 }
 
 void CpuDevice::upload(std::span<const std::byte> from, void* to) {
@@ -57,7 +60,8 @@ void CpuDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, s
     candidates_.latent.reset(estimate * 2);
     candidates_.value.reset(estimate * 2);
     CodeTable& main = table(CodeSet::main);
-    main.residual.reset(rows, n);
+    main.residual.resize(std::max<std::size_t>(1, main.residual.size()));
+    for (Tiles& tiles : main.residual) tiles.reset(rows, n);
     main.latent_begin.reserve(static_cast<std::size_t>(width) + 1);
     for (auto* a : {&main.pairs.value, &main.gradient, &main.value_of, &main.gradient_of}) a->reset(estimate);
     main.pairs.latent.reset(estimate);
@@ -65,17 +69,37 @@ void CpuDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, s
     counts_.reserve(static_cast<std::size_t>(threads_) * static_cast<std::size_t>(width));
 }
 
-void CpuDevice::center(std::span<const float> x, std::int64_t rows, const Tensors& sae) {
-    STRATA_ASSERT(sae.n == n_ && static_cast<std::int64_t>(x.size()) == rows * n_ &&
-                  static_cast<std::size_t>(rows) <= centered_norm_.size());
-    rows_ = rows;
+void CpuDevice::center(const Rows& rows, const Tensors& sae) {
+    STRATA_ASSERT(sae.n == n_ && static_cast<std::int64_t>(rows.x.size()) == rows.count * n_ &&
+                  static_cast<std::size_t>(rows.count) <= centered_norm_.size() &&
+                  (rows.target.empty() || rows.target.size() == rows.x.size()));
+    batch_ = rows;
+    rows_ = rows.count;
+    mask_ = {};
+    dense_ = false;
+    if (sae.transcoder && target_.size() < centered_.size()) target_.reset(centered_.size());
+    if (!sae.transcoder) target_.reset(0);
+    const std::vector<float> zero(sae.transcoder ? static_cast<std::size_t>(n_) : 0, 0.0F);
+    const float* bias = sae.transcoder ? zero.data() : sae.b_dec.data();
 #pragma omp parallel for num_threads(threads_) schedule(static)
-    for (std::int64_t b = 0; b < rows; ++b) {
-        float* xc = centered_row(b);
+    for (std::int64_t b = 0; b < rows_; ++b) {
         centered_norm_[static_cast<std::size_t>(b)] =
-            std::sqrt(kernels_.subtract(x.data() + b * n_, sae.b_dec.data(), n_, xc));
-        centered_tiles_.store(b, xc);
+            std::sqrt(kernels_.subtract(rows.x.data() + b * n_, bias, n_, xc(b)));
+        centered_tiles_.store(b, xc(b));
+        if (sae.transcoder) kernels_.subtract(output_row(b), sae.b_dec.data(), n_, target_.data() + b * n_);
     }
+    if (!sae.skip) return;
+    // Blocks of fixed size, each one product of one thread, so that no sum depends on the number of threads.
+    constexpr std::int64_t block = 64;
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::int64_t first = 0; first < rows_; first += block) {
+        const std::int64_t count = std::min(block, rows_ - first);
+        multiply('N', 'N', count, n_, n_, -1, xc(first), sae.w_skip.data(), 1, target_.data() + first * n_);
+    }
+}
+
+void CpuDevice::mask(const Mask& mask) {
+    mask_ = mask;
 }
 
 void Tiles::reset(std::int64_t rows_, std::int64_t n_) {
@@ -97,8 +121,8 @@ void Tiles::load(std::int64_t row, float* values) const {
 }
 
 std::size_t CpuDevice::workspace_bytes() const {
-    std::size_t bytes =
-        (centered_.size() + centered_tiles_.data.size()) * sizeof(float) + partial_.size() * sizeof(double);
+    std::size_t bytes = (centered_.size() + target_.size() + centered_tiles_.data.size()) * sizeof(float) +
+                        partial_.size() * sizeof(double);
     const auto pairs = [](const PairsByRow& p) {
         return p.begin.capacity() * sizeof(std::uint32_t) + p.latent.size() * sizeof(std::uint32_t) +
                p.value.size() * sizeof(float);
@@ -107,8 +131,9 @@ std::size_t CpuDevice::workspace_bytes() const {
     for (const CodeTable& c : codes_)
         bytes += pairs(c.pairs) + c.latent_begin.capacity() * sizeof(std::uint32_t) +
                  c.row_of.size() * sizeof(std::uint32_t) +
-                 (c.gradient.size() + c.value_of.size() + c.gradient_of.size() + c.residual.data.size()) *
-                     sizeof(float);
+                 (c.gradient.size() + c.value_of.size() + c.gradient_of.size()) * sizeof(float);
+    for (const CodeTable& c : codes_)
+        for (const Tiles& tiles : c.residual) bytes += tiles.data.size() * sizeof(float);
     for (const RowBlock& b : blocks_)
         bytes += (b.row.capacity() + b.latent.capacity() + b.value.capacity()) * sizeof(float);
     for (const Scratch& s : scratch_)

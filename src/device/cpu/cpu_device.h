@@ -41,12 +41,14 @@ struct Tiles {
 struct CodeTable {
     PairsByRow pairs;
     Array<float> gradient;                    // dL/df, in the order of pairs
-    float gradient_scale = 0;                 // dL/df = gradient_scale * residual . d
+    float gradient_scale = 0;                 // dL/df = gradient_scale * R . d
     std::vector<std::uint32_t> latent_begin;  // [M + 1]
     Array<std::uint32_t> row_of;              // by latent; the rows of a latent ascend
     Array<float> value_of;                    // gradient_scale * f
     Array<float> gradient_of;
-    Tiles residual;  // [B, n]
+    // R^(g) by group, [B, n] each: the sum of the residuals of all prefixes that hold the group; the last is
+    // x_hat - y.
+    std::vector<Tiles> residual;
 };
 
 // What one block of rows leaves behind while it is screened; kept from step to step.
@@ -61,14 +63,28 @@ struct RowBlock {
 struct Scratch {
     Array<float> product;               // a block of the product
     Array<float> weights;               // gathered W_enc rows of a subset
+    Array<float> dense;                 // a tile of dense()
     std::vector<float> row;             // [n]
     std::vector<float> bias;            // of a subset
     std::vector<std::uint32_t> order;   // sorting
     std::vector<std::uint32_t> latent;  // [rows, capacity] lists of screen_row_top
     std::vector<float> value;
     std::vector<std::int64_t> used;
-    std::vector<float> limit;
+    std::vector<float> limit, open_limit;
     std::vector<float> selected;
+};
+
+// Of dense(), for a block of rows.
+struct DenseScratch {
+    Array<float> z, code, gate;          // [rows, M]
+    std::vector<Array<float>> residual;  // by group, [rows, n]
+    Array<float> gate_residual;          // [rows, n]
+    std::vector<double> encoder_sums;    // [M] of dL/dz
+};
+
+// Latents [first, last), all of one prefix group.
+struct LatentTile {
+    std::int64_t first, last, group;
 };
 
 // How far a pre-activation from the block product may be from the one that counts.
@@ -83,68 +99,116 @@ class CpuDevice final : public Device {
 
     std::string name() const override;
     void* allocate(std::size_t bytes) override;
-    void release(void* p) override;
+    void release(void* p, std::size_t bytes) override;
     void upload(std::span<const std::byte> from, void* to) override;
     void download(const void* from, std::span<std::byte> to) override;
     std::span<const std::byte> view(const void* from, std::size_t size,
                                     std::vector<std::byte>& copy) override;
     void prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) override;
-    void center(std::span<const float> x, std::int64_t rows, const Tensors& sae) override;
-    bool screen_above(const Tensors& sae, float at_least, std::int64_t limit) override;
+    void center(const Rows& rows, const Tensors& sae) override;
+    void mask(const Mask& mask) override;
+    bool screen_above(const Tensors& sae, std::span<const float> at_least, std::int64_t limit) override;
     void screen_row_top(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset) override;
     void cap_rows(std::int64_t cap) override;
     void pre_activation_histogram(const Tensors& sae, std::int64_t rows,
                                   std::span<std::uint64_t> counts) override;
-    void histogram(std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) override;
+    void histogram(bool masked, std::uint32_t prefix, int shift, int digits,
+                   std::span<std::uint64_t> counts) override;
     void candidate_values(std::vector<float>& values) override;
-    void keep(CodeSet set, float threshold, std::uint64_t ties) override;
-    void keep_above(CodeSet set, std::span<const float> thresholds) override;
+    void keep(CodeSet set, float threshold, std::uint64_t ties, bool masked) override;
+    void keep_row_top(CodeSet set, std::int64_t k, bool masked) override;
+    void keep_gate(const Gate& gate, const Tensors& sae, bool masked) override;
+    void keep_unmasked(CodeSet from, CodeSet set) override;
     DecodeSums decode(CodeSet set, const Tensors& sae, float gradient_scale) override;
-    Moments column_sums(const Tensors& sae, std::span<double> residual, std::span<double> x) override;
+    void backprop(CodeSet set, const Tensors& sae) override;
+    void observe(const Tensors& sae) override;
+    Moments column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) override;
+    void residual_norms(std::vector<float>& norms) override;
+    void centered_row(std::int64_t b, std::span<float> row) override;
     void read_codes(std::vector<std::uint32_t>& begin, std::vector<std::uint32_t>& latent,
                     std::vector<float>& value) override;
-    void fired(std::span<std::uint32_t> bits) override;
+    void fired(CodeSet set, std::span<std::uint32_t> bits) override;
     void count_codes(std::span<std::uint64_t> counts) override;
-    double accumulate(std::span<const CodeSet> sets, const Tensors& sae, Tensors& gradient,
+    void latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) override;
+    double accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
+                      Tensors& gradient, std::span<LatentSums> sums,
                       const std::function<void(std::int64_t, std::int64_t)>& done) override;
-    double square_norm(const Tensors& t) override;
-    void update(Tensors& sae, const Tensors& gradient, Tensors& first, Tensors& second,
-                const AdamStep& step) override;
+    DenseReport dense(const Gate& gate, const Tensors& sae, float gradient_scale,
+                      std::span<const float> shrink, Tensors& gradient) override;
+    double sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) override;
+    double square_norm(std::span<const float> values) override;
+    void decoder_norms(const Tensors& sae, std::span<float> norms) override;
+    void update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
+                const AdamStep& step, std::int64_t first, std::int64_t last) override;
     std::size_t workspace_bytes() const override;
 
   private:
     std::int64_t block_rows(std::int64_t bytes_per_row) const;
-    Rounding rounding_of(const Tensors& sae) const;
-    void screen_block(const Tensors& sae, std::int64_t block, std::int64_t first, std::int64_t count,
-                      float at_least, const Rounding& rounding);
+    Rounding rounding_of(const Tensors& sae, std::span<const float> at_least) const;
+    void screen_block(const Tensors& sae, const float* bias, std::int64_t block, std::int64_t first,
+                      std::int64_t count, std::span<const float> at_least, const Rounding& rounding);
     void top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset,
                    std::int64_t block, std::int64_t first, std::int64_t count, const Rounding& rounding);
     void collect_candidates(std::int64_t rows_per_block);
-    float* centered_row(std::int64_t b) { return centered_.data() + b * n_; }
-    CodeTable& table(CodeSet set) { return codes_[set == CodeSet::main ? 0 : 1]; }
-    const CodeTable& table(CodeSet set) const { return codes_[set == CodeSet::main ? 0 : 1]; }
-    template <typename Passes>
-    void keep_if(CodeSet set, const Passes& passes);
+    float* xc(std::int64_t b) { return centered_.data() + b * n_; }
+    // y - b_dec [- x W_skip] of a row.
+    const float* target_row(std::int64_t b) const {
+        return (target_.size() > 0 ? target_.data() : centered_.data()) + b * n_;
+    }
+    // y of a row, in host memory.
+    const float* output_row(std::int64_t b) const {
+        return (batch_.target.empty() ? batch_.x.data() : batch_.target.data()) + b * n_;
+    }
+    CodeTable& table(CodeSet set) { return codes_[static_cast<std::size_t>(set)]; }
+    const CodeTable& table(CodeSet set) const { return codes_[static_cast<std::size_t>(set)]; }
+    bool masked(std::size_t row, std::uint32_t latent) const {
+        return !mask_.empty() && mask_.draw[row] < mask_.probability[latent];
+    }
+    template <typename Passes, typename Value>
+    void keep_if(CodeSet set, const PairsByRow& from, const Passes& passes, const Value& value);
+    template <typename Wanted, typename Pair>
+    void for_each_dot(const PairsByRow& pairs, const Tensors& sae, const Wanted& wanted, const Pair& pair);
     void transpose(CodeTable& codes, std::int64_t width);
+    void sum_by_latent(const CodeTable& codes, LatentSums& sums, std::int64_t width);
     void add_columns(const Tiles& rows, std::span<double> sums);
-    double accumulate_group(std::span<const CodeSet> sets, const Tensors& sae, Tensors& gradient,
+    double accumulate_group(std::span<const SetUse> sets, const Tensors& sae, Tensors& gradient,
                             std::int64_t group, std::int64_t tile);
+    void dense_encode(const Gate& gate, const Tensors& sae, std::span<const LatentTile> tiles,
+                      std::int64_t first, std::int64_t count);
+    void dense_decode(const Gate& gate, const Tensors& sae, std::int64_t first, std::int64_t count);
+    void dense_backprop(const Gate& gate, const Tensors& sae, std::span<const LatentTile> tiles,
+                        std::int64_t first, std::int64_t count, float gradient_scale, Tensors& gradient);
+    void dense_observe(const Gate& gate, const Tensors& sae, const LatentTile& tile, std::int64_t row,
+                       const float* z, const float* dot, float gradient_scale, float held);
+    void finish_outputs(const Tensors& sae, std::span<const double> residual, float gradient_scale,
+                        Tensors& gradient);
+    void add_skip_gradient(const float* residual, std::int64_t count, std::int64_t first, float scale,
+                           float keep, Tensors& gradient);
 
     int threads_;
     Kernels kernels_;
-    std::int64_t rows_ = 0, n_ = 0;     // of the present batch
+    std::int64_t rows_ = 0, n_ = 0;  // of the present batch
+    Rows batch_;                     // the same, in host memory
+    Mask mask_;
     Array<float> centered_;             // [B, n] xc
-    Tiles centered_tiles_;              // the same
+    Array<float> target_;               // [B, n] of transcoders; empty: that is xc
+    Tiles centered_tiles_;              // xc
     std::vector<float> centered_norm_;  // [B] |xc|
     PairsByRow candidates_;
+    std::vector<float> shifted_bias_;  // [M] b_enc - at_least, of a screen with a limit for each latent
     std::vector<RowBlock> blocks_;
     std::vector<Scratch> scratch_;  // by thread
-    CodeTable codes_[2];
+    CodeTable codes_[code_sets];
+    std::vector<char> taken_;            // [candidates] of keep_row_top()
     std::vector<std::uint32_t> counts_;  // transposition: [threads, M]
-    std::vector<DecodeSums> row_sums_;   // [B]
-    Array<double> partial_;              // [groups, n] sums by group of rows or latents
+    std::vector<DecodeSums> row_sums_;   // [B] of the main codes
+    std::vector<DecodeSums> other_row_sums_;
+    Array<double> partial_;  // [groups, n] sums by group of rows or latents
     std::vector<double> part_norms_;
-    std::vector<float> along_;  // [M] component of the decoder's gradient along d_j
+    std::vector<float> along_;  // [M] multiple of d_j taken from the decoder's gradient
+    DenseScratch dense_scratch_;
+    bool dense_ = false;  // the present batch went through dense()
+    DenseReport dense_report_;
 };
 
 }  // namespace strata::device

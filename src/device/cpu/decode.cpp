@@ -19,48 +19,156 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
     CodeTable& codes = table(set);
     const PairsByRow& pairs = codes.pairs;
     codes.gradient_scale = gradient_scale;
-    if (codes.residual.rows != centered_tiles_.rows || codes.residual.n != n_)
-        codes.residual.reset(centered_tiles_.rows, n_);
+    // Only main codes have prefixes, and the gate's residual is for its gradient alone.
+    const std::int64_t groups = set == CodeSet::main ? sae.groups() : 1;
+    const auto stored = static_cast<std::size_t>(set == CodeSet::gate ? 0 : groups);
+    if (codes.residual.size() < stored) codes.residual.resize(stored);
+    for (std::size_t g = 0; g < stored; ++g)
+        if (codes.residual[g].rows != centered_tiles_.rows || codes.residual[g].n != n_)
+            codes.residual[g].reset(centered_tiles_.rows, n_);
     codes.gradient.grow(static_cast<std::size_t>(pairs.size()));
-    const float* b_dec = sae.b_dec.data();
+    std::vector<DecodeSums>& row_sums = set == CodeSet::main ? row_sums_ : other_row_sums_;
+    row_sums.resize(row_sums_.size());
+    const std::vector<float> no_bias(sae.transcoder ? static_cast<std::size_t>(n_) : 0, 0.0F);
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t b = 0; b < rows_; ++b) {
         const auto i = static_cast<std::size_t>(b);
         const std::uint32_t begin = pairs.begin[i];
         const std::uint32_t count = pairs.begin[i + 1] - begin;
         const std::uint32_t* latent = pairs.latent.data() + begin;
-        const float* xc = centered_row(b);
         std::vector<float>& scratch = scratch_[static_cast<std::size_t>(omp_get_thread_num())].row;
-        scratch.resize(static_cast<std::size_t>(n_));
-        float* residual = scratch.data();
-        if (set == CodeSet::main) {
-            for (std::int64_t c = 0; c < n_; ++c) residual[c] = -xc[c];
-        } else {
-            table(CodeSet::main).residual.load(b, residual);
-        }
-        kernels_.add_rows(sae.w_dec.data(), latent, pairs.value.data() + begin, count, n_, residual);
-        codes.residual.store(b, residual);
-        if (gradient_scale != 0) {
-            float* gradient = codes.gradient.data() + begin;
-            kernels_.dots(residual, sae.w_dec.data(), latent, count, n_, gradient);
-            for (std::uint32_t e = 0; e < count; ++e) gradient[e] *= gradient_scale;
-        }
-        DecodeSums& sums = row_sums_[i];
+        scratch.resize(static_cast<std::size_t>(groups * n_));
+        DecodeSums& sums = row_sums[i];
         sums = {};
-        sums.squared_error = kernels_.dot(residual, residual, n_);
+
+        // residual^(g), group by group: each goes on from the one before it.
+        std::uint32_t at = 0;
+        for (std::int64_t g = 0; g < groups; ++g) {
+            float* residual = scratch.data() + g * n_;
+            if (g > 0) {
+                std::copy_n(residual - n_, n_, residual);
+            } else if (set == CodeSet::auxiliary) {
+                table(CodeSet::main).residual[static_cast<std::size_t>(sae.groups() - 1)].load(b, residual);
+            } else {
+                const float* target = target_row(b);
+                for (std::int64_t c = 0; c < n_; ++c) residual[c] = -target[c];
+            }
+            const std::uint32_t first = at;
+            if (g + 1 == groups)
+                at = count;
+            else
+                while (at < count && latent[at] < static_cast<std::uint64_t>(sae.group_end(g))) ++at;
+            kernels_.add_rows(sae.w_dec.data(), latent + first, pairs.value.data() + begin + first,
+                              at - first, n_, residual);
+            sums.squared_error = kernels_.dot(residual, residual, n_);
+            sums.prefix_error += sums.squared_error;
+        }
         sums.active = count;
         for (std::uint32_t e = 0; e < count; ++e) sums.l1 += pairs.value[begin + e];
-        sums.cosine = kernels_.cosine(xc, b_dec, residual, n_);
+        const float* residual = scratch.data() + (groups - 1) * n_;
+        sums.cosine = sae.transcoder ? kernels_.cosine(output_row(b), no_bias.data(), residual, n_)
+                                     : kernels_.cosine(xc(b), sae.b_dec.data(), residual, n_);
+
+        // R^(g), from the last group back, and dL/df of the group's codes.
+        for (std::int64_t g = groups; g-- > 0;) {
+            float* sum = scratch.data() + g * n_;
+            if (g + 1 < groups) kernels_.add(sum + n_, 1, n_, sum);
+            if (stored > 0) codes.residual[static_cast<std::size_t>(g)].store(b, sum);
+            if (gradient_scale == 0) continue;
+            std::uint32_t first = at;
+            if (g == 0)
+                first = 0;
+            else
+                while (first > 0 && latent[first - 1] >= static_cast<std::uint64_t>(sae.group_end(g - 1)))
+                    --first;
+            float* gradient = codes.gradient.data() + begin + first;
+            kernels_.dots(sum, sae.w_dec.data(), latent + first, at - first, n_, gradient);
+            for (std::uint32_t e = 0; e < at - first; ++e) gradient[e] *= gradient_scale;
+            at = first;
+        }
     }
     DecodeSums total;
     for (std::int64_t b = 0; b < rows_; ++b) {
-        const DecodeSums& s = row_sums_[static_cast<std::size_t>(b)];
+        const DecodeSums& s = row_sums[static_cast<std::size_t>(b)];
         total.squared_error += s.squared_error;
+        total.prefix_error += s.prefix_error;
         total.l1 += s.l1;
         total.cosine += s.cosine;
         total.active += s.active;
     }
     return total;
+}
+
+// Calls pair(row, entry, R . d) for the entries of `pairs` that `wanted(row, entry)`.
+template <typename Wanted, typename Pair>
+void CpuDevice::for_each_dot(const PairsByRow& pairs, const Tensors& sae, const Wanted& wanted,
+                             const Pair& pair) {
+    const CodeTable& main = table(CodeSet::main);
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::int64_t b = 0; b < rows_; ++b) {
+        const auto r = static_cast<std::size_t>(b);
+        Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
+        std::uint32_t e = pairs.begin[r];
+        for (std::int64_t g = 0; g < sae.groups() && e < pairs.begin[r + 1]; ++g) {
+            mine.order.clear();
+            mine.selected.clear();
+            const std::uint32_t first = e;
+            for (; e < pairs.begin[r + 1] && pairs.latent[e] < static_cast<std::uint64_t>(sae.group_end(g));
+                 ++e)
+                if (wanted(r, e)) mine.order.push_back(pairs.latent[e]);
+            if (mine.order.empty()) continue;
+            mine.row.resize(static_cast<std::size_t>(n_));
+            main.residual[static_cast<std::size_t>(g)].load(b, mine.row.data());
+            mine.selected.resize(mine.order.size());
+            kernels_.dots(mine.row.data(), sae.w_dec.data(), mine.order.data(), std::ssize(mine.order), n_,
+                          mine.selected.data());
+            std::size_t at = 0;
+            for (std::uint32_t i = first; i < e; ++i)
+                if (wanted(r, i)) pair(r, i, mine.selected[at++]);
+        }
+    }
+}
+
+void CpuDevice::backprop(CodeSet set, const Tensors& sae) {
+    CodeTable& codes = table(set);
+    codes.gradient.grow(static_cast<std::size_t>(codes.pairs.size()));
+    const float scale = table(CodeSet::main).gradient_scale;
+    for_each_dot(
+        codes.pairs, sae, [](std::size_t, std::uint32_t) { return true; },
+        [&](std::size_t, std::uint32_t e, float dot) { codes.gradient[e] = scale * dot; });
+}
+
+void CpuDevice::observe(const Tensors& sae) {
+    CodeTable& observed = table(CodeSet::observed);
+    const CodeTable& main = table(CodeSet::main);
+    const PairsByRow& pairs = observed.pairs;
+    observed.gradient.grow(static_cast<std::size_t>(pairs.size()));
+    // Prefixes that hold a latent.
+    const auto held = [&](std::uint32_t j) {
+        std::int64_t count = 1;
+        for (std::int64_t g = 0; g + 1 < sae.groups(); ++g)
+            count += j < static_cast<std::uint64_t>(sae.group_end(g));
+        return static_cast<float>(count);
+    };
+    const auto square = [&](std::uint32_t e) {
+        return held(pairs.latent[e]) * pairs.value[e] * pairs.value[e];
+    };
+    // Codes that are not masked are main codes, whose gradient is known.
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::int64_t b = 0; b < rows_; ++b) {
+        const auto r = static_cast<std::size_t>(b);
+        std::uint32_t m = main.pairs.begin[r];
+        for (std::uint32_t e = pairs.begin[r]; e < pairs.begin[r + 1]; ++e) {
+            if (masked(r, pairs.latent[e])) continue;
+            while (main.pairs.latent[m] < pairs.latent[e]) ++m;
+            observed.gradient[e] = -2 * pairs.value[e] * main.gradient[m] / main.gradient_scale + square(e);
+        }
+    }
+    for_each_dot(
+        pairs, sae, [&](std::size_t r, std::uint32_t e) { return masked(r, pairs.latent[e]); },
+        [&](std::size_t, std::uint32_t e, float dot) {
+            observed.gradient[e] = -2 * pairs.value[e] * dot - square(e);
+        });
 }
 
 // Adds the columns of `rows` [B, n] to sums [n]: groups of rows, added in order.
@@ -81,33 +189,50 @@ void CpuDevice::add_columns(const Tiles& rows, std::span<double> sums) {
             sums[static_cast<std::size_t>(c)] += partial_[static_cast<std::size_t>(g * padded + c)];
 }
 
-Device::Moments CpuDevice::column_sums(const Tensors& sae, std::span<double> residual, std::span<double> x) {
+Device::Moments CpuDevice::column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) {
     Moments moments;
     if (!residual.empty()) {
         std::ranges::fill(residual, 0);
-        add_columns(table(CodeSet::main).residual, residual);
+        add_columns(table(CodeSet::main).residual[static_cast<std::size_t>(sae.groups() - 1)], residual);
         for (std::int64_t b = 0; b < rows_; ++b)
             moments.residual_square += row_sums_[static_cast<std::size_t>(b)].squared_error;
     }
-    if (!x.empty()) {
-        std::ranges::fill(x, 0);
-        add_columns(centered_tiles_, x);
-        double bias_square = 0;
-        double cross = 0;
-        for (std::int64_t c = 0; c < n_; ++c) {
-            const double bias = sae.b_dec.data()[c];
-            double& sum = x[static_cast<std::size_t>(c)];
-            bias_square += bias * bias;
-            cross += bias * sum;
-            sum += static_cast<double>(rows_) * bias;
-        }
+    if (y.empty()) return moments;
+    std::ranges::fill(y, 0);
+    if (sae.transcoder) {
         for (std::int64_t b = 0; b < rows_; ++b) {
-            const double norm = centered_norm_[static_cast<std::size_t>(b)];
-            moments.x_square += norm * norm;
+            const float* row = output_row(b);
+            for (std::int64_t c = 0; c < n_; ++c) y[static_cast<std::size_t>(c)] += row[c];
+            moments.y_square += kernels_.dot(row, row, n_);
         }
-        moments.x_square += 2 * cross + static_cast<double>(rows_) * bias_square;
+        return moments;
     }
+    add_columns(centered_tiles_, y);
+    double bias_square = 0;
+    double cross = 0;
+    for (std::int64_t c = 0; c < n_; ++c) {
+        const double bias = sae.b_dec.data()[c];
+        double& sum = y[static_cast<std::size_t>(c)];
+        bias_square += bias * bias;
+        cross += bias * sum;
+        sum += static_cast<double>(rows_) * bias;
+    }
+    for (std::int64_t b = 0; b < rows_; ++b) {
+        const double norm = centered_norm_[static_cast<std::size_t>(b)];
+        moments.y_square += norm * norm;
+    }
+    moments.y_square += 2 * cross + static_cast<double>(rows_) * bias_square;
     return moments;
+}
+
+void CpuDevice::residual_norms(std::vector<float>& norms) {
+    norms.resize(static_cast<std::size_t>(rows_));
+    for (std::size_t b = 0; b < norms.size(); ++b)
+        norms[b] = static_cast<float>(std::sqrt(row_sums_[b].squared_error));
+}
+
+void CpuDevice::centered_row(std::int64_t b, std::span<float> row) {
+    std::copy_n(xc(b), n_, row.begin());
 }
 
 }  // namespace strata::device

@@ -6,7 +6,6 @@
 // the bias rounds each once more, by u |z|. rounding_of() rounds up.
 
 #include <omp.h>
-#include <dnnl.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -16,20 +15,13 @@
 
 #include "base/error.h"
 #include "device/cpu/cpu_device.h"
+#include "device/cpu/product.h"
 
 namespace strata::device {
 namespace {
 
 constexpr std::int64_t block_columns = 384;
 constexpr std::int64_t most_block_rows = 512;  // x 384 columns x 4 bytes = 768 KiB, within a core's L2
-
-// out[rows, columns] = x[rows, n] . w[columns, n]^T
-void multiply_block(const float* x, std::int64_t rows, const float* w, std::int64_t columns, std::int64_t n,
-                    float* out) {
-    const dnnl_status_t status = dnnl_sgemm('N', 'T', rows, columns, n, 1.0F, x, n, w, n, 0.0F, out, columns);
-    if (status != dnnl_success)
-        fail("dnnl_sgemm of {} x {} x {} failed with status {}", rows, columns, n, int(status));
-}
 
 template <typename T>
 void ensure(std::vector<T>& v, std::int64_t size) {
@@ -48,29 +40,38 @@ std::int64_t CpuDevice::block_rows(std::int64_t bytes_per_row) const {
     return std::clamp<std::int64_t>(share, 32, std::min(most_block_rows, std::max<std::int64_t>(32, cached)));
 }
 
-Rounding CpuDevice::rounding_of(const Tensors& sae) const {
+Rounding CpuDevice::rounding_of(const Tensors& sae, std::span<const float> at_least) const {
     float square = 0;
     float bias = 0;
 #pragma omp parallel for num_threads(threads_) schedule(static) reduction(max : square, bias)
     for (std::int64_t j = 0; j < sae.width; ++j) {
         const float* w = sae.w_enc.data() + j * n_;
         square = std::max(square, kernels_.dot(w, w, n_));
-        bias = std::max(bias, std::abs(sae.b_enc.data()[j]));
+        const float limit = at_least.size() > 1 ? at_least[static_cast<std::size_t>(j)] : 0.0F;
+        bias = std::max(bias, std::abs(sae.b_enc.data()[j]) + (std::isfinite(limit) ? limit : 0.0F));
     }
     return {(2.5F * static_cast<float>(n_) + 12.0F) * 0x1p-24F * std::sqrt(square), 4 * 0x1p-24F * bias};
 }
 
-bool CpuDevice::screen_above(const Tensors& sae, float at_least, std::int64_t limit) {
+bool CpuDevice::screen_above(const Tensors& sae, std::span<const float> at_least, std::int64_t limit) {
+    STRATA_ASSERT(at_least.size() == 1 || std::ssize(at_least) == sae.width);
     const std::int64_t per_block = block_rows(0);
     const std::int64_t count = (rows_ + per_block - 1) / per_block;
     if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
-    const Rounding rounding = rounding_of(sae);
+    const Rounding rounding = rounding_of(sae, at_least);
+    // With a limit for each latent the scan looks for z - at_least_j >= 0.
+    const float* bias = sae.b_enc.data();
+    if (at_least.size() > 1) {
+        shifted_bias_.resize(at_least.size());
+        for (std::size_t j = 0; j < at_least.size(); ++j) shifted_bias_[j] = bias[j] - at_least[j];
+        bias = shifted_bias_.data();
+    }
     std::atomic<std::int64_t> total = 0;
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
     for (std::int64_t block = 0; block < count; ++block) {
         if (limit > 0 && total > limit) continue;
         const std::int64_t first = block * per_block;
-        screen_block(sae, block, first, std::min(per_block, rows_ - first), at_least, rounding);
+        screen_block(sae, bias, block, first, std::min(per_block, rows_ - first), at_least, rounding);
         total += blocks_[static_cast<std::size_t>(block)].found;
     }
     if (limit > 0 && total > limit) return false;
@@ -78,41 +79,43 @@ bool CpuDevice::screen_above(const Tensors& sae, float at_least, std::int64_t li
     return true;
 }
 
-void CpuDevice::screen_block(const Tensors& sae, std::int64_t block, std::int64_t first, std::int64_t count,
-                             float at_least, const Rounding& rounding) {
+void CpuDevice::screen_block(const Tensors& sae, const float* bias, std::int64_t block, std::int64_t first,
+                             std::int64_t count, std::span<const float> at_least, const Rounding& rounding) {
     Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
     if (mine.product.size() == 0) mine.product.reset(most_block_rows * block_columns);
     RowBlock& out = blocks_[static_cast<std::size_t>(block)];
     out.count.assign(static_cast<std::size_t>(count) + 1, 0);
+    const bool by_latent = at_least.size() > 1;
 
     std::int64_t kept = 0;
     for (std::int64_t column = 0; column < sae.width; column += block_columns) {
         const std::int64_t columns = std::min(block_columns, sae.width - column);
-        multiply_block(centered_row(first), count, sae.w_enc.data() + column * n_, columns, n_,
-                       mine.product.data());
+        multiply('N', 'T', count, columns, n_, 1, xc(first), sae.w_enc.data() + column * n_, 0,
+                 mine.product.data());
         std::int64_t found = kept;
         for (std::int64_t r = 0; r < count; ++r) {
             ensure(out.latent, found + columns);
             ensure(out.value, found + columns);
             const float slack = rounding.slack(centered_norm_[static_cast<std::size_t>(first + r)]);
             const float floor = std::nextafter(-slack, 1.0F);  // z = 0 exactly is no candidate
-            const std::int64_t hits =
-                kernels_.scan(mine.product.data() + r * columns, sae.b_enc.data() + column, columns,
-                              std::max(at_least - slack, floor), static_cast<std::uint32_t>(column),
-                              out.latent.data() + found, out.value.data() + found);
+            const std::int64_t hits = kernels_.scan(
+                mine.product.data() + r * columns, bias + column, columns,
+                by_latent ? -slack : std::max(at_least.front() - slack, floor),
+                static_cast<std::uint32_t>(column), out.latent.data() + found, out.value.data() + found);
             ensure(out.row, found + hits);
             std::fill_n(out.row.begin() + found, hits, static_cast<std::uint32_t>(r));
             found += hits;
         }
         // The value that counts, while the block's rows and columns are in cache.
-        kernels_.pair_dots(centered_row(first), out.row.data() + kept, sae.w_enc.data(),
-                           out.latent.data() + kept, found - kept, n_, out.value.data() + kept);
+        kernels_.pair_dots(xc(first), out.row.data() + kept, sae.w_enc.data(), out.latent.data() + kept,
+                           found - kept, n_, out.value.data() + kept);
         for (auto e = static_cast<std::size_t>(kept); e < static_cast<std::size_t>(found); ++e) {
-            const float z = out.value[e] + sae.b_enc.data()[out.latent[e]];
-            if (!(z >= at_least && z > 0)) continue;
+            const std::uint32_t j = out.latent[e];
+            const float z = out.value[e] + sae.b_enc.data()[j];
+            if (!(z >= (by_latent ? at_least[j] : at_least.front()) && z > 0)) continue;
             const auto to = static_cast<std::size_t>(kept++);
             out.row[to] = out.row[e];
-            out.latent[to] = out.latent[e];
+            out.latent[to] = j;
             out.value[to] = z;
             ++out.count[out.row[to] + 1];
         }
@@ -138,7 +141,7 @@ void CpuDevice::screen_row_top(const Tensors& sae, std::int64_t k, std::span<con
     const std::int64_t per_block = block_rows((4 * k + block_columns) * 8);
     const std::int64_t count = (rows_ + per_block - 1) / per_block;
     if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
-    const Rounding rounding = rounding_of(sae);
+    const Rounding rounding = rounding_of(sae, {});
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
     for (std::int64_t block = 0; block < count; ++block) {
         const std::int64_t first = block * per_block;
@@ -149,22 +152,41 @@ void CpuDevice::screen_row_top(const Tensors& sae, std::int64_t k, std::span<con
 
 namespace {
 
-// The candidates of one row while its columns go by: those that may still be among the k largest.
+// The candidates of one row while its columns go by: those that may still be among the k largest, or among
+// the k largest of those that are not masked, whose limit is the lower one.
 struct RowList {
     std::uint32_t* latent;
     float* value;
     std::int64_t& used;
-    float& limit;
+    float& limit;       // of all
+    float& open_limit;  // of those not masked; the same without a mask
 };
 
-// Drops what is certainly not among the k largest: each value is within `slack` of the one that counts.
-void drop_certain(RowList list, std::int64_t k, float slack, std::vector<float>& selected) {
+// The `k`-th largest of `values`, which it reorders; -infinity if there are fewer.
+float largest(std::vector<float>& values, std::int64_t k) {
+    if (std::ssize(values) < k) return -std::numeric_limits<float>::infinity();
+    std::nth_element(values.begin(), values.begin() + (k - 1), values.end(), std::greater<>());
+    return values[static_cast<std::size_t>(k - 1)];
+}
+
+// Drops what is certainly in neither: each value is within `slack` of the one that counts.
+template <typename Masked>
+void drop_certain(RowList list, std::int64_t k, float slack, const Masked& masked, bool with_mask,
+                  std::vector<float>& selected) {
     selected.assign(list.value, list.value + list.used);
-    std::nth_element(selected.begin(), selected.begin() + (k - 1), selected.end(), std::greater<>());
-    list.limit = std::max(list.limit, selected[static_cast<std::size_t>(k - 1)] - 2 * slack);
+    list.limit = std::max(list.limit, largest(selected, k) - 2 * slack);
+    if (with_mask) {
+        selected.clear();
+        for (std::int64_t e = 0; e < list.used; ++e)
+            if (!masked(list.latent[e])) selected.push_back(list.value[e]);
+        list.open_limit = std::max(list.open_limit, largest(selected, k) - 2 * slack);
+    } else {
+        list.open_limit = list.limit;
+    }
     std::int64_t kept = 0;
     for (std::int64_t e = 0; e < list.used; ++e) {
-        if (list.value[e] < list.limit) continue;
+        if (list.value[e] < list.open_limit) continue;
+        if (with_mask && list.value[e] < list.limit && masked(list.latent[e])) continue;
         list.latent[kept] = list.latent[e];
         list.value[kept++] = list.value[e];
     }
@@ -183,6 +205,8 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
     ensure(mine.value, count * capacity);
     mine.used.assign(static_cast<std::size_t>(count), 0);
     mine.limit.resize(static_cast<std::size_t>(count));
+    mine.open_limit.resize(static_cast<std::size_t>(count));
+    const bool with_mask = !mask_.empty() && subset.empty();
 
     const auto slack_of = [&](std::int64_t r) {
         return rounding.slack(centered_norm_[static_cast<std::size_t>(first + r)]);
@@ -190,31 +214,52 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
     const auto list_of = [&](std::int64_t r) {
         const auto i = static_cast<std::size_t>(r);
         return RowList{mine.latent.data() + r * capacity, mine.value.data() + r * capacity, mine.used[i],
-                       mine.limit[i]};
+                       mine.limit[i], mine.open_limit[i]};
+    };
+    const auto masked_in = [&](std::int64_t r) {
+        return [this, row = static_cast<std::size_t>(first + r)](std::uint32_t j) { return masked(row, j); };
     };
     for (std::int64_t r = 0; r < count; ++r)
-        mine.limit[static_cast<std::size_t>(r)] = std::nextafter(-slack_of(r), 1.0F);
+        mine.limit[static_cast<std::size_t>(r)] = mine.open_limit[static_cast<std::size_t>(r)] =
+            std::nextafter(-slack_of(r), 1.0F);
 
-    // The k best by the value that counts, ties to the lower latent; the list then ascends by latent.
+    // The k best by the value that counts, ties to the lower latent, and the k best of those not masked; the
+    // list then ascends by latent.
     const auto settle = [&](std::int64_t r) {
         const RowList list = list_of(r);
         std::vector<float>& exact = mine.selected;
         exact.resize(static_cast<std::size_t>(list.used));
-        kernels_.dots(centered_row(first + r), sae.w_enc.data(), list.latent, list.used, n_, exact.data());
+        kernels_.dots(xc(first + r), sae.w_enc.data(), list.latent, list.used, n_, exact.data());
         std::vector<std::uint32_t>& order = mine.order;
         order.clear();
         for (std::int64_t e = 0; e < list.used; ++e) {
             list.value[e] = exact[static_cast<std::size_t>(e)] + sae.b_enc.data()[list.latent[e]];
             if (list.value[e] > 0) order.push_back(static_cast<std::uint32_t>(e));
         }
-        if (std::ssize(order) > k) {
-            std::nth_element(order.begin(), order.begin() + (k - 1), order.end(),
-                             [&](std::uint32_t a, std::uint32_t b) {
-                                 return list.value[a] != list.value[b] ? list.value[a] > list.value[b]
-                                                                       : list.latent[a] < list.latent[b];
-                             });
-            order.resize(static_cast<std::size_t>(k));
-            list.limit = std::max(list.limit, list.value[order.back()] - slack_of(r));
+        const auto better = [&](std::uint32_t a, std::uint32_t b) {
+            return list.value[a] != list.value[b] ? list.value[a] > list.value[b]
+                                                  : list.latent[a] < list.latent[b];
+        };
+        // Leaves the best in front; returns the end of them.
+        const auto best = [&](std::vector<std::uint32_t>::iterator begin, float& limit) {
+            if (order.end() - begin <= k) return order.end();
+            std::nth_element(begin, begin + (k - 1), order.end(), better);
+            limit = std::max(limit, list.value[begin[k - 1]] - slack_of(r));
+            return begin + k;
+        };
+        const auto end = best(order.begin(), list.limit);
+        if (with_mask) {
+            // Of the best k of all, those not masked count among the best k that are not masked.
+            const auto masked = masked_in(r);
+            const auto open =
+                std::partition(order.begin(), end, [&](std::uint32_t e) { return masked(list.latent[e]); });
+            const auto rest =
+                std::partition(end, order.end(), [&](std::uint32_t e) { return !masked(list.latent[e]); });
+            order.erase(rest, order.end());
+            order.erase(best(open, list.open_limit), order.end());
+        } else {
+            list.open_limit = list.limit;
+            order.erase(end, order.end());
         }
         std::ranges::sort(order, {}, [&](std::uint32_t e) { return list.latent[e]; });
         // `order` may point back and forth, so gather before storing.
@@ -245,25 +290,25 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
             weights = mine.weights.data();
             bias = mine.bias.data();
         }
-        multiply_block(centered_row(first), count, weights, columns, n_, mine.product.data());
+        multiply('N', 'T', count, columns, n_, 1, xc(first), weights, 0, mine.product.data());
         for (std::int64_t r = 0; r < count; ++r) {
             const RowList list = list_of(r);
             const std::int64_t before = list.used;
             list.used +=
-                kernels_.scan(mine.product.data() + r * columns, bias, columns, list.limit,
+                kernels_.scan(mine.product.data() + r * columns, bias, columns, list.open_limit,
                               static_cast<std::uint32_t>(column), list.latent + before, list.value + before);
             if (!subset.empty())
                 for (std::int64_t e = before; e < list.used; ++e)
                     list.latent[e] = subset[static_cast<std::size_t>(list.latent[e])];
-            if (list.used > 3 * k) drop_certain(list, k, slack_of(r), mine.selected);
-            if (list.used > 4 * k) settle(r);  // a crowd of near-equal values; k at most remain
+            if (list.used > 3 * k) drop_certain(list, k, slack_of(r), masked_in(r), with_mask, mine.selected);
+            if (list.used > 4 * k) settle(r);  // a crowd of near-equal values; 2 k at most remain
         }
     }
 
     RowBlock& out = blocks_[static_cast<std::size_t>(block)];
     out.count.assign(static_cast<std::size_t>(count) + 1, 0);
-    ensure(out.latent, count * k);
-    ensure(out.value, count * k);
+    ensure(out.latent, count * (with_mask ? 2 * k : k));
+    ensure(out.value, count * (with_mask ? 2 * k : k));
     std::int64_t found = 0;
     for (std::int64_t r = 0; r < count; ++r) {
         settle(r);
@@ -316,12 +361,12 @@ void CpuDevice::pre_activation_histogram(const Tensors& sae, std::int64_t rows,
         const std::int64_t count = std::min(per_block, rows - first);
         mine.selected.resize(static_cast<std::size_t>(count * n_));
         for (std::int64_t r = 0; r < count; ++r)
-            std::copy_n(centered_row((first + r) * rows_ / rows), n_, mine.selected.begin() + r * n_);
+            std::copy_n(xc((first + r) * rows_ / rows), n_, mine.selected.begin() + r * n_);
         std::vector<std::uint64_t> own(counts.size(), 0);
         for (std::int64_t column = 0; column < sae.width; column += block_columns) {
             const std::int64_t columns = std::min(block_columns, sae.width - column);
-            multiply_block(mine.selected.data(), count, sae.w_enc.data() + column * n_, columns, n_,
-                           mine.product.data());
+            multiply('N', 'T', count, columns, n_, 1, mine.selected.data(), sae.w_enc.data() + column * n_, 0,
+                     mine.product.data());
             for (std::int64_t i = 0; i < count * columns; ++i) {
                 const float z =
                     mine.product[static_cast<std::size_t>(i)] + sae.b_enc.data()[column + i % columns];

@@ -1,0 +1,211 @@
+// Weight gradients latent by latent through the transposed index.
+//
+// A latent's gradients are weighted sums of rows of xc and of the residual, in whatever order its codes come:
+// read from whole rows they would stream every row once per code from the last-level cache. Instead the
+// columns are taken tile by tile: a tile of all rows fits a core's L2, a latent's sum in that tile fits the
+// registers, and every gradient is written once. The component of the decoder's gradient along d_j is known
+// beforehand,
+//   d_j . sum_b s f_bj residual_b = sum_b f_bj (dL/df_bj),
+// so the projection needs no second pass.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "base/error.h"
+#include "device/cpu/cpu_device.h"
+#include "device/cpu/product.h"
+
+namespace strata::device {
+namespace {
+
+constexpr std::int64_t latent_group = 64;  // latents whose sums are added in one run
+
+// Gradients handed on at once, so that their reduction runs beside the rest. Each bucket loads the tiles
+// anew.
+constexpr std::int64_t bucket_bytes = std::int64_t{32} << 20;
+
+}  // namespace
+
+// W_enc and W_dec gradients of a group of latents in one tile of columns; returns their squared norm.
+double CpuDevice::accumulate_group(std::span<const SetUse> sets, const Tensors& sae, Tensors& gradient,
+                                   std::int64_t group, std::int64_t tile) {
+    const std::int64_t width = centered_tiles_.width;
+    const std::int64_t valid = centered_tiles_.valid(tile);
+    double norm = 0;
+    std::array<TileSource, 3> encoder;
+    std::array<TileSource, 3> decoder;
+    std::int64_t g = 0;
+    for (std::int64_t j = group * latent_group; j < std::min((group + 1) * latent_group, sae.width); ++j) {
+        while (j >= sae.group_end(g)) ++g;
+        const auto latent = static_cast<std::size_t>(j);
+        const std::int64_t at = j * n_ + tile * width;
+        for (std::int64_t c = 0; c < valid; c += 16) {
+            __builtin_prefetch(sae.w_dec.data() + at + 2 * n_ + c, 0);
+            __builtin_prefetch(gradient.w_enc.data() + at + 2 * n_ + c, 1);
+            __builtin_prefetch(gradient.w_dec.data() + at + 2 * n_ + c, 1);
+        }
+        std::int64_t decoders = 0;
+        for (std::size_t s = 0; s < sets.size(); ++s) {
+            const CodeTable& codes = table(sets[s].set);
+            const std::uint32_t begin = codes.latent_begin[latent];
+            const std::int64_t count = codes.latent_begin[latent + 1] - begin;
+            const std::uint32_t* rows = codes.row_of.data() + begin;
+            encoder[s] = {centered_tiles_.at(tile, 0), rows, codes.gradient_of.data() + begin, count};
+            if (!sets[s].decoder) continue;
+            const auto residual = static_cast<std::size_t>(sets[s].set == CodeSet::main ? g : 0);
+            decoder[static_cast<std::size_t>(decoders++)] = {codes.residual[residual].at(tile, 0), rows,
+                                                             codes.value_of.data() + begin, count};
+        }
+        norm += kernels_.add_tiles(encoder.data(), std::ssize(sets), width, valid, 0, nullptr,
+                                   gradient.w_enc.data() + at);
+        norm += kernels_.add_tiles(decoder.data(), decoders, width, valid, along_[latent],
+                                   sae.w_dec.data() + at, gradient.w_dec.data() + at);
+    }
+    return norm;
+}
+
+double CpuDevice::accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
+                             Tensors& gradient, std::span<LatentSums> all_sums,
+                             const std::function<void(std::int64_t, std::int64_t)>& done) {
+    STRATA_ASSERT(!all_sums.empty() && all_sums.size() <= sets.size() && sets.size() <= 3 &&
+                  sets.front().set == CodeSet::main);
+    for (const SetUse& use : sets) transpose(table(use.set), sae.width);
+    for (std::size_t s = 0; s < all_sums.size(); ++s)
+        sum_by_latent(table(sets[s].set), all_sums[s], sae.width);
+    const CodeTable& main = table(CodeSet::main);
+    const LatentSums& sums = all_sums.front();
+
+    along_.resize(static_cast<std::size_t>(sae.width));
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::int64_t j = 0; j < sae.width; ++j) {
+        const auto latent = static_cast<std::size_t>(j);
+        double bias = 0;
+        double along = sae.unit_rows ? sums.value_gradient[latent] : 0;
+        if (!shrink.empty()) along -= shrink[latent] * sums.value[latent];
+        for (const SetUse& use : sets) {
+            CodeTable& codes = table(use.set);
+            const float gain = use.gain.empty() ? 1.0F : use.gain[latent];
+            const float shift = use.shift.empty() ? 0.0F : use.shift[latent];
+            for (std::uint32_t e = codes.latent_begin[latent]; e < codes.latent_begin[latent + 1]; ++e) {
+                float& g = codes.gradient_of[e];
+                if (use.decoder && use.set != CodeSet::main && sae.unit_rows)
+                    along += static_cast<double>(codes.value_of[e]) * g / codes.gradient_scale;
+                g = gain * g + shift;
+                bias += g;
+            }
+        }
+        gradient.b_enc.data()[j] = static_cast<float>(bias);
+        along_[latent] = static_cast<float>(along);
+    }
+
+    const std::int64_t tiles = centered_tiles_.count();
+    const std::int64_t groups = (sae.width + latent_group - 1) / latent_group;
+    const std::int64_t bucket = std::max<std::int64_t>(
+        1, bucket_bytes / (2 * latent_group * n_ * static_cast<std::int64_t>(sizeof(float))));
+    part_norms_.assign(static_cast<std::size_t>(groups * tiles), 0.0);
+    for (std::int64_t start = 0; start < groups; start += bucket) {
+        const std::int64_t stop = std::min(start + bucket, groups);
+#pragma omp parallel num_threads(threads_)
+        for (std::int64_t tile = 0; tile < tiles; ++tile) {
+#pragma omp for schedule(dynamic) nowait
+            for (std::int64_t g = start; g < stop; ++g)
+                part_norms_[static_cast<std::size_t>(g * tiles + tile)] =
+                    accumulate_group(sets, sae, gradient, g, tile);
+        }
+        done(start * latent_group, std::min(stop * latent_group, sae.width));
+    }
+    double norm = 0;
+    for (const double part : part_norms_) norm += part;
+    std::vector<double> residual(static_cast<std::size_t>(n_), 0.0);
+    add_columns(main.residual.front(), residual);
+    finish_outputs(sae, residual, main.gradient_scale, gradient);
+    if (sae.skip) {
+        Array<float> rows(static_cast<std::size_t>(rows_ * n_));
+        for (std::int64_t b = 0; b < rows_; ++b) main.residual.front().load(b, rows.data() + b * n_);
+        add_skip_gradient(rows.data(), rows_, 0, main.gradient_scale, 0, gradient);
+    }
+    return norm;
+}
+
+// dL/db_dec from the sums of R^(1)'s columns, and from what passes through x - b_dec.
+void CpuDevice::finish_outputs(const Tensors& sae, std::span<const double> residual, float gradient_scale,
+                               Tensors& gradient) {
+    std::vector<double> b_dec(residual.begin(), residual.end());
+    for (double& sum : b_dec) sum *= gradient_scale;
+    if (!sae.transcoder) {
+        const std::int64_t groups = (sae.width + latent_group - 1) / latent_group;
+        partial_.grow(std::max(static_cast<std::size_t>(groups * n_), partial_.size()));
+#pragma omp parallel for num_threads(threads_) schedule(static)
+        for (std::int64_t g = 0; g < groups; ++g) {
+            std::vector<float>& sum = scratch_[static_cast<std::size_t>(omp_get_thread_num())].row;
+            sum.assign(static_cast<std::size_t>(n_), 0.0F);
+            for (std::int64_t j = g * latent_group; j < std::min((g + 1) * latent_group, sae.width); ++j)
+                if (gradient.b_enc.data()[j] != 0)
+                    kernels_.add(sae.w_enc.data() + j * n_, gradient.b_enc.data()[j], n_, sum.data());
+            std::ranges::copy(sum, partial_.data() + g * n_);
+        }
+        for (std::int64_t g = 0; g < groups; ++g)
+            for (std::int64_t c = 0; c < n_; ++c)
+                b_dec[static_cast<std::size_t>(c)] -= partial_[static_cast<std::size_t>(g * n_ + c)];
+    }
+    for (std::int64_t c = 0; c < n_; ++c)
+        gradient.b_dec.data()[c] = static_cast<float>(b_dec[static_cast<std::size_t>(c)]);
+}
+
+// dL/dW_skip = scale x^T R for rows [first, first + count) of the batch, by blocks of inputs; `keep` 1 adds
+// to what is there.
+void CpuDevice::add_skip_gradient(const float* residual, std::int64_t count, std::int64_t first, float scale,
+                                  float keep, Tensors& gradient) {
+    constexpr std::int64_t block = 64;
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::int64_t c = 0; c < n_; c += block)
+        multiply('T', 'N', std::min(block, n_ - c), n_, count, scale, xc(first) + c, residual, keep,
+                 gradient.w_skip.data() + c * n_, {.a = n_});
+}
+
+double CpuDevice::sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) {
+    constexpr std::size_t piece = 4096;  // in L1 while the ranks' parts are added
+    const std::size_t pieces = (count + piece - 1) / piece;
+    part_norms_.assign(pieces, 0.0);
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::size_t i = 0; i < pieces; ++i) {
+        const std::size_t at = i * piece;
+        const auto size = static_cast<std::int64_t>(std::min(piece, count - at));
+        alignas(64) float sum[piece];
+        std::copy_n(of_ranks[0] + at, size, sum);
+        for (const float* rank : of_ranks.subspan(1)) kernels_.add(rank + at, 1, size, sum);
+        std::copy_n(sum, size, out + at);
+        part_norms_[i] = kernels_.dot(sum, sum, size);
+    }
+    double norm = 0;
+    for (const double part : part_norms_) norm += part;
+    return norm;
+}
+
+void CpuDevice::decoder_norms(const Tensors& sae, std::span<float> norms) {
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::int64_t j = 0; j < sae.width; ++j) {
+        const float* d = sae.w_dec.data() + j * n_;
+        norms[static_cast<std::size_t>(j)] = std::sqrt(kernels_.dot(d, d, n_));
+    }
+}
+
+double CpuDevice::square_norm(std::span<const float> values) {
+    constexpr std::size_t piece = 4096;
+    const std::size_t pieces = (values.size() + piece - 1) / piece;
+    part_norms_.assign(pieces, 0.0);
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::size_t i = 0; i < pieces; ++i) {
+        const float* at = values.data() + i * piece;
+        part_norms_[i] =
+            kernels_.dot(at, at, static_cast<std::int64_t>(std::min(piece, values.size() - i * piece)));
+    }
+    double norm = 0;
+    for (const double part : part_norms_) norm += part;
+    return norm;
+}
+
+}  // namespace strata::device

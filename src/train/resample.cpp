@@ -1,0 +1,118 @@
+#include "train/resample.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "base/random.h"
+
+namespace strata::train {
+namespace {
+
+// Writes a latent's rows of the matrices where this rank updates it; the small tensors every rank has.
+void start_anew(Workbench& bench, TrainedSae& sae, std::uint32_t latent, std::span<const float> direction,
+                float encoder_norm) {
+    device::Device& device = bench.device;
+    const auto n = static_cast<std::size_t>(sae.parameters.n);
+    const Slice mine = bench.replicas.updated(sae.parameters.width);
+    if (mine.first <= latent && latent < mine.last) {
+        std::vector<float> row(n);
+        const auto put = [&](float factor, const device::Memory<float>& to) {
+            for (std::size_t c = 0; c < n; ++c) row[c] = factor * direction[c];
+            device.upload(std::as_bytes(std::span(row)), to.data() + latent * n);
+        };
+        put(sae.parameters.unit_rows ? 1.0F : 0.1F, sae.parameters.w_dec);
+        put(encoder_norm, sae.parameters.w_enc);
+        for (device::Tensors* moment : {&sae.first, &sae.second}) {
+            put(0, moment->w_enc);
+            put(0, moment->w_dec);
+        }
+    }
+    constexpr float zero = 0;
+    for (device::Tensors* t : {&sae.parameters, &sae.first, &sae.second})
+        device.upload(std::as_bytes(std::span(&zero, 1)), t->b_enc.data() + latent);
+    sae.silent[latent] = 0;
+}
+
+// The mean norm of the encoder's directions of the latents that are not silent.
+double living_encoder_norm(Workbench& bench, const TrainedSae& sae, const std::vector<char>& is_silent) {
+    const Slice mine = bench.replicas.updated(sae.parameters.width);
+    std::vector<double> sums = {0, 0};
+    for (std::int64_t j = mine.first; j < mine.last; ++j) {
+        if (is_silent[static_cast<std::size_t>(j)] != 0) continue;
+        sums[0] += std::sqrt(bench.device.square_norm({sae.parameters.w_enc.data() + j * sae.parameters.n,
+                                                       static_cast<std::size_t>(sae.parameters.n)}));
+        sums[1] += 1;
+    }
+    bench.replicas.group->sum(sums);
+    return sums[1] > 0 ? sums[0] / sums[1] : 1;
+}
+
+}  // namespace
+
+std::vector<std::uint32_t> resample(Workbench& bench, TrainedSae& sae, std::int64_t step) {
+    const std::int64_t every = sae.config.resample_every;
+    if (every == 0 || (step + 1) % every != 0) return {};
+    std::vector<std::uint32_t> silent;
+    const auto limit = static_cast<std::uint64_t>(every) * static_cast<std::uint64_t>(bench.batch_size) / 2;
+    std::vector<char> is_silent(sae.silent.size(), 0);
+    for (std::size_t j = 0; j < sae.silent.size(); ++j)
+        if (sae.silent[j] > limit) {
+            silent.push_back(static_cast<std::uint32_t>(j));
+            is_silent[j] = 1;
+        }
+    if (silent.empty()) return {};
+
+    // Cumulative error norms over the global batch: this rank's stand between `before` and `before + own`.
+    Communicator& comm = bench.comm();
+    std::vector<float> norms;
+    bench.device.residual_norms(norms);
+    std::vector<double> of_rank(static_cast<std::size_t>(comm.size()), 0.0);
+    for (const float norm : norms) of_rank[static_cast<std::size_t>(comm.rank())] += norm;
+    comm.sum(of_rank);
+    double before = 0, total = 0;
+    for (std::size_t r = 0; r < of_rank.size(); ++r) {
+        if (static_cast<int>(r) == comm.rank()) before = total;
+        total += of_rank[r];
+    }
+    const double own = of_rank[static_cast<std::size_t>(comm.rank())];
+    const auto encoder_norm = static_cast<float>(0.2 * living_encoder_norm(bench, sae, is_silent));
+
+    // The rank with the chosen row gives its direction; the sum over ranks spreads it.
+    const auto n = static_cast<std::size_t>(sae.parameters.n);
+    std::vector<double> direction(n);
+    std::vector<float> row(n);
+    std::vector<std::uint32_t> fresh;
+    for (const std::uint32_t j : silent) {
+        std::ranges::fill(direction, 0.0);
+        Random random(bench.seed, Purpose::resampling, (static_cast<std::uint64_t>(step) << 32) ^ j);
+        const double at = static_cast<double>(random.uniform()) * total - before;
+        if (at >= 0 && at < own) {
+            double sum = 0;
+            std::size_t b = 0;
+            while (b + 1 < norms.size() && (sum += norms[b]) <= at) ++b;
+            bench.device.centered_row(static_cast<std::int64_t>(b), row);
+            double square = 0;
+            for (const float v : row) square += static_cast<double>(v) * v;
+            for (std::size_t c = 0; c < n && square > 0; ++c) direction[c] = row[c] / std::sqrt(square);
+        }
+        comm.sum(direction);
+        std::ranges::transform(direction, row.begin(), [](double v) { return static_cast<float>(v); });
+        if (std::ranges::all_of(row, [](float v) { return v == 0; })) continue;  // a row that is b_dec itself
+        start_anew(bench, sae, j, row, encoder_norm);
+        fresh.push_back(j);
+    }
+    bench.replicas.group->barrier();  // before another rank reads the rows
+    if (sae.config.atm) refresh_atm(sae.atm, fresh);
+    if (!fresh.empty()) sae.resampled_at = step;
+    return fresh;
+}
+
+double rate_after_resampling(const TrainedSae& sae, std::int64_t step) {
+    const std::int64_t span = sae.config.resample_warmup_steps;
+    if (sae.resampled_at < 0 || step - sae.resampled_at >= span) return 1;
+    const double part = static_cast<double>(step - sae.resampled_at) / static_cast<double>(span);
+    return 0.1 + 0.9 * (1 - std::cos(std::numbers::pi * part)) / 2;
+}
+
+}  // namespace strata::train

@@ -1,0 +1,56 @@
+#include "sae/sae.h"
+#include "train/step.h"
+
+namespace strata::train {
+
+Workbench make_workbench(device::Device& device, const Replicas& replicas, Reducer& reducer,
+                         device::Shape shape, std::int64_t batch_size) {
+    const auto elements = static_cast<std::size_t>(shape.width * shape.n);
+    device::Shape small = shape;
+    small.width = 0;
+    Workbench bench{.device = device,
+                    .replicas = replicas,
+                    .reducer = reducer,
+                    .gradient = device::make_tensors(device, small),
+                    .w_enc_gradients = {},
+                    .w_dec_gradients = {},
+                    .batch_size = batch_size};
+    static_cast<device::Shape&>(bench.gradient) = shape;
+    bench.gradient.w_enc = replicas.readable_matrix(device, elements, bench.w_enc_gradients);
+    bench.gradient.w_dec = replicas.readable_matrix(device, elements, bench.w_dec_gradients);
+    const auto width = static_cast<std::size_t>(shape.width);
+    bench.gradient.b_enc = device::make_memory<float>(device, width);
+    bench.gradient.latent =
+        device::make_memory<float>(device, static_cast<std::size_t>(shape.per_latent) * width);
+    return bench;
+}
+
+void start_own(Workbench& bench, TrainedSae& sae) {
+    if (sae.kind->start == nullptr) return;
+    std::vector<float> own, norms;
+    const sae::Moment moment = moment_of(bench, sae, 0, own, norms);
+    std::vector<float> values(own.size());
+    sae.kind->start(moment, values);
+    bench.device.upload(std::as_bytes(std::span(values)), sae.parameters.latent.data());
+}
+
+TrainedSae make_sae(device::Device& device, const Replicas& replicas, const SaeConfig& config,
+                    std::string name, const device::Shape& shape) {
+    TrainedSae sae;
+    sae.name = std::move(name);
+    sae.config = config;
+    sae.kind = &sae::kind_of(config.kind);
+    sae.parameters = device::make_tensors(device, shape);
+    const auto elements = static_cast<std::size_t>(shape.width * shape.n);
+    if (replicas.group->size() > 1) {
+        sae.parameters.w_enc = replicas.shared_matrix(device, elements);
+        sae.parameters.w_dec = replicas.shared_matrix(device, elements);
+    }
+    sae.first = device::make_tensors(device, shape);
+    sae.second = device::make_tensors(device, shape);
+    sae.silent.assign(static_cast<std::size_t>(config.width), 0);
+    if (config.atm) sae.atm = make_atm(config.width);
+    return sae;
+}
+
+}  // namespace strata::train
