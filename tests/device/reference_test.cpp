@@ -101,7 +101,7 @@ Setting make_setting(const Case& c) {
         for (std::size_t i = 0; i < n * n; ++i) sae.skip.push_back(0.3 * random.normal());
     if (c.kind == Kind::jumprelu)
         for (std::size_t j = 0; j < width; ++j) {
-            const double theta = 0.2 + 0.3 * random.uniform();
+            const double theta = 0.25 + 0.3 * random.uniform();
             sae.latent.push_back(c.on(log_theta) ? std::log(theta) : theta);
         }
     if (c.kind == Kind::gated)
@@ -147,10 +147,11 @@ std::vector<Case> cases() {
             const auto same = [&](const Case& c) { return c.kind == kind && c.options == options; };
             if (std::ranges::none_of(all, same)) all.push_back({kind, name, options});
         };
-        all.push_back({kind, "reconstruction alone", always & ~penalty});
+        all.push_back(
+            {kind, kind == Kind::matryoshka ? "prefixes" : "reconstruction alone", always & ~penalty});
         if (penalty != 0) add("penalty", 0);
         if (penalty != 0) add("penalty while it rises", warmup);
-        if (kind != Kind::matryoshka) add("prefixes", prefixes);
+        add("prefixes", prefixes);
         add("transcoder", transcoder);
         add("transcoder with skip", transcoder | skip);
         add("masks", masks);
