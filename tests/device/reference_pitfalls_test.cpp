@@ -65,7 +65,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, ReferencePitfalls, testing::ValuesIn(kinds),
 // and the count by one:
 //   d/dtheta E[L] = -p(theta) (theta^2 - 2 theta E[d . (x - b_dec) | z = theta] + l0)
 struct OneLatent {
-    static constexpr std::size_t n = 8, batch_rows = 20000, batches = 20;
+    static constexpr std::size_t n = 8, batch_rows = 20000, batches = 10;
     static constexpr double theta = 0.6, l0 = 1, width = 0.05;
     Sae<double> sae{n, 1};
     StepRules rules;
@@ -381,7 +381,7 @@ TEST_P(ReferencePitfalls, ClippingMeasuresAllTensorsAfterTheProjection) {
     for (std::size_t j = 0; j < width; ++j)
         EXPECT_NEAR(reference::dot(result.gradient.decoder(j), sae.decoder(j), n), 0, 1e-12);
     const Sae<double> raw = reference::gradient_of(batch, rules, reference::point_at(sae, batch, rules, 0));
-    EXPECT_GT(std::sqrt(reference::square_norm(raw)), 1.01 * result.gradient_norm);
+    EXPECT_GT(std::sqrt(reference::square_norm(raw)), result.gradient_norm + 0.01);
     // Adam's first moment is a tenth of what it was given.
     EXPECT_NEAR(std::sqrt(reference::square_norm(trained.first)), 0.1 * rules.clip_norm, 1e-12);
 }
