@@ -346,6 +346,27 @@ TEST(ReferenceResampling, RateRisesAgainByACosine) {
     EXPECT_DOUBLE_EQ(reference::rate_after_resampling(1000, 1000), 1);
 }
 
+TEST_P(ReferenceStep, IsTheSameInSinglePrecisionToRounding) {
+    StepRules rules = rules_of(GetParam());
+    rules.atm = reference::AtmRules{.by_row = true};
+    rules.rates.epsilon = 1e-3;  // a gradient of zero may be a rounding error
+    Sae<double> sae = start(rules);
+    sae.skip.assign(n * n, 0.1);
+    reference::Trained<double> wide(sae);
+    reference::Trained<float> narrow{Sae<float>(sae)};
+    for (std::uint64_t t = 0; t < 3; ++t) {
+        const std::vector<double> x = rows_of(t), target = rows_of(100 + t);
+        const reference::Draws draws{uniforms(rows, t), {}};
+        const auto a = reference::step(wide, x, target, rows, rules, draws);
+        const auto b =
+            reference::step(narrow, {x.begin(), x.end()}, {target.begin(), target.end()}, rows, rules, draws);
+        EXPECT_EQ(a.mask, b.mask);
+        EXPECT_NEAR(a.losses.total(), b.losses.total(), 1e-5);
+        for (int i = 0; i < Sae<double>::tensors; ++i)
+            EXPECT_LT(test::relative_difference(narrow.sae.tensor(i), wide.sae.tensor(i)), 1e-4);
+    }
+}
+
 // All formulas together: a few hundred steps on rows with a structure lower the loss.
 TEST_P(ReferenceStep, Learns) {
     for (const auto optimiser : {reference::Optimiser::adam, reference::Optimiser::adam_schedule_free,
