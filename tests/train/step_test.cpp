@@ -66,7 +66,7 @@ TEST_P(TrainStep, MatchesTheReferenceStepForStep) {
     Training training(*self, p.sae, config, rows, mean_square);
     reference::Trained<double> expected{Sae<double>(p.sae)};
     reference::StepRules rules;
-    rules.batch_rule = std::string(GetParam()) == "batch_topk";
+    rules.kind = reference::kind_named(GetParam());
     rules.k = 4;
     rules.aux_k = 5;
     rules.aux_coefficient = config.aux_coefficient;
@@ -90,7 +90,7 @@ TEST_P(TrainStep, MatchesTheReferenceStepForStep) {
         EXPECT_NEAR(report.sums.squared_error, result.squared_error, 1e-5 * result.squared_error);
         EXPECT_NEAR(report.auxiliary_loss, result.auxiliary_loss, 1e-5 * result.auxiliary_loss);
         EXPECT_NEAR(report.gradient_norm, result.gradient_norm, 1e-5 * result.gradient_norm);
-        if (rules.batch_rule) {
+        if (rules.kind == reference::Kind::batch_topk) {
             EXPECT_NEAR(report.threshold, result.threshold, 1e-5 * result.threshold);
         }
         Mask mask(rows * width, 0);
