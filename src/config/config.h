@@ -41,27 +41,61 @@ struct TrainConfig {
 };
 
 struct OptimizerConfig {
-    std::string kind = "adam";
-    std::optional<double> lr;  // nullopt: auto
+    std::string kind = "adam";  // adam | adam_schedule_free | signum
+    std::optional<double> lr;   // nullopt: auto
     double beta1 = 0.9;
     double beta2 = 0.999;
     double epsilon = 1e-8;
+    std::string warmup = "linear";  // linear | cosine
     std::int64_t warmup_steps = 1000;
     double decay_fraction = 0.2;
     double clip_norm = 1.0;  // 0: off
     bool operator==(const OptimizerConfig&) const = default;
 };
 
+// Adaptive temporal masking: latents of low importance are left out at random while training.
+struct AtmConfig {
+    double decay = 0.99;  // of the moving averages
+    double c = 1;         // the threshold is mean + c * standard deviation of the importances
+    double r = 0.5;       // steepness of the probability below the threshold
+    std::int64_t start_step = 1000;
+    std::int64_t ramp_steps = 1000;                 // probabilities rise over so many steps; 0: at once
+    std::string law = "latent";                     // latent | token
+    std::string place = "before";                   // before | after the selection
+    std::string combine = "mean";                   // mean | geometric
+    std::vector<double> weights = {1.0, 1.0, 1.0};  // of activation, frequency, contribution
+    bool operator==(const AtmConfig&) const = default;
+};
+
+// Coefficients and lengths with the unit of x or of its square are those for E|x|^2 = 1.
 struct SaeConfig {
     std::string kind = "batch_topk";  // one of config::known_kinds()
     std::int64_t width = 16384;       // M, latents
-    double k = 64;                    // mean active latents per row
+    double k = 64;                    // topk, batch_topk, matryoshka: mean active latents per row
+    double l1 = 0;                    // relu, gated: coefficient of the L1 penalty
+    double l0 = 0;                    // jumprelu: coefficient of the L0 penalty; with l0_target 0 means 1
+    std::optional<double> l0_target;  // jumprelu: L0 that the penalty aims at; nullopt: null
+    double frequency = 0;             // jumprelu: coefficient of the frequency penalty; 0: off
+    double frequency_limit = 0.1;     // firing frequency above which it acts
+    double bandwidth = 0.001;         // jumprelu: of the straight-through estimate
+    double theta_init = 0.001;        // jumprelu: thresholds at the start
+    std::string theta = "direct";     // jumprelu: direct | log, what is trained
+    std::int64_t penalty_warmup_steps = 10000;
+    std::string decoder = "unit";     // unit | free (relu only)
+    std::int64_t resample_every = 0;  // relu, gated: steps; 0: never
+    std::int64_t resample_warmup_steps = 1000;
+    std::vector<double> prefixes;     // as written, see prefix_widths; empty: null
+    bool skip = false;                // x W_skip added to the reconstruction
+    std::string init_from;            // folder of a saved SAE; empty: null
     std::string b_dec_init = "mean";  // mean | zero
-    std::int64_t aux_k = 512;         // 0: off; load_config lowers the default to the width
+    // 0: off; where it is not written load_config lowers it to the width, and to 0 for kinds without k
+    std::int64_t aux_k = 512;
     double aux_coefficient = 0.03125;
     std::int64_t dead_after_tokens = 10'000'000;
-    // batch_topk: at most row_cap * k codes of a row take part in the selection; 0: no cap
+    // batch_topk, matryoshka: at most row_cap * k codes of a row take part in the selection; 0: no cap
     std::int64_t row_cap = 0;
+    std::string threshold_scope = "global";  // batch_topk, matryoshka: global | local
+    std::optional<AtmConfig> atm;            // nullopt: null
     bool operator==(const SaeConfig&) const = default;
 };
 
@@ -96,6 +130,12 @@ std::string to_yaml(const Config& config);
 // other: everything that decides the result, so not run.output, train.log_every, train.checkpoint_every,
 // train.keep_checkpoints, run.device, parallel.*.
 std::string fingerprint(const Config& config);
+
+// Cumulative widths of the prefixes, ascending, the last of them the whole width: the only one where
+// `prefixes` is null, but for matryoshka, which then has fractions 1/32, 3/32, 7/32, 15/32 and 1 of it. A
+// list whose last number is at most 1 holds fractions of the width, rounded to whole latents, at least one;
+// prefixes that fall together count once.
+std::vector<std::int64_t> prefix_widths(const SaeConfig& sae);
 
 // The part of an SAE's name after the dataset: `batch_topk.w16384.k64`; k printed shortest ("64", "12.5").
 std::string name_of(const SaeConfig& sae);
