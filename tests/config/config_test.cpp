@@ -484,6 +484,16 @@ TEST(PrefixWidths, EndWithTheWidth) {
     EXPECT_THAT(widths("relu", 2147483647, {0.5}), ElementsAre(1073741824, 2147483647));
 }
 
+TEST(Examples, AreAccepted) {
+    std::size_t count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(STRATA_SOURCE "/configs")) {
+        const Config config = load_config(entry.path(), {});
+        EXPECT_EQ(load(to_yaml(config)), config) << entry.path();
+        ++count;
+    }
+    EXPECT_GE(count, 6U);
+}
+
 TEST(Nearest, CountsSlipsOfTheFinger) {
     EXPECT_EQ(config::edit_distance("tokens", "tokens"), 0);
     EXPECT_EQ(config::edit_distance("tokns", "tokens"), 1);
