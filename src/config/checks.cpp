@@ -1,10 +1,15 @@
 #include "config/checks.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <initializer_list>
+
+#include "config/keys.h"
+#include "config/values.h"
 
 namespace strata::config {
 namespace {
@@ -16,27 +21,91 @@ Origin blame(const Origins& origins, std::initializer_list<const char*> keys) {
     return {1, *keys.begin()};
 }
 
-void check_sae(const WrittenSae& written, std::int64_t batch_size, Errors& errors) {
+using Unless =
+    std::function<void(bool good, std::initializer_list<const char*> keys, const std::string& what)>;
+
+// Whether a second dataset is reconstructed (transcoders).
+bool has_target(const Config&) {
+    return false;
+}
+
+// A key that an SAE of this kind does not know may be written with its default only, which says that
+// something is off; a k says more than that.
+void check_kind(const WrittenSae& written, Errors& errors) {
     const SaeConfig& sae = written.config;
-    const auto unless = [&](bool good, std::initializer_list<const char*> keys, const std::string& what) {
-        if (!good) errors.add(blame(written.origins, keys), what);
-    };
-    const auto width = static_cast<double>(sae.width);
-    unless(sae.k <= width, {"k", "width"},
+    for (const Key& key : keys()) {
+        if (key.concerns(sae)) continue;
+        const std::string value = key.get({}, sae);
+        const std::string off = key.get({}, SaeConfig());
+        const bool only_unwritten = key.name == "k";
+        if (only_unwritten ? written.origins.contains(key.name) : value != off)
+            errors.add(blame(written.origins, {key.name.c_str(), "kind"}),
+                       fmt::format("{} has no meaning for kind {}; expected {}, or kind {}", value, sae.kind,
+                                   only_unwritten ? "no k" : off, one_of(key.kinds)));
+    }
+}
+
+void check_selection(const SaeConfig& sae, std::int64_t batch_size, const Unless& unless) {
+    if (!find_key("sae", "k")->concerns(sae)) return;
+    unless(sae.k <= static_cast<double>(sae.width), {"k", "width"},
            fmt::format("k {} exceeds width {}; expected k <= width", sae.k, sae.width));
-    unless(sae.aux_k <= sae.width, {"aux_k", "width"},
-           fmt::format("aux_k {} exceeds width {}; expected aux_k <= width", sae.aux_k, sae.width));
     unless(sae.kind != "topk" || sae.k == std::floor(sae.k), {"k", "kind"},
            fmt::format(
                "{} is not a whole number, but topk keeps k latents of each row; expected a whole number, or "
                "kind batch_topk",
                sae.k));
-    unless(
-        sae.kind == "batch_topk" || sae.row_cap == 0, {"row_cap", "kind"},
-        fmt::format("{} has no meaning for kind {}; expected 0, or kind batch_topk", sae.row_cap, sae.kind));
     unless(sae.k * static_cast<double>(batch_size) >= 1, {"k"},
            fmt::format("{} selects no latent in a batch of {} rows; expected k x train.batch_size >= 1",
                        sae.k, batch_size));
+}
+
+void check_prefixes(const SaeConfig& sae, const Unless& unless) {
+    const std::vector<double>& ends = sae.prefixes;
+    const std::string text = written(ends);
+    const bool whole =
+        std::all_of(ends.begin(), ends.end(), [](double end) { return end == std::floor(end); });
+    if (std::adjacent_find(ends.begin(), ends.end(), std::greater_equal()) != ends.end())
+        unless(false, {"prefixes"},
+               fmt::format("{} does not ascend; expected each number larger than the one before", text));
+    else if (!ends.empty() && ends.back() > 1 && !whole)
+        unless(false, {"prefixes"},
+               fmt::format("{} are neither fractions nor widths; expected numbers <= 1 only, or whole "
+                           "numbers only",
+                           text));
+    else if (!ends.empty() && ends.back() > static_cast<double>(sae.width))
+        unless(false, {"prefixes", "width"},
+               fmt::format("prefix {} exceeds width {}; expected prefixes <= width", ends.back(), sae.width));
+    else
+        unless(sae.kind != "matryoshka" || prefix_widths(sae).size() > 1, {"prefixes", "kind", "width"},
+               fmt::format("{} with width {} makes a single prefix; expected two prefixes or more, or kind "
+                           "batch_topk",
+                           text, sae.width));
+}
+
+void check_atm(const AtmConfig& atm, const Unless& unless) {
+    const bool some = std::any_of(atm.weights.begin(), atm.weights.end(), [](double w) { return w > 0; });
+    unless(atm.weights.size() == 3 && some, {"atm.weights"},
+           fmt::format("{} does not weigh the three statistics; expected three numbers >= 0, one of them > 0",
+                       written(atm.weights)));
+}
+
+void check_sae(const WrittenSae& written, const Config& config, Errors& errors) {
+    const SaeConfig& sae = written.config;
+    const Unless unless = [&](bool good, std::initializer_list<const char*> keys, const std::string& what) {
+        if (!good) errors.add(blame(written.origins, keys), what);
+    };
+    check_kind(written, errors);
+    check_selection(sae, config.train.batch_size, unless);
+    check_prefixes(sae, unless);
+    if (sae.atm) check_atm(*sae.atm, unless);
+    unless(sae.aux_k <= sae.width, {"aux_k", "width"},
+           fmt::format("aux_k {} exceeds width {}; expected aux_k <= width", sae.aux_k, sae.width));
+    if (sae.l0_target)
+        unless(*sae.l0_target <= static_cast<double>(sae.width), {"l0_target", "width"},
+               fmt::format("l0_target {} exceeds width {}; expected l0_target <= width", *sae.l0_target,
+                           sae.width));
+    unless(!sae.skip || has_target(config), {"skip"},
+           "true connects the input with another dataset; expected data.target to name it, or skip false");
 }
 
 }  // namespace
@@ -62,18 +131,28 @@ void check_run(const Config& config, const Origins& origins, const std::set<std:
                        data.max_norm_ratio));
 }
 
-void check_saes(const std::vector<WrittenSae>& saes, std::int64_t batch_size, Errors& errors) {
-    std::map<std::string, Origin> names;
-    for (const WrittenSae& sae : saes) {
-        check_sae(sae, batch_size, errors);
-        const Origin here = blame(sae.origins, {"k", "width", "kind"});
-        const auto [first, fresh] = names.emplace(name_of(sae.config), here);
-        if (!fresh)
-            errors.add(here, fmt::format("two SAEs are named {}, {}; expected each kind, width and k once",
-                                         first->first,
-                                         first->second.line > 0 && first->second.line != here.line
-                                             ? fmt::format("the other of line {}", first->second.line)
-                                             : std::string("both written here")));
+void check_saes(const std::vector<WrittenSae>& saes, const Config& config, Errors& errors) {
+    std::vector<SaeConfig> configs;
+    for (const WrittenSae& sae : saes) configs.push_back(sae.config);
+    const std::vector<std::string> names = names_of(configs);
+    std::map<std::string, std::size_t> first_of;
+    for (std::size_t i = 0; i < saes.size(); ++i) {
+        check_sae(saes[i], config, errors);
+        const auto [first, fresh] = first_of.emplace(names[i], i);
+        if (fresh) continue;
+        const Origin& here = saes[i].origin;
+        const Origin& there = saes[first->second].origin;
+        std::vector<std::string_view> keys;
+        for (const Key* key : differing_keys({&configs[first->second], &configs[i]}))
+            keys.push_back(key->name);
+        errors.add(here, fmt::format("two SAEs are named {}, {}; {}", names[i],
+                                     there.line > 0 && there.line != here.line
+                                         ? fmt::format("the other of line {}", there.line)
+                                         : std::string("both written here"),
+                                     keys.empty() ? "expected them to differ in a key"
+                                                  : fmt::format("they differ in {}, which no name can tell; "
+                                                                "expected other values there",
+                                                                fmt::join(keys, ", "))));
     }
 }
 

@@ -14,7 +14,7 @@ namespace strata::config {
 void check_run(const Config& config, const Origins& origins, const std::set<std::string>& failed,
                Errors& errors);
 
-// Each SAE by itself, and that no two have the same name.
-void check_saes(const std::vector<WrittenSae>& saes, std::int64_t batch_size, Errors& errors);
+// Each SAE of `config` by itself, and that no two have the same name.
+void check_saes(const std::vector<WrittenSae>& saes, const Config& config, Errors& errors);
 
 }  // namespace strata::config

@@ -74,20 +74,20 @@ struct SaeConfig {
     double k = 64;                    // topk, batch_topk, matryoshka: mean active latents per row
     double l1 = 0;                    // relu, gated: coefficient of the L1 penalty
     double l0 = 0;                    // jumprelu: coefficient of the L0 penalty; with l0_target 0 means 1
-    std::optional<double> l0_target;  // jumprelu: L0 that the penalty aims at; nullopt: null
-    double frequency = 0;             // jumprelu: coefficient of the frequency penalty; 0: off
-    double frequency_limit = 0.1;     // firing frequency above which it acts
-    double bandwidth = 0.001;         // jumprelu: of the straight-through estimate
-    double theta_init = 0.001;        // jumprelu: thresholds at the start
-    std::string theta = "direct";     // jumprelu: direct | log, what is trained
+    std::optional<double> l0_target = {};  // jumprelu: L0 that the penalty aims at; nullopt: null
+    double frequency = 0;                  // jumprelu: coefficient of the frequency penalty; 0: off
+    double frequency_limit = 0.1;          // firing frequency above which it acts
+    double bandwidth = 0.001;              // jumprelu: of the straight-through estimate
+    double theta_init = 0.001;             // jumprelu: thresholds at the start
+    std::string theta = "direct";          // jumprelu: direct | log, what is trained
     std::int64_t penalty_warmup_steps = 10000;
     std::string decoder = "unit";     // unit | free (relu only)
     std::int64_t resample_every = 0;  // relu, gated: steps; 0: never
     std::int64_t resample_warmup_steps = 1000;
-    std::vector<double> prefixes;     // as written, see prefix_widths; empty: null
-    bool skip = false;                // x W_skip added to the reconstruction
-    std::string init_from;            // folder of a saved SAE; empty: null
-    std::string b_dec_init = "mean";  // mean | zero
+    std::vector<double> prefixes = {};  // as written, see prefix_widths; empty: null
+    bool skip = false;                  // x W_skip added to the reconstruction
+    std::string init_from = {};         // folder of a saved SAE; empty: null
+    std::string b_dec_init = "mean";    // mean | zero
     // 0: off; where it is not written load_config lowers it to the width, and to 0 for kinds without k
     std::int64_t aux_k = 512;
     double aux_coefficient = 0.03125;
@@ -95,7 +95,7 @@ struct SaeConfig {
     // batch_topk, matryoshka: at most row_cap * k codes of a row take part in the selection; 0: no cap
     std::int64_t row_cap = 0;
     std::string threshold_scope = "global";  // batch_topk, matryoshka: global | local
-    std::optional<AtmConfig> atm;            // nullopt: null
+    std::optional<AtmConfig> atm = {};       // nullopt: null
     bool operator==(const SaeConfig&) const = default;
 };
 
@@ -123,7 +123,8 @@ struct Config {
 Config load_config(const std::string& path, const std::vector<std::string>& overrides);
 
 // The full configuration with defaults filled in, as YAML that load_config reads back to an equal Config
-// (`saes` as a suite when there are several), preceded by a comment with the version.
+// (`saes` as a suite when there are several) without keys that say nothing about any of its kinds, preceded
+// by a comment with the version.
 std::string to_yaml(const Config& config);
 
 // One line that is equal for two configurations exactly if a checkpoint of one may be continued under the
@@ -137,7 +138,13 @@ std::string fingerprint(const Config& config);
 // prefixes that fall together count once.
 std::vector<std::int64_t> prefix_widths(const SaeConfig& sae);
 
-// The part of an SAE's name after the dataset: `batch_topk.w16384.k64`; k printed shortest ("64", "12.5").
+// Kind, width and sparsity, numbers printed shortest: `batch_topk.w16384.k64`, `relu.w4096.l1_0.01`,
+// `jumprelu.w16384.l0_0.0006`, `jumprelu.w16384.l0t40` (l0_target), each with `.atm` where that is set.
 std::string name_of(const SaeConfig& sae);
+
+// The part of each SAE's name after the dataset: name_of, and for SAEs that agree in it the keys by which
+// they differ, as `batch_topk.w16384.k64.aux_k0` and `batch_topk.w16384.k64.aux_k512`. Fit for folders, and
+// all different if load_config made `saes`.
+std::vector<std::string> names_of(const std::vector<SaeConfig>& saes);
 
 }  // namespace strata

@@ -13,10 +13,6 @@
 namespace strata::config {
 namespace {
 
-bool is_section(std::string_view name) {
-    return std::find(sections().begin(), sections().end(), name) != sections().end();
-}
-
 // The message of the parser, and what usually lies behind it.
 std::string syntax(const YAML::ParserException& error, const std::string& source) {
     std::string text = "not YAML: " + error.msg;
@@ -44,6 +40,26 @@ YAML::Node parse_file(const std::string& file) {
     }
 }
 
+void read_section(const std::string& section, const Value& value, Document& document, Errors& errors);
+
+void read_key(const std::string& section, const std::string& name, const Value& value, Document& document,
+              Errors& errors) {
+    if (find_key(section, name) == nullptr) {
+        errors.add(value.origin, fmt::format("unknown key; {}", hint(section, name)));
+        return;
+    }
+    const std::string full = section + "." + name;
+    if (is_section(full)) {  // a new map keeps nothing of the one before
+        std::erase_if(document.values, [&](const auto& item) { return item.first.starts_with(full + "."); });
+        if (value.node.IsMap()) read_section(full, value, document, errors);
+    } else {
+        document.values.erase(section);  // a map said to be null, before a key of it was given
+    }
+    // Assigned to, a node would change under all aliases of it.
+    document.values.erase(full);
+    document.values.emplace(full, value);
+}
+
 void read_section(const std::string& section, const Value& value, Document& document, Errors& errors) {
     if (value.origin.line > 0) document.section_lines[section] = value.origin.line;
     if (value.node.IsNull()) return;  // a section whose keys are all commented out
@@ -53,18 +69,15 @@ void read_section(const std::string& section, const Value& value, Document& docu
         return;
     }
     each_pair(value.node, value.origin, errors, [&](const std::string& name, const Value& item) {
-        if (find_key(section, name) != nullptr)
-            document.values[section + "." + name] = item;
-        else
-            errors.add(item.origin, fmt::format("unknown key; {}", hint(section, name)));
+        read_key(section, name, item, document, errors);
     });
 }
 
 void read_top(const std::string& name, const Value& value, Document& document, Errors& errors) {
-    if (is_section(name))
+    if (is_section(name) && !is_inside(name))
         read_section(name, value, document, errors);
     else if (name == "suite")
-        document.suite = value;
+        document.suite.emplace(value);
     else
         errors.add(value.origin, fmt::format("unknown key; {}", hint("", name)));
 }
@@ -87,7 +100,8 @@ void read_option(const std::string& option, Document& document, Errors& errors) 
         errors.add(origin, fmt::format("not YAML: {}", error.what()));
         return;
     }
-    const std::size_t dot = key.find('.');
+    std::size_t dot = key.rfind('.');
+    if (dot != std::string::npos && !is_section(key.substr(0, dot))) dot = key.find('.');
     if (dot == std::string::npos) {
         read_top(key, value, document, errors);
         return;
@@ -98,12 +112,9 @@ void read_option(const std::string& option, Document& document, Errors& errors) 
         errors.add(origin,
                    "a suite has no keys of its own; expected suite=[{...}, ...], or the key in section sae");
     else if (!is_section(section))
-        errors.add(origin, fmt::format("unknown section '{}'; {}", section,
-                                       hint("", find_key(section, name) != nullptr ? key : section)));
-    else if (find_key(section, name) == nullptr)
-        errors.add(origin, fmt::format("unknown key; {}", hint(section, name)));
+        errors.add(origin, fmt::format("unknown section '{}'; {}", section, hint("", section)));
     else
-        document.values[key] = value;
+        read_key(section, name, value, document, errors);
 }
 
 }  // namespace

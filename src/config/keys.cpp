@@ -35,27 +35,59 @@ Accepts or_auto(Accepts accepts) {
     return accepts;
 }
 
+Accepts or_null(Accepts accepts) {
+    accepts.words = {"null"};
+    accepts.number = accepts.described.empty();
+    return accepts;
+}
+
+template <typename Value>
+std::string text_of(const Value& value, const Accepts&) {
+    return written(value);
+}
+template <typename Value>
+std::string text_of(const std::optional<Value>& value, const Accepts& accepts) {
+    return value ? written(*value) : std::string(accepts.words.front());
+}
+
+AtmConfig& atm_of(SaeConfig& sae) {
+    if (!sae.atm) sae.atm.emplace();
+    return *sae.atm;
+}
+const AtmConfig& atm_of(const SaeConfig& sae) {
+    static const AtmConfig defaults;
+    return sae.atm ? *sae.atm : defaults;
+}
+
 // Adds the keys of one section, held in one struct.
 template <typename Struct>
 struct Section {
     std::vector<Key>& keys;
     std::string name;
-    Struct Config::*in_config;  // unused for SaeConfig, of which a Config has several
+    Struct Config::*in_config;  // unused for SaeConfig, of which a Config has several, and what is in it
 
     template <typename Value>
     Key& key(std::string key_name, Value Struct::*field, Accepts accepts) {
-        constexpr bool is_whole =
-            std::is_integral_v<Value> || std::is_same_v<Value, std::optional<std::int64_t>>;
+        constexpr bool is_whole = (std::is_integral_v<Value> && !std::is_same_v<Value, bool>) ||
+                                  std::is_same_v<Value, std::optional<std::int64_t>>;
         const auto in = in_config;
         keys.push_back(
             {.section = name, .name = std::move(key_name), .expected = expected(accepts, is_whole)});
         keys.back().set = [field, in, accepts](const YAML::Node& node, Config& config, SaeConfig& sae) {
             return take(node, accepts, part(config, sae, in).*field);
         };
-        keys.back().get = [field, in](const Config& config, const SaeConfig& sae) {
-            return written(part(config, sae, in).*field);
+        keys.back().get = [field, in, accepts](const Config& config, const SaeConfig& sae) {
+            return text_of(part(config, sae, in).*field, accepts);
         };
+        keys.back().list = std::is_same_v<Value, std::vector<double>>;
         return keys.back();
+    }
+
+    // The same for kinds of SAE that alone know it.
+    template <typename Value>
+    void key_of(std::vector<std::string_view> kinds, std::string key_name, Value Struct::*field,
+                Accepts accepts) {
+        key(std::move(key_name), field, std::move(accepts)).kinds = std::move(kinds);
     }
 
     // A key that this version knows in one value only; the first of the accepted spellings is the documented
@@ -76,10 +108,33 @@ struct Section {
     static auto& part(C& config, S& sae, Struct Config::*in) {
         if constexpr (std::is_same_v<Struct, SaeConfig>)
             return sae;
+        else if constexpr (std::is_same_v<Struct, AtmConfig>)
+            return atm_of(sae);
         else
             return config.*in;
     }
 };
+
+// null, or a map: the section of that name, whose keys are set after it.
+std::string take_atm(const YAML::Node& node, const Accepts& accepts, SaeConfig& sae) {
+    if (node.IsMap()) {
+        atm_of(sae);
+        return "";
+    }
+    std::string none;
+    std::string wrong = take(node, accepts, none);
+    if (wrong.empty()) sae.atm.reset();
+    return wrong;
+}
+
+std::string written_atm(const Config& config, const SaeConfig& sae) {
+    if (!sae.atm) return "null";
+    std::string text;
+    for (const Key& key : keys())
+        if (key.section == "sae.atm")
+            text += fmt::format("{}{}: {}", text.empty() ? "" : ", ", key.name, key.get(config, sae));
+    return "{" + text + "}";
+}
 
 std::vector<Key> make_keys() {
     std::vector<Key> all;
@@ -115,33 +170,67 @@ std::vector<Key> make_keys() {
     train.key("keep_checkpoints", &TrainConfig::keep_checkpoints, whole(1)).decides = false;
 
     Section<OptimizerConfig> optimizer{all, "optimizer", &Config::optimizer};
-    optimizer.key("kind", &OptimizerConfig::kind, words({"adam"}));
+    optimizer.key("kind", &OptimizerConfig::kind, words({"adam", "adam_schedule_free", "signum"}));
     optimizer.key("lr", &OptimizerConfig::lr, or_auto(above(0)));
     optimizer.key("beta1", &OptimizerConfig::beta1, below_one());
     optimizer.key("beta2", &OptimizerConfig::beta2, below_one());
     optimizer.key("epsilon", &OptimizerConfig::epsilon, above(0));
+    optimizer.key("warmup", &OptimizerConfig::warmup, words({"linear", "cosine"}));
     optimizer.key("warmup_steps", &OptimizerConfig::warmup_steps, whole(0));
     optimizer.key("decay_fraction", &OptimizerConfig::decay_fraction, {.low = 0, .high = 1});
     optimizer.key("clip_norm", &OptimizerConfig::clip_norm, at_least(0));
 
     Section<SaeConfig> sae{all, "sae", nullptr};
-    const auto kinds = known_kinds();
-    sae.key("kind", &SaeConfig::kind, words({kinds.begin(), kinds.end()}, "the kinds of this version"));
+    using Kinds = std::vector<std::string_view>;
+    const Kinds all_kinds(known_kinds().begin(), known_kinds().end());
+    const Kinds selecting = {"topk", "batch_topk", "matryoshka"};
+    const Kinds batch_rule = {"batch_topk", "matryoshka"};
+    const Kinds with_l1 = {"relu", "gated"};
+    const Kinds jumprelu = {"jumprelu"};
+    sae.key("kind", &SaeConfig::kind, words(all_kinds));
     sae.key("width", &SaeConfig::width, whole(1, std::numeric_limits<std::int32_t>::max()));
-    sae.key("k", &SaeConfig::k, above(0));
-    sae.only("l1", {"0"}, "no kind of this version has an L1 penalty");
-    sae.only("l0", {"0"}, "no kind of this version has an L0 penalty");
-    sae.only("l0_target", {"null"}, "no kind of this version has an L0 penalty");
-    sae.only("prefixes", {"null"}, "matryoshka prefixes are not trained");
-    sae.only("skip", {"false"}, "transcoders are not trained");
-    sae.only("init_from", {"null"}, "training starts from random weights");
+    sae.key_of(selecting, "k", &SaeConfig::k, above(0));
+    sae.key_of(with_l1, "l1", &SaeConfig::l1, at_least(0));
+    sae.key_of(jumprelu, "l0", &SaeConfig::l0, at_least(0));
+    sae.key_of(jumprelu, "l0_target", &SaeConfig::l0_target, or_null(above(0)));
+    sae.key_of(jumprelu, "frequency", &SaeConfig::frequency, at_least(0));
+    sae.key_of(jumprelu, "frequency_limit", &SaeConfig::frequency_limit, {.low = 0, .high = 1});
+    sae.key_of(jumprelu, "bandwidth", &SaeConfig::bandwidth, above(0));
+    sae.key_of(jumprelu, "theta_init", &SaeConfig::theta_init, above(0));
+    sae.key_of(jumprelu, "theta", &SaeConfig::theta, words({"direct", "log"}));
+    sae.key_of({"relu", "jumprelu", "gated"}, "penalty_warmup_steps", &SaeConfig::penalty_warmup_steps,
+               whole(0));
+    sae.key_of({"relu"}, "decoder", &SaeConfig::decoder, words({"unit", "free"}));
+    sae.key_of(with_l1, "resample_every", &SaeConfig::resample_every, whole(0));
+    sae.key_of(with_l1, "resample_warmup_steps", &SaeConfig::resample_warmup_steps, whole(0));
+    sae.key("prefixes", &SaeConfig::prefixes,
+            or_null({.low = 0, .above = true, .described = "a list of fractions of the width or of widths"}));
+    sae.key("skip", &SaeConfig::skip, words({"true", "false"}));
+    sae.key("init_from", &SaeConfig::init_from,
+            or_null({.text = true, .described = "the folder of a saved SAE"}));
     sae.key("b_dec_init", &SaeConfig::b_dec_init, words({"mean", "zero"}));
     sae.key("aux_k", &SaeConfig::aux_k, whole(0));
     sae.key("aux_coefficient", &SaeConfig::aux_coefficient, at_least(0));
     sae.key("dead_after_tokens", &SaeConfig::dead_after_tokens, whole(1));
-    sae.key("row_cap", &SaeConfig::row_cap, whole(0));
-    sae.only("threshold_scope", {"global"}, "the batch rule is that of the whole distributed batch");
-    sae.only("atm", {"null"}, "adaptive temporal masking is not built in");
+    sae.key_of(batch_rule, "row_cap", &SaeConfig::row_cap, whole(0));
+    sae.key_of(batch_rule, "threshold_scope", &SaeConfig::threshold_scope, words({"global", "local"}));
+    const Accepts map = or_null({.described = "a map of keys of sae.atm"});
+    all.push_back({.section = "sae", .name = "atm", .expected = expected(map, false)});
+    all.back().set = [map](const YAML::Node& node, Config&, SaeConfig& set) {
+        return take_atm(node, map, set);
+    };
+    all.back().get = written_atm;
+
+    Section<AtmConfig> atm{all, "sae.atm", nullptr};
+    atm.key("decay", &AtmConfig::decay, {.low = 0, .high = 1, .above = true, .below = true});
+    atm.key("c", &AtmConfig::c, {});
+    atm.key("r", &AtmConfig::r, above(0));
+    atm.key("start_step", &AtmConfig::start_step, whole(0));
+    atm.key("ramp_steps", &AtmConfig::ramp_steps, whole(0));
+    atm.key("law", &AtmConfig::law, words({"latent", "token"}));
+    atm.key("place", &AtmConfig::place, words({"before", "after"}));
+    atm.key("combine", &AtmConfig::combine, words({"mean", "geometric"}));
+    atm.key("weights", &AtmConfig::weights, {.low = 0, .described = "a list of three numbers >= 0"});
 
     Section<ParallelConfig> parallel{all, "parallel", &Config::parallel};
     parallel.only("groups", {"auto", "1"}, "all ranks work on the same SAEs").decides = false;
@@ -167,25 +256,47 @@ std::span<const Key> keys() {
     return all;
 }
 
+bool Key::concerns(const SaeConfig& sae) const {
+    return kinds.empty() || std::find(kinds.begin(), kinds.end(), sae.kind) != kinds.end();
+}
+
 const Key* find_key(std::string_view section, std::string_view name) {
     for (const Key& key : keys())
         if (key.section == section && key.name == name) return &key;
     return nullptr;
 }
 
+std::vector<const Key*> differing_keys(const std::vector<const SaeConfig*>& saes) {
+    std::vector<const Key*> differing;
+    for (const std::string_view section : {"sae.atm", "sae"})
+        for (const Key& key : keys()) {
+            if (key.section != section || is_section(key.full())) continue;
+            const std::string first = key.get({}, *saes.front());
+            if (std::any_of(saes.begin(), saes.end(),
+                            [&](const SaeConfig* sae) { return key.get({}, *sae) != first; }))
+                differing.push_back(&key);
+        }
+    return differing;
+}
+
 std::span<const std::string_view> sections() {
-    static constexpr std::array<std::string_view, 6> names = {"run",       "data", "train",
-                                                              "optimizer", "sae",  "parallel"};
+    static constexpr std::array<std::string_view, 7> names = {"run", "data",    "train",   "optimizer",
+                                                              "sae", "sae.atm", "parallel"};
     return names;
 }
 
+bool is_section(std::string_view name) {
+    return std::find(sections().begin(), sections().end(), name) != sections().end();
+}
+
 std::string hint(std::string_view section, std::string_view name) {
+    const std::string path = fmt::format("{}.{}", section, name);
     for (const Key& key : keys())
-        if (key.name == name || key.full() == name)
+        if (key.name == name || key.full() == name || key.full() == path)
             return fmt::format("it belongs to section {}: {}", key.section, key.full());
     std::vector<std::string_view> here = names_in(section);
     if (section.empty()) {
-        here.assign(sections().begin(), sections().end());
+        std::ranges::remove_copy_if(sections(), std::back_inserter(here), is_inside);
         here.push_back("suite");
     }
     if (const std::string_view near = nearest(name, here); !near.empty())

@@ -5,7 +5,8 @@
 namespace strata::config {
 
 std::span<const std::string_view> known_kinds() {
-    static constexpr std::array<std::string_view, 2> names = {"topk", "batch_topk"};
+    static constexpr std::array<std::string_view, 6> names = {"relu",     "topk",  "batch_topk",
+                                                              "jumprelu", "gated", "matryoshka"};
     return names;
 }
 

@@ -31,7 +31,7 @@ std::set<std::string> set_all(const Document& document, Config& config, SaeConfi
         const auto& [node, origin] = found->second;
         std::string wrong = key.set(node, config, sae);
         if (wrong.empty()) continue;
-        if (key.section == "sae" && node.IsSequence())
+        if (key.section.starts_with("sae") && node.IsSequence() && !key.list)
             wrong += "; lists of values belong in the items of suite";
         errors.add(origin, wrong);
         failed.insert(key.full());
@@ -59,11 +59,13 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
     const bool has_suite = document.suite && !document.suite->node.IsNull();
     if (has_suite) saes = expand_suite(*document.suite, base, errors);
     for (WrittenSae& sae : saes)
-        if (!sae.origins.contains("aux_k")) sae.config.aux_k = std::min(sae.config.aux_k, sae.config.width);
+        if (!sae.origins.contains("aux_k"))
+            sae.config.aux_k =
+                find_key("sae", "k")->concerns(sae.config) ? std::min(sae.config.aux_k, sae.config.width) : 0;
     const bool complete = std::none_of(failed.begin(), failed.end(), [](const std::string& key) {
         return key.starts_with("sae.") || key == "train.batch_size";
     });
-    if (complete) check_saes(saes, config.train.batch_size, errors);
+    if (complete) check_saes(saes, config, errors);
     errors.raise();
 
     for (const WrittenSae& sae : saes) config.saes.push_back(sae.config);

@@ -16,6 +16,7 @@ using Origins = std::map<std::string, Origin>;
 struct WrittenSae {
     SaeConfig config;
     Origins origins;
+    Origin origin = {1, "sae"};  // of the item of the suite
 };
 
 // Items in order; within one, keys as written, the last varies fastest. An item with an error gives no SAE.

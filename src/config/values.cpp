@@ -1,6 +1,7 @@
 #include "config/values.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <charconv>
 #include <cmath>
@@ -30,6 +31,11 @@ std::string complaint(std::string_view what, const Accepts& accepts, bool whole)
     std::string line = fmt::format("{}; expected {}", what, expected(accepts, whole));
     if (!accepts.note.empty()) line += fmt::format(" ({})", accepts.note);
     return line;
+}
+
+// `null` in any spelling, where it is accepted.
+bool is_null(const YAML::Node& node, const Accepts& accepts) {
+    return node.IsNull() && is_word(accepts, "null");
 }
 
 // What is wrong with the form of a value that should be one scalar, or "".
@@ -66,7 +72,7 @@ std::string take_number(const YAML::Node& node, const Accepts& accepts, Number& 
 
 template <typename Number>
 std::string take_optional(const YAML::Node& node, const Accepts& accepts, std::optional<Number>& out) {
-    if (node.IsScalar() && is_word(accepts, node.Scalar())) {
+    if (is_null(node, accepts) || (node.IsScalar() && is_word(accepts, node.Scalar()))) {
         out.reset();
         return "";
     }
@@ -98,10 +104,21 @@ std::string take(const YAML::Node& node, const Accepts& accepts, std::optional<d
     return take_optional(node, accepts, out);
 }
 
+std::string take(const YAML::Node& node, const Accepts& accepts, bool& out) {
+    std::string wrong = not_scalar(node);
+    if (wrong.empty() && !YAML::convert<bool>::decode(node, out))
+        wrong = fmt::format("'{}' is not a value of this key", node.Scalar());
+    return wrong.empty() ? "" : complaint(wrong, accepts, false);
+}
+
 std::string take(const YAML::Node& node, const Accepts& accepts, std::string& out) {
+    if (is_null(node, accepts)) {
+        out.clear();
+        return "";
+    }
     if (const std::string wrong = not_scalar(node); !wrong.empty()) return complaint(wrong, accepts, false);
     const std::string& text = node.Scalar();
-    if (accepts.words.empty()) {
+    if (accepts.words.empty() || accepts.text) {
         if (text.empty()) return complaint("is empty", accepts, false);
         out = text;
     } else if (is_word(accepts, text)) {
@@ -117,6 +134,29 @@ std::string take(const YAML::Node& node, const Accepts& accepts, std::string& ou
         if (!near.empty()) line += fmt::format("; did you mean '{}'?", near);
         return line;
     }
+    return "";
+}
+
+std::string take(const YAML::Node& node, const Accepts& accepts, std::vector<double>& out) {
+    std::vector<double> items;
+    std::string wrong;
+    const auto take_item = [&](const YAML::Node& item) {
+        if (const std::string shape = not_scalar(item); !shape.empty())
+            wrong = fmt::format("an item {}", shape);
+        else
+            wrong = number_in(item.Scalar(), accepts, items.emplace_back());
+    };
+    if (node.IsSequence()) {
+        for (const auto& item : node)
+            if (wrong.empty()) take_item(item);
+        if (wrong.empty() && items.empty()) wrong = "the list is empty";
+    } else if (node.IsScalar()) {
+        take_item(node);  // one number is a list of one
+    } else if (!is_null(node, accepts)) {
+        wrong = not_scalar(node);
+    }
+    if (!wrong.empty()) return complaint(wrong, accepts, false);
+    out = std::move(items);
     return "";
 }
 
@@ -169,9 +209,13 @@ std::string expected(const Accepts& accepts, bool whole) {
         if (high) text += fmt::format(" and {} {}", accepts.below ? "<" : "<=", accepts.high);
         choices.push_back(text);
     }
-    std::string line = choices.front();
-    for (std::size_t i = 1; i < choices.size(); ++i)
-        line += (i + 1 == choices.size() ? " or " : ", ") + choices[i];
+    return one_of(std::vector<std::string_view>(choices.begin(), choices.end()));
+}
+
+std::string one_of(std::span<const std::string_view> choices) {
+    std::string line;
+    for (std::size_t i = 0; i < choices.size(); ++i)
+        line += fmt::format("{}{}", i == 0 ? "" : i + 1 == choices.size() ? " or " : ", ", choices[i]);
     return line;
 }
 
@@ -185,7 +229,12 @@ std::string written(double value) {
     return fmt::format("{}", value);
 }  // shortest that reads back the same
 
+std::string written(bool value) {
+    return value ? "true" : "false";
+}
+
 std::string written(const std::string& value) {
+    if (value.empty()) return "null";
     // As the one item of a list, since a comma or a bracket needs quotes there only; without the list's
     // brackets.
     const std::string list = written(std::vector{value});
@@ -198,11 +247,8 @@ std::string written(const std::vector<std::string>& value) {
     return emitter.c_str();
 }
 
-std::string written(const std::optional<std::int64_t>& value) {
-    return value ? written(*value) : "auto";
-}
-std::string written(const std::optional<double>& value) {
-    return value ? written(*value) : "auto";
+std::string written(const std::vector<double>& value) {
+    return value.empty() ? "null" : fmt::format("[{}]", fmt::join(value, ", "));
 }
 
 }  // namespace strata::config

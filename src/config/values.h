@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +24,7 @@ struct Accepts {
     bool below = false;                        // not `high` itself
     std::vector<std::string_view> words = {};  // beside a number where `number`, else instead of one
     bool number = false;
+    bool text = false;                // any text beside `words`
     std::string_view described = {};  // of text and lists: what it stands for
     std::string_view note = {};       // ends a complaint, in brackets: why nothing else is accepted
 };
@@ -32,9 +34,12 @@ struct Accepts {
 std::string take(const YAML::Node& node, const Accepts& accepts, std::int64_t& out);
 std::string take(const YAML::Node& node, const Accepts& accepts, std::uint64_t& out);
 std::string take(const YAML::Node& node, const Accepts& accepts, double& out);
+std::string take(const YAML::Node& node, const Accepts& accepts, bool& out);
+// An empty text or list of numbers stands for null, where that is among the words.
 std::string take(const YAML::Node& node, const Accepts& accepts, std::string& out);
+std::string take(const YAML::Node& node, const Accepts& accepts, std::vector<double>& out);
 std::string take(const YAML::Node& node, const Accepts& accepts, std::vector<std::string>& out);
-// nullopt is written `auto`.
+// nullopt is written as the first of the words: `auto` or `null`.
 std::string take(const YAML::Node& node, const Accepts& accepts, std::optional<std::int64_t>& out);
 std::string take(const YAML::Node& node, const Accepts& accepts, std::optional<double>& out);
 
@@ -45,13 +50,16 @@ std::string take_only(const YAML::Node& node, const Accepts& accepts);
 // "a whole number from 1 to 4096", "mean or zero".
 std::string expected(const Accepts& accepts, bool whole);
 
+// "a, b or c".
+std::string one_of(std::span<const std::string_view> choices);
+
 // YAML that `take` reads back to the same value; on one line and fit for a flow collection.
 std::string written(std::int64_t value);
 std::string written(std::uint64_t value);
 std::string written(double value);
 std::string written(const std::string& value);
+std::string written(bool value);
+std::string written(const std::vector<double>& value);
 std::string written(const std::vector<std::string>& value);
-std::string written(const std::optional<std::int64_t>& value);
-std::string written(const std::optional<double>& value);
 
 }  // namespace strata::config

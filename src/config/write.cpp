@@ -11,10 +11,11 @@
 namespace strata {
 namespace {
 
-// Whether all SAEs have the same value of `key`, which then stands in section sae instead of in every item.
+// Whether `key` concerns all SAEs and has the same value in them. It then stands in section sae instead of in
+// the items.
 bool shared(const config::Key& key, const Config& config) {
     return std::all_of(config.saes.begin(), config.saes.end(), [&](const SaeConfig& sae) {
-        return key.get(config, sae) == key.get(config, config.saes.front());
+        return key.concerns(sae) && key.get(config, sae) == key.get(config, config.saes.front());
     });
 }
 
@@ -24,6 +25,7 @@ std::string to_yaml(const Config& config) {
     STRATA_ASSERT(!config.saes.empty());
     std::string text = "# strata " STRATA_VERSION "\n";
     for (const std::string_view section : config::sections()) {
+        if (config::is_inside(section)) continue;
         text += fmt::format("{}:\n", section);
         std::vector<std::string> items(config.saes.size());
         for (const config::Key& key : config::keys()) {
@@ -32,9 +34,11 @@ std::string to_yaml(const Config& config) {
                 text += fmt::format("  {}: {}\n", key.name, key.get(config, config.saes.front()));
                 continue;
             }
+            if (config.saes.size() == 1) continue;
             for (std::size_t i = 0; i < items.size(); ++i)
-                items[i] += fmt::format("{}{}: {}", items[i].empty() ? "" : ", ", key.name,
-                                        key.get(config, config.saes[i]));
+                if (key.concerns(config.saes[i]))
+                    items[i] += fmt::format("{}{}: {}", items[i].empty() ? "" : ", ", key.name,
+                                            key.get(config, config.saes[i]));
         }
         if (section != "sae" || config.saes.size() == 1) continue;
         text += "suite:\n";
@@ -46,7 +50,7 @@ std::string to_yaml(const Config& config) {
 std::string fingerprint(const Config& config) {
     nlohmann::ordered_json all;
     for (const config::Key& key : config::keys()) {
-        if (!key.decides) continue;
+        if (!key.decides || config::is_inside(key.section)) continue;
         if (key.section != "sae") {
             all[key.full()] = key.get(config, SaeConfig());
             continue;
@@ -55,10 +59,6 @@ std::string fingerprint(const Config& config) {
     }
     // File names may be bytes that are no UTF-8.
     return all.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
-}
-
-std::string name_of(const SaeConfig& sae) {
-    return fmt::format("{}.w{}.k{}", sae.kind, sae.width, config::written(sae.k));
 }
 
 }  // namespace strata

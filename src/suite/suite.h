@@ -13,7 +13,7 @@ namespace strata::suite {
 struct Job {
     data::Dataset dataset;
     std::vector<SaeConfig> saes;
-    std::vector<std::string> names;  // of the SAEs: <dataset with '/' as '.'>.<kind>.w<width>.<sparsity>
+    std::vector<std::string> names;  // of the SAEs: <dataset with '/' as '.'>.<names_of>
 };
 
 // In the order of the datasets. UsageError if two SAEs would have the same name.

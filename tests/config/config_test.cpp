@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <set>
 
 #include "base/file.h"
@@ -43,20 +44,31 @@ train:
   checkpoint_every: 1000       # steps; also on request and at the end
   keep_checkpoints: 2
 optimizer:
-  kind: adam                   # adam | signum
+  kind: adam                   # adam | adam_schedule_free | signum
   lr: auto                     # from batch, width, kind and run length; or a number
   beta1: 0.9
   beta2: 0.999
   epsilon: 1.0e-8
+  warmup: linear               # linear | cosine
   warmup_steps: 1000
   decay_fraction: 0.2          # linear to zero over the last part of the run
   clip_norm: 1.0               # global norm, after the decoder projection; 0: off
 sae:                           # the one SAE, or what the items of suite share
-  kind: batch_topk             # relu | topk | batch_topk | jumprelu | gated | matryoshka | ...
+  kind: batch_topk             # relu | topk | batch_topk | jumprelu | gated | matryoshka
   width: 16384                 # latents
   k: 64                        # mean active latents per row; may be fractional for batch_topk
   l1: 0
   l0: 0
+  l0_target: null
+  frequency: 0
+  frequency_limit: 0.1
+  bandwidth: 0.001
+  theta_init: 0.001
+  theta: direct
+  penalty_warmup_steps: 10000
+  decoder: unit
+  resample_every: 0
+  resample_warmup_steps: 1000
   prefixes: null
   skip: false
   init_from: null
@@ -75,9 +87,7 @@ const std::string sample_end =
     "parallel: {groups: auto, data: auto, latent: 1, shard_optimizer: false, threads: auto}\n";
 
 std::vector<std::string> names(const Config& config) {
-    std::vector<std::string> all;
-    for (const SaeConfig& sae : config.saes) all.push_back(name_of(sae));
-    return all;
+    return names_of(config.saes);
 }
 
 Config defaults() {
@@ -104,20 +114,135 @@ TEST(Load, TheSuiteOfTheSample) {
         names(load(sample + sample_suite + sample_end)),
         testing::ElementsAre("batch_topk.w4096.k20", "batch_topk.w4096.k40", "batch_topk.w4096.k80",
                              "batch_topk.w16384.k20", "batch_topk.w16384.k40", "batch_topk.w16384.k80"));
-    const std::string message = complaint(
-        sample + sample_suite + "  - {kind: jumprelu, width: 16384, l0_target: [20, 40, 80]}\n" + sample_end);
-    EXPECT_THAT(message,
-                HasSubstr("run.yaml:49: suite.kind: 'jumprelu' is not a value of this key; expected topk or "
-                          "batch_topk (the kinds of this version)"));
-    EXPECT_THAT(message,
-                HasSubstr("run.yaml:49: suite.l0_target: '40' is not available in this version; expected "
-                          "null"));
+    EXPECT_THAT(
+        complaint(sample + sample_suite + "  - {kind: jumprelu, l0_target: [20, 40, 80]}\n" + sample_end),
+        HasSubstr("run.yaml:35: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
+                  "batch_topk or matryoshka"));
+}
+
+TEST(Load, KeysOfAllKinds) {
+    const SaeConfig jumprelu =
+        load(
+            least +
+            "sae: {kind: jumprelu, l0: 6e-4, l0_target: 40, frequency: 0.5, frequency_limit: 0.2, bandwidth: "
+            "0.01, theta_init: 0.02, theta: log, penalty_warmup_steps: 7, prefixes: [0.25, 1], "
+            "init_from: runs/a b}\n")
+            .saes.front();
+    EXPECT_EQ(jumprelu.l0, 6e-4);
+    EXPECT_EQ(jumprelu.l0_target, 40);
+    EXPECT_EQ(jumprelu.frequency, 0.5);
+    EXPECT_EQ(jumprelu.frequency_limit, 0.2);
+    EXPECT_EQ(jumprelu.bandwidth, 0.01);
+    EXPECT_EQ(jumprelu.theta_init, 0.02);
+    EXPECT_EQ(jumprelu.theta, "log");
+    EXPECT_EQ(jumprelu.penalty_warmup_steps, 7);
+    EXPECT_THAT(jumprelu.prefixes, testing::ElementsAre(0.25, 1));
+    EXPECT_EQ(jumprelu.init_from, "runs/a b");
+    const SaeConfig relu =
+        load(least +
+             "sae: {kind: relu, l1: 0.01, decoder: free, resample_every: 9, resample_warmup_steps: 8}\n")
+            .saes.front();
+    EXPECT_EQ(relu.l1, 0.01);
+    EXPECT_EQ(relu.decoder, "free");
+    EXPECT_EQ(relu.resample_every, 9);
+    EXPECT_EQ(relu.resample_warmup_steps, 8);
+    const SaeConfig matryoshka =
+        load(least + "sae: {kind: matryoshka, prefixes: [1, 2, 100], row_cap: 4, threshold_scope: local}\n")
+            .saes.front();
+    EXPECT_THAT(matryoshka.prefixes, testing::ElementsAre(1, 2, 100));
+    EXPECT_EQ(matryoshka.row_cap, 4);
+    EXPECT_EQ(matryoshka.threshold_scope, "local");
+    const OptimizerConfig optimizer = load(least + "optimizer: {kind: signum, warmup: cosine}\n").optimizer;
+    EXPECT_EQ(optimizer.kind, "signum");
+    EXPECT_EQ(optimizer.warmup, "cosine");
+    const SaeConfig none =
+        load(least + "sae: {l0_target: ~, prefixes: , init_from: null, atm: null}\n").saes[0];
+    EXPECT_EQ(none, SaeConfig());
+}
+
+TEST(Load, TheAuxiliaryLossIsOffByDefaultForKindsWithoutK) {
+    for (const std::string kind : {"topk", "batch_topk", "matryoshka"})
+        EXPECT_EQ(load(least, {"sae.kind=" + kind}).saes.front().aux_k, 512) << kind;
+    for (const std::string kind : {"relu", "jumprelu", "gated"}) {
+        EXPECT_EQ(load(least, {"sae.kind=" + kind}).saes.front().aux_k, 0) << kind;
+        EXPECT_EQ(load(least, {"sae.kind=" + kind, "sae.aux_k=512"}).saes.front().aux_k, 512) << kind;
+    }
+}
+
+TEST(Load, AtmIsAMap) {
+    EXPECT_FALSE(load(least).saes.front().atm);
+    EXPECT_EQ(load(least + "sae: {atm: {}}\n").saes.front().atm, AtmConfig());
+    const Config config = load(least +
+                               "sae:\n  atm: {decay: 0.9, c: -0.5, r: 2, start_step: 3, ramp_steps: 0, law: "
+                               "token, place: after, combine: geometric, weights: [1, 0, 0.5]}\n");
+    const AtmConfig expected = {.decay = 0.9,
+                                .c = -0.5,
+                                .r = 2,
+                                .start_step = 3,
+                                .ramp_steps = 0,
+                                .law = "token",
+                                .place = "after",
+                                .combine = "geometric",
+                                .weights = {1, 0, 0.5}};
+    EXPECT_EQ(config.saes.front().atm, expected);
+}
+
+TEST(Load, OptionsReplaceAtmOrAKeyOfIt) {
+    const auto atm = [](const std::string& text, const std::vector<std::string>& options) {
+        return load(least + text, options).saes.front().atm;
+    };
+    const std::string map = "sae: {atm: {c: wrong, r: 2}}\n";
+    EXPECT_EQ(atm("", {"sae.atm={c: 3}"}), AtmConfig{.c = 3});
+    EXPECT_EQ(atm("", {"sae.atm.c=3", "sae.atm.r=4"}), (AtmConfig{.c = 3, .r = 4}));
+    EXPECT_EQ(atm(map, {"sae.atm.c=3"}), (AtmConfig{.c = 3, .r = 2}));
+    EXPECT_EQ(atm(map, {"sae.atm={c: 3}"}), AtmConfig{.c = 3});
+    EXPECT_EQ(atm(map, {"sae={atm: {c: 3}}"}), AtmConfig{.c = 3});
+    EXPECT_EQ(atm(map, {"sae.atm={}"}), AtmConfig());
+    EXPECT_EQ(atm(map, {"sae.atm=null"}), std::nullopt);
+    EXPECT_EQ(atm(map, {"sae.atm=null", "sae.atm.c=3"}), AtmConfig{.c = 3});
+    EXPECT_EQ(atm(map, {"sae.atm.c=3", "sae.atm=null"}), std::nullopt);
+    EXPECT_EQ(atm("sae: {atm: null}\n", {"sae.atm.c=3"}), AtmConfig{.c = 3});
+}
+
+TEST(Load, ASuiteExpandsWithinAtm) {
+    const Config config = load(least +
+                               "sae: {width: 64, k: 8, atm: {decay: 0.9}}\n"
+                               "suite:\n"
+                               "  - atm: [null, {c: [0, 1], r: 2}, {}]\n"
+                               "    row_cap: [0, 4]\n");
+    EXPECT_THAT(names(config),
+                testing::ElementsAre(
+                    "batch_topk.w64.k8.row_cap0", "batch_topk.w64.k8.row_cap4",
+                    "batch_topk.w64.k8.atm.c0.r2.row_cap0", "batch_topk.w64.k8.atm.c0.r2.row_cap4",
+                    "batch_topk.w64.k8.atm.c1.r2.row_cap0", "batch_topk.w64.k8.atm.c1.r2.row_cap4",
+                    "batch_topk.w64.k8.atm.c1.r0.5.row_cap0", "batch_topk.w64.k8.atm.c1.r0.5.row_cap4"));
+    EXPECT_FALSE(config.saes[0].atm);
+    EXPECT_EQ(config.saes[2].atm, (AtmConfig{.decay = 0.9, .c = 0, .r = 2}));
+    EXPECT_EQ(config.saes[7].atm, AtmConfig{.decay = 0.9});
+}
+
+// A list of numbers is one value of `prefixes`; several are lists in a list.
+TEST(Load, ASuiteTakesListsOfLists) {
+    const auto prefixes = [](const std::string& text) {
+        std::vector<std::vector<double>> all;
+        for (const SaeConfig& sae : load(least + "suite: [{" + text + "}]\n").saes)
+            all.push_back(sae.prefixes);
+        return all;
+    };
+    using List = std::vector<double>;
+    EXPECT_THAT(prefixes("prefixes: [0.5, 1]"), testing::ElementsAre(List{0.5, 1}));
+    EXPECT_THAT(prefixes("prefixes: [[0.5, 1], null, [8]]"),
+                testing::ElementsAre(List{0.5, 1}, List{}, List{8}));
+    EXPECT_EQ(load(least + "suite: [{atm: {weights: [1, 2, 3]}}]\n").saes.front().atm->weights,
+              (List{1, 2, 3}));
+    EXPECT_EQ(load(least + "suite: [{atm: {weights: [[1, 2, 3], [1, 0, 0]]}}]\n").saes.back().atm->weights,
+              (List{1, 0, 0}));
 }
 
 TEST(Load, Numbers) {
     const Config config = load(least +
                                    "train: {tokens: 1e6, batch_size: +128, log_every: 2.0}\n"
-                                   "sae: {k: 12.5, l1: 0.0, skip: no, aux_k: \"7\"}\n"
+                                   "sae: {k: 12.5, l1: 0.0, skip: no, aux_k: \"7\", prefixes: .5}\n"
                                    "optimizer: {lr: 3E-4, decay_fraction: 0, beta1: .0}\n"
                                    "parallel: {groups: 1, data: 2, threads: 3}\n",
                                {"run.seed=18446744073709551615", "data.scale=2.50"});
@@ -126,6 +251,8 @@ TEST(Load, Numbers) {
     EXPECT_EQ(config.train.log_every, 2);
     EXPECT_EQ(config.saes.front().k, 12.5);
     EXPECT_EQ(config.saes.front().aux_k, 7);
+    EXPECT_FALSE(config.saes.front().skip);
+    EXPECT_THAT(config.saes.front().prefixes, testing::ElementsAre(0.5));
     EXPECT_EQ(config.optimizer.lr, 3e-4);
     EXPECT_EQ(config.optimizer.decay_fraction, 0);
     EXPECT_EQ(config.parallel.data, 2);
@@ -146,6 +273,14 @@ TEST(Load, OptionsReplaceWhatTheFileSays) {
     EXPECT_THAT(config.data.datasets, testing::ElementsAre("c"));
     EXPECT_THAT(names(config), testing::ElementsAre("batch_topk.w16384.k3", "batch_topk.w16384.k4"));
     EXPECT_EQ(load(least + "suite:\n  - {k: 3}\n", {"suite=null", "sae.k=5"}).saes.front().k, 5);
+}
+
+TEST(Load, AnOptionLeavesAliasesAlone) {
+    const Config config =
+        load(least + "train: {tokens: &n 500, log_every: *n}\nsuite:\n  - {k: &k [3, 4], aux_k: *k}\n",
+             {"train.tokens=7", "suite=[{k: 5}]"});
+    EXPECT_EQ(config.train.tokens, 7);
+    EXPECT_EQ(config.train.log_every, 500);
 }
 
 TEST(Load, SuiteOnTopOfSae) {
@@ -181,6 +316,13 @@ TEST(ToYaml, ReadsBackEqual) {
         "row_cap: 3}\n",
         "parallel: {data: 3, threads: 2}\noptimizer: {lr: 0.1, epsilon: 1e-300, beta2: 0.3333333333333333}\n",
         "train: {tokens: 9007199254740992}\n",
+        "sae: {kind: jumprelu, l0: 1e-5, l0_target: 0.3, frequency: 3, theta: log, prefixes: [0.1, 1]}\n",
+        "sae: {kind: relu, l1: 0.3, decoder: free, resample_every: 3, aux_k: 3, init_from: \"null\"}\n",
+        "sae: {kind: gated, atm: {}}\noptimizer: {kind: adam_schedule_free, warmup: cosine}\n",
+        "sae: {kind: matryoshka, prefixes: [1, 20, 300], threshold_scope: local}\n",
+        "suite:\n  - {kind: batch_topk, k: 8, atm: [null, {c: [0, 0.3], weights: [0, 0, 1]}]}\n"
+        "  - {kind: jumprelu, l0: [0, 1e-3], prefixes: [null, [8, 100]], atm: {law: [token, latent]}}\n"
+        "  - {kind: gated, l1: 0.1, init_from: [runs/a, runs/b]}\n",
     };
     for (const std::string& text : extra) {
         const Config config = load(least + text, {"data.scale=0.1", "run.seed=18446744073709551615"});
@@ -188,7 +330,14 @@ TEST(ToYaml, ReadsBackEqual) {
         EXPECT_EQ(load(yaml), config) << yaml;
         EXPECT_EQ(to_yaml(load(yaml)), yaml);
         EXPECT_TRUE(yaml.starts_with("# strata " STRATA_VERSION "\nrun:\n"));
-        for (const config::Key& key : config::keys()) EXPECT_THAT(yaml, HasSubstr(key.name + ": "));
+        for (const config::Key& key : config::keys()) {
+            bool known = false;  // keys that say nothing about any SAE are left out
+            for (const SaeConfig& sae : config.saes)
+                known |= key.concerns(sae) && (!config::is_inside(key.section) || sae.atm);
+            const bool found = yaml.find(" " + key.name + ": ") != std::string::npos ||
+                               yaml.find("{" + key.name + ": ") != std::string::npos;
+            EXPECT_EQ(found, known) << key.name << "\n" << yaml;
+        }
     }
 }
 
@@ -211,7 +360,7 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
     for (const std::string option :
          {"run.output=y", "run.device=cpu", "train.log_every=7", "train.checkpoint_every=7",
           "train.keep_checkpoints=7", "parallel.data=7", "parallel.threads=7", "parallel.groups=1",
-          "data.lanes=64", "sae.k=64.0", "suite=[{k: 64}]"})
+          "data.lanes=64", "sae.k=64.0", "suite=[{k: 64}]", "sae.l0=0.0", "sae.atm=null"})
         EXPECT_EQ(fingerprint(load(least, {option})), of_least) << option;
     std::set<std::string> all = {of_least};
     const std::vector<std::string> deciding = {"run.seed=1",
@@ -228,6 +377,8 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
                                                "optimizer.beta1=0.5",
                                                "optimizer.beta2=0.5",
                                                "optimizer.epsilon=9",
+                                               "optimizer.kind=signum",
+                                               "optimizer.warmup=cosine",
                                                "optimizer.warmup_steps=9",
                                                "optimizer.decay_fraction=0.9",
                                                "optimizer.clip_norm=9",
@@ -239,6 +390,35 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
                                                "sae.aux_coefficient=9",
                                                "sae.dead_after_tokens=9",
                                                "sae.row_cap=9",
+                                               "sae.threshold_scope=local",
+                                               "sae.prefixes=[0.5]",
+                                               "sae.init_from=runs/x",
+                                               "sae.atm={}",
+                                               "sae.atm.decay=0.5",
+                                               "sae.atm.c=9",
+                                               "sae.atm.r=9",
+                                               "sae.atm.start_step=9",
+                                               "sae.atm.ramp_steps=9",
+                                               "sae.atm.law=token",
+                                               "sae.atm.place=after",
+                                               "sae.atm.combine=geometric",
+                                               "sae.atm.weights=[1, 1, 2]",
+                                               "sae={kind: matryoshka}",
+                                               "sae={kind: relu}",
+                                               "sae={kind: relu, l1: 9}",
+                                               "sae={kind: relu, decoder: free}",
+                                               "sae={kind: relu, penalty_warmup_steps: 9}",
+                                               "sae={kind: relu, resample_every: 9}",
+                                               "sae={kind: relu, resample_warmup_steps: 9}",
+                                               "sae={kind: gated}",
+                                               "sae={kind: jumprelu}",
+                                               "sae={kind: jumprelu, l0: 9}",
+                                               "sae={kind: jumprelu, l0_target: 9}",
+                                               "sae={kind: jumprelu, frequency: 9}",
+                                               "sae={kind: jumprelu, frequency_limit: 0.5}",
+                                               "sae={kind: jumprelu, bandwidth: 9}",
+                                               "sae={kind: jumprelu, theta_init: 9}",
+                                               "sae={kind: jumprelu, theta: log}",
                                                "suite=[{k: [64, 9]}]",
                                                "suite=[{k: [9, 64]}]",
                                                "data.files=[\"a.h5, b\"]",
@@ -256,6 +436,62 @@ TEST(NameOf, IsShort) {
     sae.width = 1 << 20;
     sae.k = 100;
     EXPECT_EQ(name_of(sae), "topk.w1048576.k100");
+    EXPECT_EQ(name_of({.kind = "relu", .width = 4096, .l1 = 0.01}), "relu.w4096.l1_0.01");
+    EXPECT_EQ(name_of({.kind = "gated", .width = 4096, .l1 = 3}), "gated.w4096.l1_3");
+    EXPECT_EQ(name_of({.kind = "jumprelu", .l0 = 6e-4}), "jumprelu.w16384.l0_0.0006");
+    EXPECT_EQ(name_of({.kind = "jumprelu", .l0 = 6e-4, .l0_target = 40}), "jumprelu.w16384.l0t40");
+    EXPECT_EQ(name_of({.kind = "matryoshka", .atm = AtmConfig()}), "matryoshka.w16384.k64.atm");
+}
+
+TEST(NamesOf, TellNamesakesApart) {
+    const auto named = [](const std::string& items) {
+        return names(load(least + "suite: [" + items + "]\n"));
+    };
+    using testing::ElementsAre;
+    EXPECT_THAT(named("{k: [8, 9], aux_k: 0}"), ElementsAre("batch_topk.w16384.k8", "batch_topk.w16384.k9"));
+    EXPECT_THAT(
+        named("{k: 8, aux_k: [0, 64]}, {k: 9}"),
+        ElementsAre("batch_topk.w16384.k8.aux_k0", "batch_topk.w16384.k8.aux_k64", "batch_topk.w16384.k9"));
+    EXPECT_THAT(named("{kind: relu, l1: 1, decoder: [unit, free], init_from: [null, runs/a b]}"),
+                ElementsAre("relu.w16384.l1_1.decoder_unit.init_from_null",
+                            "relu.w16384.l1_1.decoder_unit.init_from_runs_a_b",
+                            "relu.w16384.l1_1.decoder_free.init_from_null",
+                            "relu.w16384.l1_1.decoder_free.init_from_runs_a_b"));
+    EXPECT_THAT(
+        named("{kind: jumprelu, l0_target: 40, l0: [0, 0.5], prefixes: [null, [0.25, 1]]}"),
+        ElementsAre("jumprelu.w16384.l0t40.l0_0.prefixes_null", "jumprelu.w16384.l0t40.l0_0.prefixes0.25_1",
+                    "jumprelu.w16384.l0t40.l0_0.5.prefixes_null",
+                    "jumprelu.w16384.l0t40.l0_0.5.prefixes0.25_1"));
+    EXPECT_THAT(
+        named("{atm: {c: [-0.5, 1], law: [token, latent]}}"),
+        ElementsAre("batch_topk.w16384.k64.atm.c-0.5.law_token", "batch_topk.w16384.k64.atm.c-0.5.law_latent",
+                    "batch_topk.w16384.k64.atm.c1.law_token", "batch_topk.w16384.k64.atm.c1.law_latent"));
+}
+
+TEST(PrefixWidths, EndWithTheWidth) {
+    using testing::ElementsAre;
+    const auto widths = [](const std::string& kind, std::int64_t width, std::vector<double> prefixes) {
+        return prefix_widths({.kind = kind, .width = width, .prefixes = std::move(prefixes)});
+    };
+    EXPECT_THAT(widths("batch_topk", 64, {}), ElementsAre(64));
+    EXPECT_THAT(widths("matryoshka", 65536, {}), ElementsAre(2048, 6144, 14336, 30720, 65536));
+    EXPECT_THAT(widths("matryoshka", 8, {}), ElementsAre(1, 2, 4, 8));  // 0.25, 0.75, 1.75, 3.75
+    EXPECT_THAT(widths("relu", 100, {0.25, 1}), ElementsAre(25, 100));
+    EXPECT_THAT(widths("relu", 100, {0.001, 0.125}), ElementsAre(1, 13, 100));
+    EXPECT_THAT(widths("relu", 100, {1}), ElementsAre(100));
+    EXPECT_THAT(widths("relu", 100, {1, 2, 30}), ElementsAre(1, 2, 30, 100));
+    EXPECT_THAT(widths("relu", 100, {30, 100}), ElementsAre(30, 100));
+    EXPECT_THAT(widths("relu", 2147483647, {0.5}), ElementsAre(1073741824, 2147483647));
+}
+
+TEST(Examples, AreAccepted) {
+    std::size_t count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(STRATA_SOURCE "/configs")) {
+        const Config config = load_config(entry.path(), {});
+        EXPECT_EQ(load(to_yaml(config)), config) << entry.path();
+        ++count;
+    }
+    EXPECT_GE(count, 6U);
 }
 
 TEST(Nearest, CountsSlipsOfTheFinger) {

@@ -82,7 +82,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"optimizer: {clip_norm: -1}\n",
             "4: optimizer.clip_norm: -1 is out of range; expected a number >= 0"},
         Bad{"optimizer: {kind: adamm}\n",
-            "4: optimizer.kind: 'adamm' is not a value of this key; expected adam; did you mean 'adam'?"},
+            "4: optimizer.kind: 'adamm' is not a value of this key; expected adam, adam_schedule_free or "
+            "signum; did you mean 'adam'?"},
         Bad{"sae: {b_dec_init: [mean]}\n",
             "4: sae.b_dec_init: is a list; expected mean or zero; lists of values "
             "belong in the items of suite"},
@@ -97,25 +98,92 @@ INSTANTIATE_TEST_SUITE_P(
             "4096"}));
 
 INSTANTIATE_TEST_SUITE_P(
+    OfSae, Refused,
+    testing::Values(
+        Bad{"sae: {kind: jump_relu}\n",
+            "4: sae.kind: 'jump_relu' is not a value of this key; expected relu, topk, batch_topk, "
+            "jumprelu, gated or matryoshka; did you mean 'jumprelu'?"},
+        Bad{"sae: {kind: relu, l1: -1}\n", "4: sae.l1: -1 is out of range; expected a number >= 0"},
+        Bad{"sae: {kind: jumprelu, l0_target: 0}\n",
+            "4: sae.l0_target: 0 is out of range; expected null or a number > 0"},
+        Bad{"sae: {kind: jumprelu, l0_target: auto}\n",
+            "4: sae.l0_target: 'auto' is not a number; expected null or a number > 0"},
+        Bad{"sae: {kind: jumprelu, frequency_limit: 2}\n",
+            "4: sae.frequency_limit: 2 is out of range; expected a number >= 0 and <= 1"},
+        Bad{"sae: {skip: maybe}\n",
+            "4: sae.skip: 'maybe' is not a value of this key; expected true or false"},
+        Bad{"sae: {init_from: }\nsae2:\n", "5: sae2: unknown key; did you mean 'sae'?"},
+        Bad{"sae: {init_from: [a]}\n",
+            "4: sae.init_from: is a list; expected null or the folder of a saved SAE; lists of values "
+            "belong in the items of suite"},
+        Bad{"sae: {init_from: \"\"}\n",
+            "4: sae.init_from: is empty; expected null or the folder of a saved SAE"},
+        Bad{"sae: {prefixes: []}\n",
+            "4: sae.prefixes: the list is empty; expected null or a list of fractions of the width or of "
+            "widths"},
+        Bad{"sae: {prefixes: [0, 1]}\n",
+            "4: sae.prefixes: 0 is out of range; expected null or a list of fractions of the width or of "
+            "widths"},
+        Bad{"sae: {prefixes: [a]}\n",
+            "4: sae.prefixes: 'a' is not a number; expected null or a list of fractions of the width or of "
+            "widths"},
+        Bad{"sae: {prefixes: [[1, 2], null]}\n",
+            "4: sae.prefixes: an item is a list; expected null or a list of fractions of the width or of "
+            "widths"},
+        Bad{"sae: {prefixes: {a: 1}}\n",
+            "4: sae.prefixes: is a map; expected null or a list of fractions of the width or of widths"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    Atm, Refused,
+    testing::Values(
+        Bad{"sae:\n  atm:\n    decai: 0.9\n", "6: sae.atm.decai: unknown key; did you mean 'decay'?"},
+        Bad{"sae:\n  atm:\n    c: 1\n    c: 2\n", "7: sae.atm.c: stands twice; expected each key once"},
+        Bad{"sae: {decay: 0.9}\n", "4: sae.decay: unknown key; it belongs to section sae.atm: sae.atm.decay"},
+        Bad{"sae: {atm.c: 1}\n", "4: sae.atm.c: unknown key; it belongs to section sae.atm: sae.atm.c"},
+        Bad{"sae.atm: {c: 1}\n", "4: sae.atm: unknown key; it belongs to section sae: sae.atm"},
+        Bad{"atm: {c: 1}\n", "4: atm: unknown key; it belongs to section sae: sae.atm"},
+        Bad{"sae: {atm: {width: 4}}\n",
+            "4: sae.atm.width: unknown key; it belongs to section sae: sae.width"},
+        Bad{"sae: {atm: {zzzzzzzzzzzzzzzz: 4}}\n",
+            "4: sae.atm.zzzzzzzzzzzzzzzz: unknown key; expected one of decay, c, r, start_step, ramp_steps, "
+            "law, place, combine, weights"},
+        Bad{"sae: {atm: on}\n",
+            "4: sae.atm: 'on' is not a value of this key; expected null or a map of keys of sae.atm"},
+        Bad{"sae: {atm: [null, {c: 1}]}\n",
+            "4: sae.atm: is a list; expected null or a map of keys of sae.atm; lists of values belong in the "
+            "items of suite"},
+        Bad{"sae: {atm: {c: [0, 1]}}\n",
+            "4: sae.atm.c: is a list; expected a number; lists of values belong in the items of suite"},
+        Bad{"sae: {atm: {decay: 1}}\n", "4: sae.atm.decay: 1 is out of range; expected a number > 0 and < 1"},
+        Bad{"sae: {atm: {r: 0}}\n", "4: sae.atm.r: 0 is out of range; expected a number > 0"},
+        Bad{"sae: {atm: {ramp_steps: -1}}\n",
+            "4: sae.atm.ramp_steps: -1 is out of range; expected a whole number >= 0"},
+        Bad{"sae: {atm: {law: tokne}}\n",
+            "4: sae.atm.law: 'tokne' is not a value of this key; expected latent or token; did you mean "
+            "'token'?"},
+        Bad{"sae: {atm: {weights: [1, -1, 1]}}\n",
+            "4: sae.atm.weights: -1 is out of range; expected a list of three numbers >= 0"},
+        Bad{"sae: {atm: {weights: null}}\n",
+            "4: sae.atm.weights: has no value; expected a list of three numbers >= 0"},
+        Bad{"sae: {atm: {weights: [1, 1]}}\n",
+            "4: sae.atm.weights: [1, 1] does not weigh the three statistics; expected three numbers >= 0, "
+            "one "
+            "of them > 0"},
+        Bad{"sae: {atm: {weights: [0, 0, 0]}}\n",
+            "4: sae.atm.weights: [0, 0, 0] does not weigh the three statistics; expected three numbers >= 0, "
+            "one of them > 0"},
+        Bad{"suite:\n  - atm: [null, {c: 1}, {lwa: 3}]\n",
+            "5: suite.atm.lwa: unknown key; did you mean 'law'?"},
+        Bad{"suite:\n  - atm:\n    - null\n    - {r: [1, 0]}\n",
+            "7: suite.atm.r: 0 is out of range; expected a number > 0"},
+        Bad{"suite:\n  - {atm: {r: []}}\n",
+            "5: suite.atm.r: the list is empty; expected a number > 0, or several"},
+        Bad{"suite:\n  - {atm: [[{c: 1}]]}\n",
+            "5: suite.atm: is a list; expected null or a map of keys of sae.atm"}));
+
+INSTANTIATE_TEST_SUITE_P(
     OneValueOnly, Refused,
-    testing::Values(Bad{"sae: {kind: jumprelu}\n",
-                        "4: sae.kind: 'jumprelu' is not a value of this key; expected topk or "
-                        "batch_topk (the kinds of this version)"},
-                    Bad{"sae: {l1: 0.5}\n",
-                        "4: sae.l1: '0.5' is not available in this version; expected 0 (no kind of this "
-                        "version has an L1 penalty)"},
-                    Bad{"sae: {prefixes: [0.5, 1]}\n",
-                        "4: sae.prefixes: is a list; expected null (matryoshka prefixes are not "
-                        "trained); lists of values belong in the items of suite"},
-                    Bad{"sae: {atm: {decay: .99}}\n",
-                        "4: sae.atm: is a map; expected null (adaptive temporal masking is not built in)"},
-                    Bad{"sae: {skip: true}\n",
-                        "4: sae.skip: 'true' is not available in this version; expected false "
-                        "(transcoders are not trained)"},
-                    Bad{"sae: {skip: maybe}\n",
-                        "4: sae.skip: 'maybe' is not available in this version; expected false "
-                        "(transcoders are not trained)"},
-                    Bad{"parallel: {groups: 2}\n",
+    testing::Values(Bad{"parallel: {groups: 2}\n",
                         "4: parallel.groups: '2' is not available in this version; expected auto or 1 "
                         "(all ranks work on the same SAEs)"},
                     Bad{"parallel: {latent: }\n",
@@ -124,22 +192,80 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     BetweenKeys, Refused,
-    testing::Values(Bad{"sae:\n  width: 64\n  k: 65\n",
-                        "6: sae.k: k 65 exceeds width 64; expected k <= width"},
-                    Bad{"sae: {width: 32}\n", "4: sae.width: k 64 exceeds width 32; expected k <= width"},
-                    Bad{"sae:\n  aux_k: 129\n  width: 128\n",
-                        "5: sae.aux_k: aux_k 129 exceeds width 128; expected aux_k <= width"},
-                    Bad{"sae: {kind: topk, k: 12.5}\n",
-                        "4: sae.k: 12.5 is not a whole number, but topk keeps k latents of each "
-                        "row; expected a whole number, or kind batch_topk"},
-                    Bad{"sae: {k: 1e-5}\n",
-                        "4: sae.k: 1e-05 selects no latent in a batch of 4096 rows; expected k x "
-                        "train.batch_size >= 1"},
-                    Bad{"sae: {kind: topk, row_cap: 3}\n",
-                        "4: sae.row_cap: 3 has no meaning for kind topk; expected 0, or kind batch_topk"},
-                    Bad{"train:\n  batch_size: 63\n",
-                        "5: train.batch_size: train.batch_size 63 is below data.lanes 64; expected a "
-                        "row of each lane in every batch: a larger batch_size or fewer lanes"}));
+    testing::Values(
+        Bad{"sae:\n  width: 64\n  k: 65\n", "6: sae.k: k 65 exceeds width 64; expected k <= width"},
+        Bad{"sae: {width: 32}\n", "4: sae.width: k 64 exceeds width 32; expected k <= width"},
+        Bad{"sae:\n  aux_k: 129\n  width: 128\n",
+            "5: sae.aux_k: aux_k 129 exceeds width 128; expected aux_k <= width"},
+        Bad{"sae: {kind: topk, k: 12.5}\n",
+            "4: sae.k: 12.5 is not a whole number, but topk keeps k latents of each "
+            "row; expected a whole number, or kind batch_topk"},
+        Bad{"sae: {k: 1e-5}\n",
+            "4: sae.k: 1e-05 selects no latent in a batch of 4096 rows; expected k x "
+            "train.batch_size >= 1"},
+        Bad{"sae: {kind: jumprelu, l0_target: 33, width: 32}\n",
+            "4: sae.l0_target: l0_target 33 exceeds width 32; expected l0_target <= width"},
+        Bad{"sae: {skip: true}\n",
+            "4: sae.skip: true connects the input with another dataset; expected data.target to name it, or "
+            "skip false"},
+        Bad{"sae: {prefixes: [0.5, 0.5]}\n",
+            "4: sae.prefixes: [0.5, 0.5] does not ascend; expected each number larger than the one before"},
+        Bad{"sae: {prefixes: [4, 2]}\n",
+            "4: sae.prefixes: [4, 2] does not ascend; expected each number larger than the one before"},
+        Bad{"sae: {prefixes: [0.5, 16]}\n",
+            "4: sae.prefixes: [0.5, 16] are neither fractions nor widths; expected numbers <= 1 only, or "
+            "whole numbers only"},
+        Bad{"sae: {k: 4, width: 64, prefixes: [8, 65]}\n",
+            "4: sae.prefixes: prefix 65 exceeds width 64; expected prefixes <= width"},
+        Bad{"sae: {kind: matryoshka, prefixes: [1]}\n",
+            "4: sae.prefixes: [1] with width 16384 makes a single prefix; expected two prefixes or more, or "
+            "kind batch_topk"},
+        Bad{"sae:\n  kind: matryoshka\n  k: 1\n  width: 1\n",
+            "5: sae.kind: null with width 1 makes a single prefix; expected two prefixes or more, or kind "
+            "batch_topk"},
+        Bad{"train:\n  batch_size: 63\n",
+            "5: train.batch_size: train.batch_size 63 is below data.lanes 64; expected a "
+            "row of each lane in every batch: a larger batch_size or fewer lanes"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    WithoutMeaning, Refused,
+    testing::Values(
+        Bad{"sae: {kind: topk, row_cap: 3}\n",
+            "4: sae.row_cap: 3 has no meaning for kind topk; expected 0, or kind batch_topk or matryoshka"},
+        Bad{"sae: {kind: topk, threshold_scope: local}\n",
+            "4: sae.threshold_scope: local has no meaning for kind topk; expected global, or kind batch_topk "
+            "or matryoshka"},
+        Bad{"sae:\n  k: 64\n  kind: relu\n",
+            "5: sae.k: 64 has no meaning for kind relu; expected no k, or kind topk, batch_topk or "
+            "matryoshka"},
+        Bad{"sae: {l1: 0.5}\n",
+            "4: sae.l1: 0.5 has no meaning for kind batch_topk; expected 0, or kind relu or gated"},
+        Bad{"sae: {kind: gated, l0: 0.5}\n",
+            "4: sae.l0: 0.5 has no meaning for kind gated; expected 0, or kind jumprelu"},
+        Bad{"sae: {l0_target: 5}\n",
+            "4: sae.l0_target: 5 has no meaning for kind batch_topk; expected null, or kind jumprelu"},
+        Bad{"sae: {frequency: 5}\n",
+            "4: sae.frequency: 5 has no meaning for kind batch_topk; expected 0, or kind jumprelu"},
+        Bad{"sae: {frequency_limit: 0.5}\n",
+            "4: sae.frequency_limit: 0.5 has no meaning for kind batch_topk; expected 0.1, or kind jumprelu"},
+        Bad{"sae: {bandwidth: 0.1}\n",
+            "4: sae.bandwidth: 0.1 has no meaning for kind batch_topk; expected 0.001, or kind jumprelu"},
+        Bad{"sae: {theta_init: 0.1}\n",
+            "4: sae.theta_init: 0.1 has no meaning for kind batch_topk; expected 0.001, or kind jumprelu"},
+        Bad{"sae: {theta: log}\n",
+            "4: sae.theta: log has no meaning for kind batch_topk; expected direct, or kind jumprelu"},
+        Bad{"sae: {penalty_warmup_steps: 5}\n",
+            "4: sae.penalty_warmup_steps: 5 has no meaning for kind batch_topk; expected 10000, or kind "
+            "relu, jumprelu or gated"},
+        Bad{"sae: {kind: gated, decoder: free}\n",
+            "4: sae.decoder: free has no meaning for kind gated; expected unit, or kind relu"},
+        Bad{"sae: {kind: jumprelu, resample_every: 5}\n",
+            "4: sae.resample_every: 5 has no meaning for kind jumprelu; expected 0, or kind relu or gated"},
+        Bad{"sae: {resample_warmup_steps: 5}\n",
+            "4: sae.resample_warmup_steps: 5 has no meaning for kind batch_topk; expected 1000, or kind relu "
+            "or gated"},
+        Bad{"sae:\n  l1: 0.5\nsuite:\n  - {kind: relu}\n  - {kind: topk}\n",
+            "5: sae.l1: 0.5 has no meaning for kind topk; expected 0, or kind relu or gated"}));
 
 INSTANTIATE_TEST_SUITE_P(
     Suite, Refused,
@@ -163,11 +289,14 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"suite:\n  - width: [16, 128]\n    k: [8, 32]\n",
             "6: suite.k: k 32 exceeds width 16; expected k <= width"},
         Bad{"suite:\n  - {k: 3}\n  - {k: [4, 3.0]}\n",
-            "6: suite.k: two SAEs are named batch_topk.w16384.k3, the "
-            "other of line 5; expected each kind, width and k once"},
-        Bad{"suite:\n  - {k: 3, aux_k: [0, 4]}\n",
-            "5: suite.k: two SAEs are named batch_topk.w16384.k3, both written "
-            "here; expected each kind, width and k once"}));
+            "6: suite: two SAEs are named batch_topk.w16384.k3, the "
+            "other of line 5; expected them to differ in a key"},
+        Bad{"suite:\n  - {aux_k: [4, 4.0]}\n",
+            "5: suite: two SAEs are named batch_topk.w16384.k64, both written "
+            "here; expected them to differ in a key"},
+        Bad{"suite:\n  - {k: 3, init_from: [a/b, a b]}\n",
+            "5: suite: two SAEs are named batch_topk.w16384.k3.init_from_a_b, both written here; they "
+            "differ in init_from, which no name can tell; expected other values there"}));
 
 TEST(Errors, OfData) {
     EXPECT_EQ(
@@ -222,6 +351,12 @@ TEST(Errors, OfOptions) {
     EXPECT_EQ(of("data.files=[*.h5]"),
               "--set data.files: not YAML: the referenced anchor is not defined; a value "
               "that begins with '*' needs quotes");
+    EXPECT_EQ(of("sae.atm.decai=1"), "--set sae.atm.decai: unknown key; did you mean 'decay'?");
+    EXPECT_EQ(of("sae.atm.c=x"), "--set sae.atm.c: 'x' is not a number; expected a number");
+    EXPECT_EQ(of("sae.atm={c: x}"), "--set sae.atm.c: 'x' is not a number; expected a number");
+    EXPECT_EQ(of("atm.c=1"), "--set atm.c: unknown section 'atm'; it belongs to section sae: sae.atm");
+    EXPECT_EQ(of("sae.width.c=1"), "--set sae.width.c: unknown key; did you mean 'width'?");
+    EXPECT_THAT(of("suite.atm.c=3"), HasSubstr("--set suite.atm.c: a suite has no keys of its own"));
     EXPECT_THAT(of("suite.k=3"), HasSubstr("--set suite.k: a suite has no keys of its own"));
     EXPECT_EQ(of("suite=[{k: 0}]"), "--set suite.k: 0 is out of range; expected a number > 0");
     EXPECT_EQ(
@@ -240,8 +375,8 @@ TEST(Errors, AllAtOnceInTheOrderOfLines) {
         "run.yaml:1: train.tokens: 'x' is not a whole number; expected a whole number >= 1\n"
         "run.yaml:2: run.outptu: unknown key; did you mean 'output'?\n"
         "run.yaml:2: run.output: is missing; expected a folder, made if missing\n"
-        "run.yaml:3: sae.kind: 'topkk' is not a value of this key; expected topk or batch_topk (the kinds of "
-        "this version); did you mean 'topk'?\n"
+        "run.yaml:3: sae.kind: 'topkk' is not a value of this key; expected relu, topk, batch_topk, "
+        "jumprelu, gated or matryoshka; did you mean 'topk'?\n"
         "--set a.b: unknown section 'a'; expected one of run, data, train, optimizer, sae, parallel, suite\n"
         "--set data.files: the list is empty; expected a list of files or globs");
 }
@@ -273,7 +408,9 @@ TEST(Errors, OfTheFileItself) {
 
 // Whatever bytes stand in the file: a configuration or a UsageError.
 TEST(Errors, NoBytesCrash) {
-    const std::string whole = least + "sae: {k: [1, 2]}\nsuite:\n  - {k: &a [4, 5], width: *a}\n";
+    const std::string whole =
+        least +
+        "sae: {k: [1, 2], atm: {c: 1}}\nsuite:\n  - {k: &a [4, 5], width: *a, atm: [null, {c: [0, 1]}]}\n";
     for (std::size_t size = 0; size < whole.size(); ++size)
         EXPECT_NO_FATAL_FAILURE(complaint(whole.substr(0, size)));
     std::uint64_t state = 1;
@@ -286,6 +423,8 @@ TEST(Errors, NoBytesCrash) {
         complaint(text);
     }
     EXPECT_NE(complaint("suite: &a [*a]\n"), "");
+    EXPECT_NE(complaint(least + "suite: [&a {atm: *a}]\n"), "");
+    EXPECT_NE(complaint(least + "sae: {atm: &a {c: *a}}\n"), "");
     EXPECT_NE(complaint(std::string(20000, '[')), "");
     EXPECT_NE(complaint(std::string(20000, 'x') + ": 1\n"), "");
     EXPECT_THAT(complaint(least + "suite:\n  - {k: " +
