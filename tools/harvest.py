@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-SITES = ("resid_pre", "resid_post", "mlp_out", "attn_out")
+SITES = ("resid_pre", "resid_post", "mlp_in", "mlp_out", "attn_out")
 ATTENTION_NAMES = ("self_attn", "self_attention", "attention", "attn")
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 CHUNK_ROWS = 256
@@ -35,9 +35,9 @@ class Refused(Exception):
     """Wrong use; nothing was written."""
 
 
-def load_model(name: str, device: str):
-    """A causal language model without its head, and its tokenizer."""
-    from transformers import AutoModel, AutoTokenizer
+def load_model(name: str, device: str, head: bool = False):
+    """A causal language model, without its head unless asked for, and its tokenizer."""
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     source = {}
     if name == "smollm2":
@@ -52,7 +52,8 @@ def load_model(name: str, device: str):
         name = str(Path(name).parent)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **source)
-        model = AutoModel.from_pretrained(name, dtype=torch.float32, **source)
+        kind = AutoModelForCausalLM if head else AutoModel
+        model = kind.from_pretrained(name, dtype=torch.float32, **source)
     except (OSError, ValueError) as error:
         raise Refused(f"--model {name}: {str(error).splitlines()[0]}") from None
     return model.eval().to(device), tokenizer
@@ -73,24 +74,41 @@ def submodule(layer: torch.nn.Module, names: tuple[str, ...], site: str) -> torc
     raise Refused(f"--sites {site}: none of {', '.join(names)} in a {type(layer).__name__}, which has {children}")
 
 
+def place(blocks: torch.nn.ModuleList, site: str, layer: int) -> tuple[torch.nn.Module, bool]:
+    """The module at a site, and whether the site is its input (else its output)."""
+    if site.startswith("resid"):
+        return blocks[layer], site == "resid_pre"
+    return submodule(blocks[layer], ATTENTION_NAMES if site == "attn_out" else MLP_NAMES, site), site == "mlp_in"
+
+
+def on_activation(blocks: torch.nn.ModuleList, site: str, layer: int, call):
+    """From now on `call` gets the activation [contexts, tokens, n] of every forward pass; if it returns one, the model goes
+    on with that. Returns the handle that ends this."""
+    module, is_input = place(blocks, site, layer)
+
+    def before(_, args, kwargs):
+        x = args[0] if args else kwargs["hidden_states"]
+        new = call(x)
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+    def after(_, args, out):
+        new = call(out[0] if isinstance(out, tuple) else out)
+        return new if new is None or not isinstance(out, tuple) else (new, *out[1:])
+
+    return module.register_forward_pre_hook(before, with_kwargs=True) if is_input else module.register_forward_hook(after)
+
+
 def attach(blocks: torch.nn.ModuleList, sites: list[str], layers: list[int], seen: dict[str, torch.Tensor]) -> None:
     """After a forward pass `seen["site/layer"]` is [contexts, tokens, n]."""
-    first = lambda value: value[0] if isinstance(value, tuple) else value
     for layer in layers:
         for site in sites:
-            key = f"{site}/{layer}"
 
-            def keep(value, key=key):
-                seen[key] = first(value).detach()
+            def keep(x, key=f"{site}/{layer}"):
+                seen[key] = x
 
-            if site == "resid_pre":
-                blocks[layer].register_forward_pre_hook(
-                    lambda _, args, kwargs, keep=keep: keep(args if args else kwargs["hidden_states"]), with_kwargs=True)
-            else:
-                module = {"resid_post": lambda: blocks[layer],
-                          "mlp_out": lambda: submodule(blocks[layer], MLP_NAMES, site),
-                          "attn_out": lambda: submodule(blocks[layer], ATTENTION_NAMES, site)}[site]()
-                module.register_forward_hook(lambda _, args, out, keep=keep: keep(out))
+            on_activation(blocks, site, layer, keep)
 
 
 def contexts(tokenizer, paths: list[Path], length: int) -> Iterator[list[int]]:
@@ -204,10 +222,9 @@ def batches(source: Iterator[list[int]], size: int) -> Iterator[list[list[int]]]
         yield batch
 
 
-def forward(model, tokenizer, batch: list[list[int]], device: str) -> torch.Tensor:
-    """Runs the model on the contexts, each after a BOS where the tokenizer has one; the mask [contexts, tokens] of the
-    positions that are neither BOS nor padding."""
-    bos = tokenizer.bos_token_id
+def padded(bos: int | None, batch: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Contexts as one tensor of ids, each after a BOS if there is one; the attention mask; and the mask [contexts, tokens] of
+    the positions that are neither BOS nor padding."""
     lead = [] if bos is None else [bos]
     longest = max(map(len, batch)) + len(lead)
     ids = torch.full((len(batch), longest), bos or 0)
@@ -215,10 +232,9 @@ def forward(model, tokenizer, batch: list[list[int]], device: str) -> torch.Tens
     for i, context in enumerate(batch):
         ids[i, : len(lead) + len(context)] = torch.tensor(lead + context)
         attention[i, : len(lead) + len(context)] = 1
-    model(input_ids=ids.to(device), attention_mask=attention.to(device), use_cache=False)
     kept = attention.bool()
     kept[:, : len(lead)] = False
-    return kept
+    return ids, attention, kept
 
 
 def harvest(args: argparse.Namespace) -> None:
@@ -263,7 +279,8 @@ def harvest(args: argparse.Namespace) -> None:
                 context_id += len(batch)
                 if context_id <= done:  # whole batches: a file ends with one
                     continue
-                kept = forward(model, tokenizer, batch, args.device)
+                ids, attention, kept = padded(tokenizer.bos_token_id, batch)
+                model(input_ids=ids.to(args.device), attention_mask=attention.to(args.device), use_cache=False)
                 take = min(int(kept.sum()), args.rows - rows)
                 where = kept.to(args.device)
                 if file is None:
