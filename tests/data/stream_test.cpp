@@ -9,6 +9,7 @@
 #include <map>
 #include <set>
 
+#include "base/random.h"
 #include "data/files.h"
 
 namespace strata::data {
@@ -95,6 +96,74 @@ TEST(Stream, TheSameGlobalBatchesAtAnyNumberOfRanks) {
             EXPECT_TRUE(same(cursors, expected_cursors)) << ranks;
         }
     }
+}
+
+// The rows that one lane serves in one pass, in order, as docs/data.md has it: every step on whole lists of
+// row numbers.
+std::vector<std::int64_t> lane_pass(const Dataset& dataset, const DataConfig& config, double norm_limit,
+                                    std::uint64_t seed, std::int64_t lane, std::uint64_t pass) {
+    const std::int64_t rows = dataset.rows - config.eval_rows;
+    const std::int64_t run_rows = std::clamp<std::int64_t>(rows / (8 * config.lanes), 1, 256);
+    std::vector<std::vector<std::int64_t>> runs;
+    for (const FilePart& part : dataset.parts)
+        for (std::int64_t r = 0; r < part.rows && part.first + r < rows; ++r) {
+            if (r % run_rows == 0) runs.emplace_back();
+            runs.back().push_back(part.first + r);
+        }
+    shuffle(std::span(runs), Random(seed, Purpose::chunk_order, pass));
+    std::vector<std::int64_t> order;
+    for (const auto& run : runs) order.insert(order.end(), run.begin(), run.end());
+
+    const std::int64_t begin = lane * rows / config.lanes, end = (lane + 1) * rows / config.lanes;
+    const std::int64_t block_rows = std::clamp<std::int64_t>(config.shuffle_rows / (2 * config.lanes), 1,
+                                                             (rows + config.lanes - 1) / config.lanes);
+    std::vector<std::int64_t> served;
+    for (std::int64_t block = 0; begin + block * block_rows < end; ++block) {
+        std::vector<std::int64_t> kept;
+        for (std::int64_t i = begin + block * block_rows; i < std::min(begin + (block + 1) * block_rows, end);
+             ++i) {
+            double squared = 0;
+            for (const float v : numbered_row(order[static_cast<std::size_t>(i)], n))
+                squared += static_cast<double>(v) * v;
+            if (norm_limit == 0 || std::sqrt(squared) <= norm_limit)
+                kept.push_back(order[static_cast<std::size_t>(i)]);
+        }
+        shuffle(std::span(kept), Random(seed, Purpose::row_order,
+                                        (pass << 48) ^ (static_cast<std::uint64_t>(lane) << 32) ^
+                                            static_cast<std::uint64_t>(block)));
+        served.insert(served.end(), kept.begin(), kept.end());
+    }
+    return served;
+}
+
+TEST(Stream, TheOrderOfRowsIsTheDocumentedOne) {
+    const Folder folder;
+    const Dataset dataset = numbered_dataset(folder);
+    constexpr int steps = 60;
+    for (const std::int64_t shuffle_rows : {1, 30, 77, 300, 1000, 100000})
+        for (const std::int64_t lanes : {1, 3, 8})
+            for (const double norm_limit : {0.0, 40.0})
+                for (const std::int64_t batch : {8, 50, 171}) {
+                    const DataConfig config = config_of(lanes, shuffle_rows, 97);
+                    std::vector<std::vector<std::int64_t>> expected(steps);
+                    for (std::int64_t lane = 0; lane < lanes; ++lane) {
+                        const std::int64_t rows = (lane + 1) * batch / lanes - lane * batch / lanes;
+                        std::vector<std::int64_t> served;
+                        for (std::uint64_t pass = 0; std::ssize(served) < steps * rows; ++pass)
+                            for (const std::int64_t row :
+                                 lane_pass(dataset, config, norm_limit, 7, lane, pass))
+                                served.push_back(row);
+                        for (int s = 0; s < steps; ++s)
+                            expected[static_cast<std::size_t>(s)].insert(
+                                expected[static_cast<std::size_t>(s)].end(), served.begin() + s * rows,
+                                served.begin() + (s + 1) * rows);
+                    }
+                    InputStatistics statistics;
+                    statistics.norm_limit = norm_limit;
+                    std::vector<LaneCursor> cursors;
+                    ASSERT_EQ(global_batches(dataset, config, 1, steps, batch, cursors, statistics), expected)
+                        << shuffle_rows << ' ' << lanes << ' ' << norm_limit << ' ' << batch;
+                }
 }
 
 TEST(Stream, EveryRowOncePerPassInAnOrderOfItsOwn) {
