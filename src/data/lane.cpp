@@ -1,6 +1,7 @@
 #include "data/lane.h"
 
 #include <algorithm>
+#include <numeric>
 #include <tuple>
 
 #include "base/error.h"
@@ -36,7 +37,9 @@ LaneSource::LaneSource(const Dataset& dataset_, const DataConfig& config, const 
       held(common_type(dataset_)),
       norm_limit(statistics.norm_limit),
       scale(static_cast<float>(statistics.scale)),
-      seed(seed_) {}
+      seed(seed_) {
+    staging_.reset(static_cast<std::size_t>(std::min(runs.run_rows(), block_rows)) * row_bytes());
+}
 
 std::shared_ptr<const PassOrder> LaneSource::order(std::uint64_t pass) {
     if (auto known = orders_[pass].lock()) return known;
@@ -46,11 +49,19 @@ std::shared_ptr<const PassOrder> LaneSource::order(std::uint64_t pass) {
     return made;
 }
 
-Lane::Lane(LaneSource& source, std::int64_t index, const LaneCursor& cursor, std::span<std::byte> memory,
-           std::span<std::byte> other_memory)
-    : source_(source), index_(index), cursor_(cursor) {
-    current_.memory = memory;
-    next_.memory = other_memory;
+std::span<const std::byte> LaneSource::read(const Run& run) {
+    const auto bytes = std::span<std::byte>(staging_).first(static_cast<std::size_t>(run.rows) * row_bytes());
+    if (part_of(dataset, run.first).type == held)
+        reader.read_raw(run.first, run.rows, bytes);
+    else
+        reader.read(run.first, {reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float)});
+    return bytes;
+}
+
+Lane::Lane(LaneSource& source, std::int64_t index, const LaneCursor& cursor, std::span<std::byte> slots)
+    : source_(source), index_(index), cursor_(cursor), slots_(slots) {
+    free_.resize(static_cast<std::size_t>(source.block_rows));
+    std::iota(free_.rbegin(), free_.rend(), 0U);  // taken from the end, so the first block lies in order
 }
 
 Run Lane::range() const {
@@ -63,53 +74,68 @@ std::pair<std::uint64_t, std::uint64_t> Lane::after(std::uint64_t pass, std::uin
     return more ? std::pair(pass, number + 1) : std::pair(pass + 1, std::uint64_t{0});
 }
 
-// Reads rows of the dataset to the end of the block and checks them.
-void Lane::read(Block& block, const Run& rows) {
-    if (source_.abandoned) throw Abandoned{};
-    const std::size_t row_bytes = source_.row_bytes();
-    const auto n = static_cast<std::size_t>(source_.dataset.n);
-    const auto at = block.order.size() + static_cast<std::size_t>(block.skipped);
-    const auto memory = block.memory.subspan(at * row_bytes, static_cast<std::size_t>(rows.rows) * row_bytes);
-    if (part_of(source_.dataset, rows.first).type == source_.held)
-        source_.reader.read_raw(rows.first, rows.rows, memory);
-    else
-        source_.reader.read(
-            rows.first, {reinterpret_cast<float*>(memory.data()), static_cast<std::size_t>(rows.rows) * n});
-    for (std::int64_t r = 0; r < rows.rows; ++r) {
-        const auto row = memory.subspan(static_cast<std::size_t>(r) * row_bytes, row_bytes);
-        const double squared = squared_norm(source_.held, row, source_.dataset, rows.first + r);
-        if (within_limit(squared, source_.norm_limit))
-            block.order.push_back(static_cast<std::uint32_t>(at + static_cast<std::size_t>(r)));
-        else
-            ++block.skipped;
-    }
+std::span<std::byte> Lane::slot(std::uint32_t number) const {
+    return slots_.subspan(number * source_.row_bytes(), source_.row_bytes());
 }
 
-void Lane::load(Block& block, std::uint64_t pass, std::uint64_t number) {
+void Lane::open(Block& block, std::uint64_t pass, std::uint64_t number) {
     if (!block.pass_order || block.pass != pass) block.pass_order = source_.order(pass);
     block.pass = pass;
     block.number = number;
+    const Run whole = range();
+    block.begin = whole.first + static_cast<std::int64_t>(number) * source_.block_rows;
+    block.end = std::min(block.begin + source_.block_rows, whole.first + whole.rows);
     block.order.clear();
     block.skipped = 0;
     block.failure = nullptr;
-    const Run whole = range();
-    const std::int64_t begin = whole.first + static_cast<std::int64_t>(number) * source_.block_rows;
-    const std::int64_t end = std::min(begin + source_.block_rows, whole.first + whole.rows);
+    block.opened = true;
+    advance(block);
+}
+
+// To the next run of the block; after the last, to the order in which it is served.
+void Lane::advance(Block& block) {
+    block.loaded = block.failure || block.begin >= block.end;
+    if (!block.loaded)
+        block.next = block.pass_order->first_piece(block.begin, block.end);
+    else
+        shuffle(std::span(block.order),
+                Random(source_.seed, Purpose::row_order,
+                       (block.pass << 48) ^ (static_cast<std::uint64_t>(index_) << 32) ^ block.number));
+}
+
+// Rows of the dataset into free slots, those over the limit left out.
+void Lane::read(Block& block, const Run& run) {
+    const std::size_t row_bytes = source_.row_bytes();
+    const std::span<const std::byte> rows = source_.read(run);
+    for (std::int64_t r = 0; r < run.rows; ++r) {
+        const auto row = rows.subspan(static_cast<std::size_t>(r) * row_bytes, row_bytes);
+        const double squared = squared_norm(source_.held, row, source_.dataset, run.first + r);
+        if (!within_limit(squared, source_.norm_limit)) {
+            ++block.skipped;
+            continue;
+        }
+        std::ranges::copy(row, slot(free_.back()).begin());
+        block.order.push_back(free_.back());
+        free_.pop_back();
+    }
+}
+
+// The next run of a block, for which there must be room.
+void Lane::read_run(Block& block) {
+    if (source_.abandoned) throw Abandoned{};
+    STRATA_ASSERT(block.next.rows <= std::ssize(free_));
     try {
-        block.pass_order->visit(begin, end, [&](const Run& rows) { read(block, rows); });
-    } catch (const Abandoned&) {
-        throw;
+        read(block, block.next);
     } catch (...) {
         block.failure = std::current_exception();
     }
-    shuffle(std::span(block.order),
-            Random(source_.seed, Purpose::row_order,
-                   (pass << 48) ^ (static_cast<std::uint64_t>(index_) << 32) ^ number));
-    block.loaded = true;
+    block.begin += block.next.rows;
+    advance(block);
 }
 
 void Lane::begin_block() {
-    if (!current_.loaded) load(current_, cursor_.pass, cursor_.block);
+    if (!current_.opened) open(current_, cursor_.pass, cursor_.block);
+    while (!current_.loaded) read_run(current_);
     if (current_.failure) std::rethrow_exception(current_.failure);
     if (cursor_.offset > current_.order.size())
         fail(
@@ -118,6 +144,8 @@ void Lane::begin_block() {
             "checkpoint",
             source_.dataset.name, index_, cursor_.offset, current_.order.size());
     if (cursor_.offset == 0) cursor_.skipped += current_.skipped;
+    const auto served = current_.order.begin() + static_cast<std::ptrdiff_t>(cursor_.offset);
+    free_.insert(free_.end(), current_.order.begin(), served);
     begun_ = true;
     // A whole pass of the lane and some thousand rows: far beyond any share of outliers that training could
     // bear.
@@ -134,31 +162,34 @@ void Lane::begin_block() {
 void Lane::end_block() {
     std::tie(cursor_.pass, cursor_.block) = after(cursor_.pass, cursor_.block);
     cursor_.offset = 0;
-    current_.loaded = false;
-    if (next_.loaded) std::swap(current_, next_);
+    current_.opened = false;
+    std::swap(current_, next_);
     begun_ = false;
 }
 
 void Lane::serve(std::span<float> out) {
     const auto n = static_cast<std::size_t>(source_.dataset.n);
-    const std::size_t row_bytes = source_.row_bytes();
     while (!out.empty()) {
         if (!begun_) begin_block();
         if (cursor_.offset == current_.order.size()) {
             end_block();
             continue;
         }
-        const std::size_t row = current_.order[cursor_.offset++];
-        to_float(source_.held, current_.memory.subspan(row * row_bytes, row_bytes), out.first(n),
-                 source_.scale);
+        const std::uint32_t row = current_.order[cursor_.offset++];
+        to_float(source_.held, slot(row), out.first(n), source_.scale);
+        free_.push_back(row);
         out = out.subspan(n);
     }
 }
 
 bool Lane::read_ahead() {
-    if (!current_.loaded || current_.failure || next_.loaded) return false;
-    const auto [pass, number] = after(current_.pass, current_.number);
-    load(next_, pass, number);
+    if (!begun_) return false;
+    if (!next_.opened) {
+        const auto [pass, number] = after(current_.pass, current_.number);
+        open(next_, pass, number);
+    }
+    if (next_.loaded || next_.next.rows > std::ssize(free_)) return false;
+    read_run(next_);
     return true;
 }
 

@@ -1,5 +1,10 @@
 #pragma once
 // One lane of the stream: its share of each pass, read in blocks, filtered, shuffled, served.
+//
+// A lane has slots for the rows of one block. A served row frees its slot for a row of the next block, which
+// is read run by run as room appears; a block is shuffled by the order in which its slots are served, so rows
+// need not lie in any order of their own. When the present block ends, every slot is free or holds a row of
+// the next.
 
 #include <atomic>
 #include <cstddef>
@@ -10,6 +15,7 @@
 #include <span>
 #include <vector>
 
+#include "base/memory.h"
 #include "data/dataset.h"
 #include "data/order.h"
 #include "data/stream.h"
@@ -38,21 +44,27 @@ struct LaneSource {
 
     std::size_t row_bytes() const { return static_cast<std::size_t>(dataset.n) * size_of(held); }
 
+    // The rows of a run as `held`, until the next call.
+    std::span<const std::byte> read(const Run& run);
+
     // Rows [first, first + rows) of the pass's order.
     std::shared_ptr<const PassOrder> order(std::uint64_t pass);
 
   private:
     std::map<std::uint64_t, std::weak_ptr<const PassOrder>>
-        orders_;  // kept alive by the blocks that use them
+        orders_;                // kept alive by the blocks that use them
+    Array<std::byte> staging_;  // one run
 };
 
 // Rows of a lane's range that are shuffled together.
 struct Block {
-    std::span<std::byte> memory;  // [block_rows, n] of source.held
     std::uint64_t pass = 0;
-    std::uint64_t number = 0;  // in the lane's range of the pass
-    bool loaded = false;
-    std::vector<std::uint32_t> order;  // which rows of `memory` to serve, in order
+    std::uint64_t number = 0;          // in the lane's range of the pass
+    std::int64_t begin = 0, end = 0;   // rows of the pass's order that are still to be read
+    Run next;                          // the first of them, which are read together
+    bool opened = false;               // its rows are known
+    bool loaded = false;               // all its rows are read, or one cannot be
+    std::vector<std::uint32_t> order;  // slots of the rows read; once loaded, in the order of serving
     std::uint64_t skipped = 0;         // rows over the norm limit
     std::exception_ptr failure;  // of reading; thrown when the block's turn comes, so always at the same step
     std::shared_ptr<const PassOrder> pass_order;
@@ -60,14 +72,14 @@ struct Block {
 
 class Lane {
   public:
-    // Each memory holds source.block_rows rows. `source` outlives the lane.
-    Lane(LaneSource& source, std::int64_t index, const LaneCursor& cursor, std::span<std::byte> memory,
-         std::span<std::byte> other_memory);
+    // `slots`: [source.block_rows, n] of source.held. `source` outlives the lane.
+    Lane(LaneSource& source, std::int64_t index, const LaneCursor& cursor, std::span<std::byte> slots);
 
     // The next rows, [out.size() / n, n], scaled.
     void serve(std::span<float> out);
 
-    // Reads the block after the present one. False if it is there already.
+    // Reads a run of the block after the present one. False if nothing can be read before more rows are
+    // served: the block is there already, or the slots of the run are not free yet.
     bool read_ahead();
 
     // Where the lane stands after the last serve().
@@ -75,8 +87,11 @@ class Lane {
 
   private:
     Run range() const;
-    void load(Block& block, std::uint64_t pass, std::uint64_t number);
-    void read(Block& block, const Run& rows);
+    std::span<std::byte> slot(std::uint32_t number) const;
+    void open(Block& block, std::uint64_t pass, std::uint64_t number);
+    void advance(Block& block);
+    void read(Block& block, const Run& run);
+    void read_run(Block& block);
     void begin_block();
     void end_block();
     std::pair<std::uint64_t, std::uint64_t> after(std::uint64_t pass, std::uint64_t number) const;
@@ -84,6 +99,8 @@ class Lane {
     LaneSource& source_;
     std::int64_t index_;
     LaneCursor cursor_;
+    std::span<std::byte> slots_;
+    std::vector<std::uint32_t> free_;  // slots that hold no row still to be served
     Block current_, next_;
     bool begun_ = false;  // the present block is loaded and its skipped rows are counted
     std::int64_t skipped_in_a_row_ = 0;

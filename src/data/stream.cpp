@@ -47,12 +47,13 @@ std::int64_t local_rows(std::int64_t batch_size, std::int64_t lanes, int rank, i
 }
 
 // The consumer holds batches[1 - filling]; the thread fills batches[filling], and while that waits to be
-// taken it reads the lanes' next blocks.
+// taken it reads the lanes' next blocks into the slots that it left free. Once they are full it sleeps: only
+// the next batch makes room.
 struct Stream::State {
     LaneSource source;
     std::int64_t batch_size;
     std::int64_t lane_begin, lane_end;
-    Array<std::byte> memory;  // two blocks per lane
+    Array<std::byte> slots;  // a block's per lane
     std::vector<Lane> lanes;
     std::array<Filled, 2> batches;
 
@@ -88,7 +89,7 @@ Stream::State::State(const Dataset& dataset, const DataConfig& config, const Inp
       batch_size(batch_size_),
       lane_begin(first_lane(config.lanes, rank, ranks)),
       lane_end(first_lane(config.lanes, rank + 1, ranks)) {
-    memory.reset(2 * static_cast<std::size_t>(lane_end - lane_begin) * block_bytes());
+    slots.reset(static_cast<std::size_t>(lane_end - lane_begin) * block_bytes());
     const std::int64_t rows = first_row(lane_end) - first_row(lane_begin);
     for (Filled& batch : batches) batch.x.reset(static_cast<std::size_t>(rows * dataset.n));
     start(cursors);
@@ -98,13 +99,12 @@ void Stream::State::start(const std::vector<LaneCursor>& cursors) {
     if (!cursors.empty() && static_cast<std::int64_t>(cursors.size()) != source.lanes)
         fail("{}: the saved position has {} lanes, the configuration {} (data.lanes); they must agree",
              source.dataset.name, cursors.size(), source.lanes);
-    const std::span<std::byte> all = memory;
     lanes.clear();
     for (std::int64_t lane = lane_begin; lane < lane_end; ++lane) {
-        const std::size_t at = 2 * static_cast<std::size_t>(lane - lane_begin) * block_bytes();
         lanes.emplace_back(source, lane,
                            cursors.empty() ? LaneCursor{} : cursors[static_cast<std::size_t>(lane)],
-                           all.subspan(at, block_bytes()), all.subspan(at + block_bytes(), block_bytes()));
+                           std::span<std::byte>(slots).subspan(
+                               static_cast<std::size_t>(lane - lane_begin) * block_bytes(), block_bytes()));
     }
     for (Filled& batch : batches) {
         batch.cursors.assign(static_cast<std::size_t>(source.lanes), {});
