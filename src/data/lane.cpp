@@ -24,21 +24,39 @@ std::int64_t block_rows_for(const DataConfig& config, std::int64_t rows) {
     return std::clamp<std::int64_t>(config.shuffle_rows / (2 * config.lanes), 1, longest_range);
 }
 
+// Row i of rows of so many bytes.
+template <typename Bytes>
+std::span<Bytes> row_at(std::span<Bytes> rows, std::size_t i, std::size_t row_bytes) {
+    return rows.subspan(i * row_bytes, row_bytes);
+}
+
 }  // namespace
+
+HeldRows::HeldRows(const Dataset& dataset_, std::int64_t longest_run)
+    : dataset(dataset_), reader(dataset_), type(common_type(dataset_)) {
+    staging_.reset(static_cast<std::size_t>(longest_run) * row_bytes());
+}
+
+std::span<const std::byte> HeldRows::read(const Run& run) {
+    const auto bytes = std::span<std::byte>(staging_).first(static_cast<std::size_t>(run.rows) * row_bytes());
+    if (part_of(dataset, run.first).type == type)
+        reader.read_raw(run.first, run.rows, bytes);
+    else
+        reader.read(run.first, {reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float)});
+    return bytes;
+}
 
 LaneSource::LaneSource(const Dataset& dataset_, const DataConfig& config, const InputStatistics& statistics,
                        std::uint64_t seed_)
-    : dataset(dataset_),
-      reader(dataset_),
-      rows(training_rows(dataset_, config)),
+    : rows(training_rows(dataset_, config)),
       lanes(config.lanes),
       block_rows(block_rows_for(config, rows)),
       runs(dataset_, rows, run_rows_for(dataset_, rows, config.lanes)),
-      held(common_type(dataset_)),
+      x(dataset_, std::min(runs.run_rows(), block_rows)),
       norm_limit(statistics.norm_limit),
       scale(static_cast<float>(statistics.scale)),
       seed(seed_) {
-    staging_.reset(static_cast<std::size_t>(std::min(runs.run_rows(), block_rows)) * row_bytes());
+    if (dataset_.target) target.emplace(*dataset_.target, std::min(runs.run_rows(), block_rows));
 }
 
 std::shared_ptr<const PassOrder> LaneSource::order(std::uint64_t pass) {
@@ -49,16 +67,7 @@ std::shared_ptr<const PassOrder> LaneSource::order(std::uint64_t pass) {
     return made;
 }
 
-std::span<const std::byte> LaneSource::read(const Run& run) {
-    const auto bytes = std::span<std::byte>(staging_).first(static_cast<std::size_t>(run.rows) * row_bytes());
-    if (part_of(dataset, run.first).type == held)
-        reader.read_raw(run.first, run.rows, bytes);
-    else
-        reader.read(run.first, {reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float)});
-    return bytes;
-}
-
-Lane::Lane(LaneSource& source, std::int64_t index, const LaneCursor& cursor, std::span<std::byte> slots)
+Lane::Lane(LaneSource& source, std::int64_t index, const LaneCursor& cursor, const Slots& slots)
     : source_(source), index_(index), cursor_(cursor), slots_(slots) {
     free_.resize(static_cast<std::size_t>(source.block_rows));
     std::iota(free_.rbegin(), free_.rend(), 0U);  // taken from the end, so the first block lies in order
@@ -72,10 +81,6 @@ Run Lane::range() const {
 std::pair<std::uint64_t, std::uint64_t> Lane::after(std::uint64_t pass, std::uint64_t number) const {
     const bool more = static_cast<std::int64_t>(number + 1) * source_.block_rows < range().rows;
     return more ? std::pair(pass, number + 1) : std::pair(pass + 1, std::uint64_t{0});
-}
-
-std::span<std::byte> Lane::slot(std::uint32_t number) const {
-    return slots_.subspan(number * source_.row_bytes(), source_.row_bytes());
 }
 
 void Lane::open(Block& block, std::uint64_t pass, std::uint64_t number) {
@@ -103,20 +108,31 @@ void Lane::advance(Block& block) {
                        (block.pass << 48) ^ (static_cast<std::uint64_t>(index_) << 32) ^ block.number));
 }
 
-// Rows of the dataset into free slots, those over the limit left out.
+// Rows of the dataset into free slots, those over the limit left out. Only x decides, but what is not finite
+// in a target is an error in every row, as it is in x.
 void Lane::read(Block& block, const Run& run) {
-    const std::size_t row_bytes = source_.row_bytes();
-    const std::span<const std::byte> rows = source_.read(run);
+    HeldRows& x = source_.x;
+    std::optional<HeldRows>& target = source_.target;
+    const std::span<const std::byte> x_rows = x.read(run);
+    const std::span<const std::byte> target_rows = target ? target->read(run) : std::span<const std::byte>();
     for (std::int64_t r = 0; r < run.rows; ++r) {
-        const auto row = rows.subspan(static_cast<std::size_t>(r) * row_bytes, row_bytes);
-        const double squared = squared_norm(source_.held, row, source_.dataset, run.first + r);
+        const auto i = static_cast<std::size_t>(r);
+        const auto x_row = row_at(x_rows, i, x.row_bytes());
+        const double squared = squared_norm(x.type, x_row, x.dataset, run.first + r);
+        std::span<const std::byte> target_row;
+        if (target) {
+            target_row = row_at(target_rows, i, target->row_bytes());
+            require_finite(target->type, target_row, target->dataset, run.first + r);
+        }
         if (!within_limit(squared, source_.norm_limit)) {
             ++block.skipped;
             continue;
         }
-        std::ranges::copy(row, slot(free_.back()).begin());
-        block.order.push_back(free_.back());
+        const std::uint32_t slot = free_.back();
         free_.pop_back();
+        block.order.push_back(slot);
+        std::ranges::copy(x_row, row_at(slots_.x, slot, x_row.size()).begin());
+        std::ranges::copy(target_row, row_at(slots_.target, slot, target_row.size()).begin());
     }
 }
 
@@ -142,7 +158,7 @@ void Lane::begin_block() {
             "{}: the saved position of lane {} is row {} of a block that has {}; the files are not those of "
             "the "
             "checkpoint",
-            source_.dataset.name, index_, cursor_.offset, current_.order.size());
+            source_.x.dataset.name, index_, cursor_.offset, current_.order.size());
     if (cursor_.offset == 0) cursor_.skipped += current_.skipped;
     const auto served = current_.order.begin() + static_cast<std::ptrdiff_t>(cursor_.offset);
     free_.insert(free_.end(), current_.order.begin(), served);
@@ -156,7 +172,7 @@ void Lane::begin_block() {
             "{}: {} rows of lane {} one after another have a norm above the limit {:.6g}; raise "
             "data.max_norm_ratio "
             "(0 keeps all rows), or look at the files with `strata data check`",
-            source_.dataset.name, skipped_in_a_row_, index_, source_.norm_limit);
+            source_.x.dataset.name, skipped_in_a_row_, index_, source_.norm_limit);
 }
 
 void Lane::end_block() {
@@ -167,18 +183,23 @@ void Lane::end_block() {
     begun_ = false;
 }
 
-void Lane::serve(std::span<float> out) {
-    const auto n = static_cast<std::size_t>(source_.dataset.n);
-    while (!out.empty()) {
+void Lane::serve(std::span<float> x, std::span<float> target) {
+    const auto n = static_cast<std::size_t>(source_.x.dataset.n);
+    while (!x.empty()) {
         if (!begun_) begin_block();
         if (cursor_.offset == current_.order.size()) {
             end_block();
             continue;
         }
-        const std::uint32_t row = current_.order[cursor_.offset++];
-        to_float(source_.held, slot(row), out.first(n), source_.scale);
-        free_.push_back(row);
-        out = out.subspan(n);
+        const std::uint32_t slot = current_.order[cursor_.offset++];
+        to_float(source_.x.type, row_at(slots_.x, slot, source_.x.row_bytes()), x.first(n), source_.scale);
+        x = x.subspan(n);
+        if (source_.target) {
+            to_float(source_.target->type, row_at(slots_.target, slot, source_.target->row_bytes()),
+                     target.first(n), source_.scale);
+            target = target.subspan(n);
+        }
+        free_.push_back(slot);
     }
 }
 

@@ -12,6 +12,7 @@
 #include <exception>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -25,35 +26,51 @@ namespace strata::data {
 // Thrown out of a read when the stream is being destroyed.
 struct Abandoned {};
 
+// A dataset as lanes hold its rows.
+struct HeldRows {
+    HeldRows(const Dataset& dataset, std::int64_t longest_run);
+
+    Dataset dataset;
+    Reader reader;
+    Type type;  // the files', or float32 where they differ
+
+    std::size_t row_bytes() const { return static_cast<std::size_t>(dataset.n) * size_of(type); }
+
+    // The rows of a run, until the next call.
+    std::span<const std::byte> read(const Run& run);
+
+  private:
+    Array<std::byte> staging_;  // one run
+};
+
 // What the lanes of a rank share.
 struct LaneSource {
     LaneSource(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
                std::uint64_t seed);
 
-    Dataset dataset;
-    Reader reader;
     std::int64_t rows;        // N, of a pass
     std::int64_t lanes;       // L, of all ranks
     std::int64_t block_rows;  // read and shuffled together
     Runs runs;
-    Type held;  // element type of blocks: the files', or float32 where they differ
+    HeldRows x;
+    std::optional<HeldRows> target;  // where the dataset has one
     double norm_limit;
     float scale;
     std::uint64_t seed;
     std::atomic<bool> abandoned = false;
-
-    std::size_t row_bytes() const { return static_cast<std::size_t>(dataset.n) * size_of(held); }
-
-    // The rows of a run as `held`, until the next call.
-    std::span<const std::byte> read(const Run& run);
 
     // Rows [first, first + rows) of the pass's order.
     std::shared_ptr<const PassOrder> order(std::uint64_t pass);
 
   private:
     std::map<std::uint64_t, std::weak_ptr<const PassOrder>>
-        orders_;                // kept alive by the blocks that use them
-    Array<std::byte> staging_;  // one run
+        orders_;  // kept alive by the blocks that use them
+};
+
+// Room for the rows of one block of a lane.
+struct Slots {
+    std::span<std::byte> x;       // [block_rows, n] of source.x.type
+    std::span<std::byte> target;  // [block_rows, n] of source.target->type; empty where there is none
 };
 
 // Rows of a lane's range that are shuffled together.
@@ -72,11 +89,11 @@ struct Block {
 
 class Lane {
   public:
-    // `slots`: [source.block_rows, n] of source.held. `source` outlives the lane.
-    Lane(LaneSource& source, std::int64_t index, const LaneCursor& cursor, std::span<std::byte> slots);
+    // `source` outlives the lane.
+    Lane(LaneSource& source, std::int64_t index, const LaneCursor& cursor, const Slots& slots);
 
-    // The next rows, [out.size() / n, n], scaled.
-    void serve(std::span<float> out);
+    // The next rows, [x.size() / n, n], and their targets (empty where there are none), scaled.
+    void serve(std::span<float> x, std::span<float> target);
 
     // Reads a run of the block after the present one. False if nothing can be read before more rows are
     // served: the block is there already, or the slots of the run are not free yet.
@@ -87,7 +104,6 @@ class Lane {
 
   private:
     Run range() const;
-    std::span<std::byte> slot(std::uint32_t number) const;
     void open(Block& block, std::uint64_t pass, std::uint64_t number);
     void advance(Block& block);
     void read(Block& block, const Run& run);
@@ -99,7 +115,7 @@ class Lane {
     LaneSource& source_;
     std::int64_t index_;
     LaneCursor cursor_;
-    std::span<std::byte> slots_;
+    Slots slots_;
     std::vector<std::uint32_t> free_;  // slots that hold no row still to be served
     Block current_, next_;
     bool begun_ = false;  // the present block is loaded and its skipped rows are counted

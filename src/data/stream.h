@@ -15,8 +15,11 @@
 // divides B; otherwise some give a row more per batch than others and come round sooner. More ranks than
 // lanes leave some without rows.
 //
+// Where the dataset has a target (dataset.h), every row goes with its target row, from the reading to the
+// batch; order, skipping and scale are those of the input.
+//
 // Memory, all ranks together: shuffle_rows / 2 rows in the files' element type (float32 where the files
-// differ) and two batches in float32; a run for each rank.
+// differ) and two batches in float32; a run for each rank; with a target the same again.
 
 #include <cstdint>
 #include <memory>
@@ -37,6 +40,8 @@ struct InputStatistics {
     double mean_square = 0;    // E|x|^2 of the sampled raw rows within the limit
     double scale = 1;          // training sees scale * x
     std::vector<double> mean;  // [n], of the sampled raw rows within the limit (unscaled)
+    // [n], of the targets of the same rows (unscaled); empty where the dataset has none.
+    std::vector<double> target_mean;
     std::int64_t sampled_rows = 0;
 };
 
@@ -64,6 +69,8 @@ struct Batch {
     std::span<const float> x;  // [rows, n], scaled
     std::int64_t rows = 0;     // of this rank
     std::int64_t first = 0;    // global index of the first of them
+    // [rows, n], scaled as x; row i is that of x's row i. Empty where the dataset has no target.
+    std::span<const float> target = {};
 };
 
 // One per rank and dataset. A background thread reads, checks, converts and shuffles, so that next() normally

@@ -33,20 +33,27 @@ InputStatistics statistics_of(double norm_limit) {
 // A lane with its own slots, whose rows are told by their numbers.
 struct TestLane {
     LaneSource source;
-    std::vector<std::byte> slots;
+    std::vector<std::byte> slots, target_slots;
     Lane lane;
 
     TestLane(const Dataset& dataset, std::int64_t block_rows, double norm_limit = 0,
              const LaneCursor& cursor = {})
         : source(dataset, config_of(block_rows), statistics_of(norm_limit), 7),
-          slots(static_cast<std::size_t>(source.block_rows) * source.row_bytes()),
-          lane(source, 3, cursor, slots) {}
+          slots(static_cast<std::size_t>(source.block_rows) * source.x.row_bytes()),
+          target_slots(
+              source.target ? static_cast<std::size_t>(source.block_rows) * source.target->row_bytes() : 0),
+          lane(source, 3, cursor, {slots, target_slots}) {}
 
     std::vector<std::int64_t> serve(std::int64_t rows) {
-        std::vector<float> values(static_cast<std::size_t>(rows * n));
-        lane.serve(values);
+        std::vector<float> x(static_cast<std::size_t>(rows * n)), target(source.target ? x.size() : 0);
+        lane.serve(x, target);
         std::vector<std::int64_t> numbers;
-        for (std::size_t at = 0; at < values.size(); at += n) numbers.push_back(number_of(&values[at]));
+        for (std::size_t at = 0; at < x.size(); at += n) {
+            numbers.push_back(number_of(&x[at]));
+            if (source.target) {
+                EXPECT_EQ(number_of(&target[at]), target_numbers + numbers.back());
+            }
+        }
         return numbers;
     }
 
@@ -83,12 +90,16 @@ TEST(Lane, ReadsAheadAsRowsMakeRoom) {
     EXPECT_EQ(lane.read_ahead(9), 0);  // 31 slots are still to be served
 }
 
-TEST(Lane, ServesTheSameRowsWhateverWasReadAhead) {
+// With targets beside them or without.
+class Lanes : public testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Target, Lanes, testing::Bool());
+
+TEST_P(Lanes, ServeTheSameRowsWhateverWasReadAhead) {
     const Folder folder;
-    write_numbered(folder / "a.h5", "r/0", Type::float16, 0, 701, n);
-    write_numbered(folder / "b.h5", "r/0", Type::bfloat16, 701, 13, n);
-    write_numbered(folder / "c.h5", "r/0", Type::float32, 714, 583, n);
-    const Dataset dataset = find_datasets({folder / "*.h5"}, {"r/0"})[0];
+    write_paired(folder / "a.h5", "r/0", Type::float16, "t/0", Type::bfloat16, 0, 701, n);
+    write_paired(folder / "b.h5", "r/0", Type::bfloat16, "t/0", Type::bfloat16, 701, 13, n);
+    write_paired(folder / "c.h5", "r/0", Type::float32, "t/0", Type::bfloat16, 714, 583, n);
+    const Dataset dataset = find_datasets({folder / "*.h5"}, {"r/0"}, GetParam() ? "t/*" : "")[0];
     std::mt19937 random(1);
     for (const std::int64_t block_rows : {1, 2, 19, 20, 50, 150, 1000})
         for (const double norm_limit : {0.0, 40.0}) {

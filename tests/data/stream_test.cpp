@@ -36,10 +36,14 @@ Dataset numbered_dataset(const Folder& folder) {
     return find_datasets({folder / "*.h5"}, {"r/0"})[0];
 }
 
+// Expects the targets to belong to the rows.
 std::vector<std::int64_t> numbers_of(const Batch& batch, double scale = 1) {
     std::vector<std::int64_t> numbers;
     for (std::int64_t r = 0; r < batch.rows; ++r)
         numbers.push_back(number_of(&batch.x[static_cast<std::size_t>(r * n)], static_cast<float>(scale)));
+    EXPECT_TRUE(batch.target.empty() || batch.target.size() == batch.x.size());
+    for (std::size_t r = 0; r < batch.target.size() / n; ++r)
+        EXPECT_EQ(number_of(&batch.target[r * n], static_cast<float>(scale)), target_numbers + numbers[r]);
     return numbers;
 }
 
@@ -59,6 +63,7 @@ std::vector<std::vector<std::int64_t>> global_batches(const Dataset& dataset, co
             const Batch mine = streams[static_cast<std::size_t>(r)]->next();
             EXPECT_EQ(mine.first, static_cast<std::int64_t>(all.size()));
             EXPECT_EQ(mine.rows, local_rows(batch, config.lanes, r, ranks));
+            EXPECT_EQ(mine.target.size(), dataset.target ? mine.x.size() : 0);
             for (const std::int64_t number : numbers_of(mine, statistics.scale)) all.push_back(number);
         }
         EXPECT_EQ(static_cast<std::int64_t>(all.size()), batch);
@@ -188,6 +193,78 @@ TEST(Stream, EveryRowOncePerPassInAnOrderOfItsOwn) {
     for (std::size_t i = 5; i < passes[0].size(); ++i)
         successors += passes[0][i] == passes[0][i - 5] + 1 ? 1 : 0;
     EXPECT_LT(successors, 150);  // about 1200 / 14, by chance, in blocks of 14 rows
+}
+
+// As numbered_dataset, with targets in other types.
+Dataset paired_dataset(const Folder& folder) {
+    write_paired(folder / "a.h5", "r/0", Type::float16, "t/0", Type::float32, 0, 701, n);
+    write_paired(folder / "b.h5", "r/0", Type::bfloat16, "t/0", Type::bfloat16, 701, 13, n);
+    write_paired(folder / "c.h5", "r/0", Type::float32, "t/0", Type::float16, 714, 583, n);
+    return find_datasets({folder / "*.h5"}, {"r/0"}, "t/*")[0];
+}
+
+TEST(Target, EveryRowComesWithItsTargetInTheOrderOfTheInput) {
+    const Folder folder;
+    const Dataset dataset = paired_dataset(folder);
+    Dataset alone = dataset;
+    alone.target = nullptr;
+    InputStatistics statistics;
+    statistics.norm_limit = 40;
+    statistics.scale = 0.25;
+    for (const std::int64_t shuffle_rows : {10, 300, 100000}) {
+        const DataConfig config = config_of(5, shuffle_rows, 97);
+        std::vector<LaneCursor> expected_cursors;
+        const auto expected = global_batches(alone, config, 1, 110, 44, expected_cursors, statistics);
+        for (const int ranks : {1, 2, 3, 4, 7}) {
+            std::vector<LaneCursor> cursors;
+            EXPECT_EQ(global_batches(dataset, config, ranks, 50, 44, cursors, statistics),
+                      std::vector(expected.begin(), expected.begin() + 50))
+                << ranks;
+            EXPECT_EQ(global_batches(dataset, config, 5 - ranks % 4, 60, 44, cursors, statistics),
+                      std::vector(expected.begin() + 50, expected.end()))
+                << ranks;
+            EXPECT_TRUE(same(cursors, expected_cursors)) << ranks;
+        }
+    }
+}
+
+TEST(Target, GoesOnFromOtherCursors) {
+    const Folder folder;
+    const Dataset dataset = paired_dataset(folder);
+    Stream stream(dataset, config_of(3, 100, 0), {}, 30, 1, 0, 1);
+    stream.next();
+    const auto cursors = stream.cursors();
+    const auto numbers = numbers_of(stream.next());
+    for (int s = 0; s < 20; ++s) stream.next();
+    stream.rewind(cursors);
+    EXPECT_EQ(numbers_of(stream.next()), numbers);
+}
+
+TEST(Target, NonFiniteValuesEndTheRunEvenWhereTheRowIsSkipped) {
+    const Folder folder;
+    for (const bool skipped : {false, true}) {
+        const std::string path = folder / (skipped ? "skipped.h5" : "kept.h5");
+        write_paired(path, "r/0", Type::float32, "t/0", Type::bfloat16, 0, 500, n,
+                     [&](std::int64_t row, std::vector<float>& x, std::vector<float>& target) {
+                         if (row != 321) return;
+                         if (skipped) x[5] = 1e6F;
+                         target[4] = std::numeric_limits<float>::infinity();
+                     });
+        const Dataset dataset = find_datasets({path}, {"r/0"}, "t/0")[0];
+        InputStatistics statistics;
+        statistics.norm_limit = 1000;
+        const auto steps_until_failure = [&] {
+            Stream stream(dataset, config_of(4, 64, 0), statistics, 4, 1, 0, 1);
+            int steps = 0;
+            std::string text;
+            while (text.empty() && steps < 1000) text = thrown<RunError>([&] { stream.next(), ++steps; });
+            EXPECT_THAT(text, HasSubstr(path + ": t/0: row 321: element 4 is inf"));
+            EXPECT_EQ(thrown<RunError>([&] { stream.next(); }), text);
+            return steps;
+        };
+        const int steps = steps_until_failure();
+        EXPECT_EQ(steps_until_failure(), steps);
+    }
 }
 
 TEST(Stream, RowsAreThoseOfTheFileScaled) {
