@@ -49,6 +49,14 @@ void check_run(const Config& config, const Origins& origins, const std::set<std:
         if (known && !good) errors.add(blame(origins, keys), what);
     };
     const DataConfig& data = config.data;
+    unless(
+        data.target.empty() || (std::ranges::count(data.target, '*') <= 1 &&
+                                data.target.find_first_of("?[") == std::string::npos &&
+                                data.target.find_first_not_of('/') != std::string::npos),
+        {"data.target"},
+        fmt::format("'{}' is not the name of one dataset for each input; expected a name in which one '*' at "
+                    "most stands for the end of the input's name, after its last '/'",
+                    data.target));
     unless(config.train.batch_size >= data.lanes, {"train.batch_size", "data.lanes"},
            fmt::format(
                "train.batch_size {} is below data.lanes {}; expected a row of each lane in every batch: a "

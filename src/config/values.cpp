@@ -99,9 +99,13 @@ std::string take(const YAML::Node& node, const Accepts& accepts, std::optional<d
 }
 
 std::string take(const YAML::Node& node, const Accepts& accepts, std::string& out) {
+    if (node.IsNull() && is_word(accepts, "null")) {
+        out.clear();
+        return "";
+    }
     if (const std::string wrong = not_scalar(node); !wrong.empty()) return complaint(wrong, accepts, false);
     const std::string& text = node.Scalar();
-    if (accepts.words.empty()) {
+    if (accepts.words.empty() || !accepts.described.empty()) {
         if (text.empty()) return complaint("is empty", accepts, false);
         out = text;
     } else if (is_word(accepts, text)) {
@@ -186,6 +190,7 @@ std::string written(double value) {
 }  // shortest that reads back the same
 
 std::string written(const std::string& value) {
+    if (value.empty()) return "null";
     // As the one item of a list, since a comma or a bracket needs quotes there only; without the list's
     // brackets.
     const std::string list = written(std::vector{value});

@@ -19,9 +19,10 @@ inline constexpr double largest_whole = 9007199254740992.0;
 struct Accepts {
     double low = -std::numeric_limits<double>::infinity();
     double high = std::numeric_limits<double>::infinity();
-    bool above = false;                        // not `low` itself
-    bool below = false;                        // not `high` itself
-    std::vector<std::string_view> words = {};  // beside a number where `number`, else instead of one
+    bool above = false;  // not `low` itself
+    bool below = false;  // not `high` itself
+    // Beside a number where `number`, beside any text where `described`, else instead of one.
+    std::vector<std::string_view> words = {};
     bool number = false;
     std::string_view described = {};  // of text and lists: what it stands for
     std::string_view note = {};       // ends a complaint, in brackets: why nothing else is accepted
@@ -32,6 +33,7 @@ struct Accepts {
 std::string take(const YAML::Node& node, const Accepts& accepts, std::int64_t& out);
 std::string take(const YAML::Node& node, const Accepts& accepts, std::uint64_t& out);
 std::string take(const YAML::Node& node, const Accepts& accepts, double& out);
+// Empty text is written `null`, which must be among `words`.
 std::string take(const YAML::Node& node, const Accepts& accepts, std::string& out);
 std::string take(const YAML::Node& node, const Accepts& accepts, std::vector<std::string>& out);
 // nullopt is written `auto`.

@@ -316,7 +316,8 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
     OutputLock lock;
     std::optional<Checkpoint> from;
     together(comm, [&] {
-        jobs = suite::jobs_of(config, data::find_datasets(config.data.files, config.data.datasets));
+        jobs = suite::jobs_of(
+            config, data::find_datasets(config.data.files, config.data.datasets, config.data.target));
     });
     together(comm, [&] {
         if (comm.size() > config.data.lanes)
