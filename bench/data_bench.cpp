@@ -5,14 +5,19 @@
 //   Stream                  rows per second handed out by next() with nothing else to do, file in the page
 //   cache, one
 //                           thread; PlainRead is H5Dread of the same file, in order, into one buffer
+//   StreamWait/MS           time that next() takes where MS milliseconds of another thread's work lie between
+//                           its calls, mean and longest
 // Items are rows of n = 576 in float16.
 
 #include <benchmark/benchmark.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <thread>
 #include <vector>
 
 #include "base/memory.h"
@@ -133,5 +138,25 @@ void BM_Stream(benchmark::State& state) {
     state.SetItemsProcessed(state.iterations() * batch_rows);
 }
 BENCHMARK(BM_Stream)->UseRealTime()->MinTime(2);
+
+void BM_StreamWait(benchmark::State& state) {
+    const Dataset dataset = file().dataset();
+    InputStatistics statistics;
+    statistics.norm_limit = 1e6;
+    Stream stream(dataset, DataConfig(), statistics, batch_rows, 0, 0, 1);
+    stream.next();
+    double longest = 0;
+    for (auto _ : state) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(state.range(0)));
+        const auto begin = std::chrono::steady_clock::now();
+        stream.next();
+        const double seconds =
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        state.SetIterationTime(seconds);
+        longest = std::max(longest, seconds);
+    }
+    state.counters["longest_ms"] = 1e3 * longest;
+}
+BENCHMARK(BM_StreamWait)->Arg(5)->Arg(10)->Arg(20)->Arg(80)->UseManualTime()->Iterations(150);
 
 }  // namespace

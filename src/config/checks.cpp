@@ -24,11 +24,6 @@ Origin blame(const Origins& origins, std::initializer_list<const char*> keys) {
 using Unless =
     std::function<void(bool good, std::initializer_list<const char*> keys, const std::string& what)>;
 
-// Whether a second dataset is reconstructed (transcoders).
-bool has_target(const Config&) {
-    return false;
-}
-
 // A key that an SAE of this kind does not know may be written with its default only, which says that
 // something is off; a k says more than that.
 void check_kind(const WrittenSae& written, Errors& errors) {
@@ -104,7 +99,10 @@ void check_sae(const WrittenSae& written, const Config& config, Errors& errors) 
         unless(*sae.l0_target <= static_cast<double>(sae.width), {"l0_target", "width"},
                fmt::format("l0_target {} exceeds width {}; expected l0_target <= width", *sae.l0_target,
                            sae.width));
-    unless(!sae.skip || has_target(config), {"skip"},
+    unless(sae.aux_k == 0 || find_key("sae", "k")->concerns(sae), {"aux_k", "kind"},
+           fmt::format("{} has no meaning for kind {}; expected 0, or a kind that selects the k largest", sae.aux_k,
+                       sae.kind));
+    unless(!sae.skip || !config.data.target.empty(), {"skip"},
            "true connects the input with another dataset; expected data.target to name it, or skip false");
 }
 
@@ -118,6 +116,14 @@ void check_run(const Config& config, const Origins& origins, const std::set<std:
         if (known && !good) errors.add(blame(origins, keys), what);
     };
     const DataConfig& data = config.data;
+    unless(
+        data.target.empty() || (std::ranges::count(data.target, '*') <= 1 &&
+                                data.target.find_first_of("?[") == std::string::npos &&
+                                data.target.find_first_not_of('/') != std::string::npos),
+        {"data.target"},
+        fmt::format("'{}' is not the name of one dataset for each input; expected a name in which one '*' at "
+                    "most stands for the end of the input's name, after its last '/'",
+                    data.target));
     unless(config.train.batch_size >= data.lanes, {"train.batch_size", "data.lanes"},
            fmt::format(
                "train.batch_size {} is below data.lanes {}; expected a row of each lane in every batch: a "

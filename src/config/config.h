@@ -1,6 +1,6 @@
 #pragma once
 // The configuration of a run as plain structs; one field per key of the YAML file, defaults as documented in
-// docs/configuration.md. What is a key here but offers one value only (`target: null`) is so because this
+// docs/configuration.md. What is a key here but offers one value only (`prefixes: null`) is so because this
 // version implements one; any other value is refused by load_config.
 
 #include <cstdint>
@@ -21,6 +21,9 @@ struct RunConfig {
 struct DataConfig {
     std::vector<std::string> files;     // required; globs
     std::vector<std::string> datasets;  // required; names inside the files, globs
+    // A dataset to reconstruct instead of the input; one `*` stands for the end of the input's name, after
+    // its last '/'. Empty: null, the input itself.
+    std::string target;
     std::string scale = "mean_square";  // mean_square | sqrt_dim | none | a positive number as text
     double max_norm_ratio = 10;         // 0: keep all
     std::int64_t eval_rows = 16384;

@@ -152,7 +152,7 @@ std::vector<Key> make_keys() {
     data.key("files", &DataConfig::files, {.described = "a list of files or globs"}).required = true;
     data.key("datasets", &DataConfig::datasets, {.described = "a list of dataset names or globs"}).required =
         true;
-    data.only("target", {"null"}, "transcoders are not trained");
+    data.key("target", &DataConfig::target, {.words = {"null"}, .text = true, .described = "a dataset name"});
     Accepts scale = above(0);
     scale.words = {"mean_square", "sqrt_dim", "none"};
     scale.number = true;

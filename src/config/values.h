@@ -20,9 +20,10 @@ inline constexpr double largest_whole = 9007199254740992.0;
 struct Accepts {
     double low = -std::numeric_limits<double>::infinity();
     double high = std::numeric_limits<double>::infinity();
-    bool above = false;                        // not `low` itself
-    bool below = false;                        // not `high` itself
-    std::vector<std::string_view> words = {};  // beside a number where `number`, else instead of one
+    bool above = false;  // not `low` itself
+    bool below = false;  // not `high` itself
+    // Beside a number where `number`, beside any text where `text`, else instead of one.
+    std::vector<std::string_view> words = {};
     bool number = false;
     bool text = false;                // any text beside `words`
     std::string_view described = {};  // of text and lists: what it stands for

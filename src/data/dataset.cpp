@@ -75,6 +75,13 @@ void find_gaps(const std::vector<FoundFile>& files, std::vector<std::string>& pr
     }
 }
 
+// Some names that there are, for messages that one is not; "" if none were listed.
+std::string names_in_one_of(const std::vector<FoundFile>& files) {
+    const auto found =
+        std::ranges::find_if(files, [](const FoundFile& file) { return !file.others.empty(); });
+    return found == files.end() ? "" : fmt::format("; {} holds {}", found->path, list_of(found->others));
+}
+
 void find_unmatched(const std::vector<FoundFile>& files, const std::vector<std::string>& patterns,
                     std::vector<std::string>& problems) {
     for (const std::string& pattern : patterns) {
@@ -84,15 +91,55 @@ void find_unmatched(const std::vector<FoundFile>& files, const std::vector<std::
             });
         });
         if (found) continue;
-        const auto with_names =
-            std::ranges::find_if(files, [](const FoundFile& file) { return !file.others.empty(); });
-        problems.push_back(
-            fmt::format("{}: no dataset of this name in {}{}", pattern,
-                        files.size() == 1 ? files[0].path : "any of the files",
-                        with_names == files.end()
-                            ? ""
-                            : fmt::format("; {} holds {}", with_names->path, list_of(with_names->others))));
+        problems.push_back(fmt::format("{}: no dataset of this name in {}{}", pattern,
+                                       files.size() == 1 ? files[0].path : "any of the files",
+                                       names_in_one_of(files)));
     }
+}
+
+// Adds the targets of all datasets found so far. What is missing is told with the datasets that lack it.
+void look_for_targets(std::vector<FoundFile>& files, const std::string& target,
+                      std::vector<std::string>& problems) {
+    std::map<std::string, std::string> inputs;  // by the name of their target
+    for (const FoundFile& file : files)
+        for (const auto& [name, ignored] : file.entries) inputs.try_emplace(target_name(target, name), name);
+    std::vector<std::string> names;
+    for (const auto& [name, ignored] : inputs) names.push_back(name);
+    for (FoundFile& file : files) {
+        FoundFile more = look_into(file.path, names);
+        for (const auto& [name, ignored] : more.entries) inputs.erase(name);
+        file.entries.merge(more.entries);
+        if (file.others.empty()) file.others = std::move(more.others);
+    }
+    for (const auto& [name, input] : inputs)
+        problems.push_back(
+            fmt::format("{}: no dataset of this name to be the target of {} (data.target: {}){}", name, input,
+                        target, names_in_one_of(files)));
+}
+
+// What keeps the rows of a dataset and of its target from belonging together.
+void compare_rows(const Dataset& dataset, const Dataset& target, std::vector<std::string>& problems) {
+    if (dataset.n != target.n)
+        problems.push_back(fmt::format(
+            "{} has n = {}, its target {} has n = {}; inputs and targets of different width are not "
+            "supported",
+            dataset.name, dataset.n, target.name, target.n));
+    const auto amount = [](const Dataset& d) {
+        return fmt::format("{} rows in {} file{}", d.rows, d.parts.size(), d.parts.size() == 1 ? "" : "s");
+    };
+    if (dataset.parts.size() != target.parts.size())
+        problems.push_back(fmt::format(
+            "{} has {}, its target {} has {}; row i of both must be of the same token, file by file",
+            dataset.name, amount(dataset), target.name, amount(target)));
+    else
+        for (std::size_t i = 0; i < dataset.parts.size(); ++i) {
+            const FilePart& a = dataset.parts[i];
+            const FilePart& b = target.parts[i];
+            if (a.rows == b.rows) continue;
+            problems.push_back(fmt::format(
+                "{}: {} has {} rows, its target {} has {}{}; row i of both must be of the same token", a.path,
+                dataset.name, a.rows, target.name, b.rows, a.path == b.path ? "" : " in " + b.path));
+        }
 }
 
 }  // namespace
@@ -114,7 +161,7 @@ const char* name_of(Type type) {
 }
 
 std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns,
-                                   const std::vector<std::string>& name_patterns) {
+                                   const std::vector<std::string>& name_patterns, const std::string& target) {
     if (file_patterns.empty())
         refuse("no activation files are named; name at least one, as in activations/*.h5");
     if (name_patterns.empty())
@@ -132,6 +179,13 @@ std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns
         }
     }
     if (!files.empty()) find_unmatched(files, patterns, problems);
+    std::set<std::string, decltype(&natural_less)> asked_for(natural_less);
+    for (const FoundFile& file : files)
+        for (const auto& [name, ignored] : file.entries) asked_for.insert(name);
+    if (!target.empty()) {
+        look_for_targets(files, target, problems);
+        patterns.push_back(target);
+    }
     if (problems.empty()) {
         for (const FoundFile& file : files)
             if (file.entries.empty())
@@ -142,7 +196,7 @@ std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns
         find_gaps(files, problems);
     }
 
-    std::map<std::string, Dataset, bool (*)(const std::string&, const std::string&)> datasets(natural_less);
+    std::map<std::string, Dataset> datasets;
     for (FoundFile& file : files)
         for (auto& [name, entry] : file.entries) {
             if (!entry.problem.empty()) {
@@ -166,8 +220,22 @@ std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns
     if (!problems.empty()) refuse_all(problems);
 
     std::vector<Dataset> result;
-    for (auto& [name, dataset] : datasets) result.push_back(std::move(dataset));
+    for (const std::string& name : asked_for) {
+        result.push_back(datasets.at(name));
+        if (target.empty()) continue;
+        const Dataset& paired = datasets.at(target_name(target, name));
+        compare_rows(result.back(), paired, problems);
+        result.back().target = std::make_shared<const Dataset>(paired);
+    }
+    if (!problems.empty()) refuse_all(problems);
     return result;
+}
+
+std::string target_name(const std::string& target, const std::string& dataset) {
+    std::string name = target;
+    if (const std::size_t star = name.find('*'); star != std::string::npos)
+        name.replace(star, 1, dataset.substr(dataset.rfind('/') + 1));
+    return tidy_name(name);
 }
 
 const FilePart& part_of(const Dataset& dataset, std::int64_t row) {

@@ -36,6 +36,9 @@ struct Dataset {
     std::int64_t rows = 0;
     std::int64_t n = 0;
     std::vector<FilePart> parts;
+    // What its rows are to be turned into, row by row; nullptr: themselves. Of the same n, in as many parts
+    // of as many rows; element types and chunks may differ.
+    std::shared_ptr<const Dataset> target = nullptr;
 };
 
 // Expands globs, opens every file, and returns each dataset that matches, in order of name (numbers by value,
@@ -49,11 +52,20 @@ struct Dataset {
 // not disagree: where one file holds two of the names, every file with one of them must hold the other, for
 // the layers would have different rows.
 //
+// `target`, unless empty, names the dataset that becomes `target` of each match; one `*` in it stands for
+// what follows the last '/' of the match's name. Targets need not match `name_patterns`, and may lie in files
+// of their own.
+//
 // UsageError naming the thing and what to do: no file matches a pattern, unreadable file, not HDF5, truncated
 // file, a name in no file, a file without any of the names, a name missing as said above, not
-// two-dimensional, unsupported element type, files of different n, no rows. Errors of all files at once.
+// two-dimensional, unsupported element type, files of different n, no rows, a target of other rows or of
+// another n. Errors of all files at once.
 std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns,
-                                   const std::vector<std::string>& name_patterns);
+                                   const std::vector<std::string>& name_patterns,
+                                   const std::string& target = {});
+
+// The name that `target` gives to the target of a dataset.
+std::string target_name(const std::string& target, const std::string& dataset);
 
 // Reads rows as they are on disk. Keeps up to 64 files open. Not thread-safe (one per thread); the HDF5
 // library itself is locked where needed. Checksums are verified by the reading, where the file has them.

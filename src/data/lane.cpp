@@ -1,6 +1,7 @@
 #include "data/lane.h"
 
 #include <algorithm>
+#include <numeric>
 #include <tuple>
 
 #include "base/error.h"
@@ -23,20 +24,40 @@ std::int64_t block_rows_for(const DataConfig& config, std::int64_t rows) {
     return std::clamp<std::int64_t>(config.shuffle_rows / (2 * config.lanes), 1, longest_range);
 }
 
+// Row i of rows of so many bytes.
+template <typename Bytes>
+std::span<Bytes> row_at(std::span<Bytes> rows, std::size_t i, std::size_t row_bytes) {
+    return rows.subspan(i * row_bytes, row_bytes);
+}
+
 }  // namespace
+
+HeldRows::HeldRows(const Dataset& dataset_, std::int64_t longest_run)
+    : dataset(dataset_), reader(dataset_), type(common_type(dataset_)) {
+    staging_.reset(static_cast<std::size_t>(longest_run) * row_bytes());
+}
+
+std::span<const std::byte> HeldRows::read(const Run& run) {
+    const auto bytes = std::span<std::byte>(staging_).first(static_cast<std::size_t>(run.rows) * row_bytes());
+    if (part_of(dataset, run.first).type == type)
+        reader.read_raw(run.first, run.rows, bytes);
+    else
+        reader.read(run.first, {reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float)});
+    return bytes;
+}
 
 LaneSource::LaneSource(const Dataset& dataset_, const DataConfig& config, const InputStatistics& statistics,
                        std::uint64_t seed_)
-    : dataset(dataset_),
-      reader(dataset_),
-      rows(training_rows(dataset_, config)),
+    : rows(training_rows(dataset_, config)),
       lanes(config.lanes),
       block_rows(block_rows_for(config, rows)),
       runs(dataset_, rows, run_rows_for(dataset_, rows, config.lanes)),
-      held(common_type(dataset_)),
+      x(dataset_, std::min(runs.run_rows(), block_rows)),
       norm_limit(statistics.norm_limit),
       scale(static_cast<float>(statistics.scale)),
-      seed(seed_) {}
+      seed(seed_) {
+    if (dataset_.target) target.emplace(*dataset_.target, std::min(runs.run_rows(), block_rows));
+}
 
 std::shared_ptr<const PassOrder> LaneSource::order(std::uint64_t pass) {
     if (auto known = orders_[pass].lock()) return known;
@@ -46,11 +67,10 @@ std::shared_ptr<const PassOrder> LaneSource::order(std::uint64_t pass) {
     return made;
 }
 
-Lane::Lane(LaneSource& source, std::int64_t index, const LaneCursor& cursor, std::span<std::byte> memory,
-           std::span<std::byte> other_memory)
-    : source_(source), index_(index), cursor_(cursor) {
-    current_.memory = memory;
-    next_.memory = other_memory;
+Lane::Lane(LaneSource& source, std::int64_t index, const LaneCursor& cursor, const Slots& slots)
+    : source_(source), index_(index), cursor_(cursor), slots_(slots) {
+    free_.resize(static_cast<std::size_t>(source.block_rows));
+    std::iota(free_.rbegin(), free_.rend(), 0U);  // taken from the end, so the first block lies in order
 }
 
 Run Lane::range() const {
@@ -63,61 +83,85 @@ std::pair<std::uint64_t, std::uint64_t> Lane::after(std::uint64_t pass, std::uin
     return more ? std::pair(pass, number + 1) : std::pair(pass + 1, std::uint64_t{0});
 }
 
-// Reads rows of the dataset to the end of the block and checks them.
-void Lane::read(Block& block, const Run& rows) {
-    if (source_.abandoned) throw Abandoned{};
-    const std::size_t row_bytes = source_.row_bytes();
-    const auto n = static_cast<std::size_t>(source_.dataset.n);
-    const auto at = block.order.size() + static_cast<std::size_t>(block.skipped);
-    const auto memory = block.memory.subspan(at * row_bytes, static_cast<std::size_t>(rows.rows) * row_bytes);
-    if (part_of(source_.dataset, rows.first).type == source_.held)
-        source_.reader.read_raw(rows.first, rows.rows, memory);
-    else
-        source_.reader.read(
-            rows.first, {reinterpret_cast<float*>(memory.data()), static_cast<std::size_t>(rows.rows) * n});
-    for (std::int64_t r = 0; r < rows.rows; ++r) {
-        const auto row = memory.subspan(static_cast<std::size_t>(r) * row_bytes, row_bytes);
-        const double squared = squared_norm(source_.held, row, source_.dataset, rows.first + r);
-        if (within_limit(squared, source_.norm_limit))
-            block.order.push_back(static_cast<std::uint32_t>(at + static_cast<std::size_t>(r)));
-        else
-            ++block.skipped;
-    }
-}
-
-void Lane::load(Block& block, std::uint64_t pass, std::uint64_t number) {
+void Lane::open(Block& block, std::uint64_t pass, std::uint64_t number) {
     if (!block.pass_order || block.pass != pass) block.pass_order = source_.order(pass);
     block.pass = pass;
     block.number = number;
+    const Run whole = range();
+    block.begin = whole.first + static_cast<std::int64_t>(number) * source_.block_rows;
+    block.end = std::min(block.begin + source_.block_rows, whole.first + whole.rows);
     block.order.clear();
     block.skipped = 0;
     block.failure = nullptr;
-    const Run whole = range();
-    const std::int64_t begin = whole.first + static_cast<std::int64_t>(number) * source_.block_rows;
-    const std::int64_t end = std::min(begin + source_.block_rows, whole.first + whole.rows);
+    block.opened = true;
+    advance(block);
+}
+
+// To the next run of the block; after the last, to the order in which it is served.
+void Lane::advance(Block& block) {
+    block.loaded = block.failure || block.begin >= block.end;
+    if (!block.loaded)
+        block.next = block.pass_order->first_piece(block.begin, block.end);
+    else
+        shuffle(std::span(block.order),
+                Random(source_.seed, Purpose::row_order,
+                       (block.pass << 48) ^ (static_cast<std::uint64_t>(index_) << 32) ^ block.number));
+}
+
+// Rows of the dataset into free slots, those over the limit left out. Only x decides, but what is not finite
+// in a target is an error in every row, as it is in x.
+void Lane::read(Block& block, const Run& run) {
+    HeldRows& x = source_.x;
+    std::optional<HeldRows>& target = source_.target;
+    const std::span<const std::byte> x_rows = x.read(run);
+    const std::span<const std::byte> target_rows = target ? target->read(run) : std::span<const std::byte>();
+    for (std::int64_t r = 0; r < run.rows; ++r) {
+        const auto i = static_cast<std::size_t>(r);
+        const auto x_row = row_at(x_rows, i, x.row_bytes());
+        const double squared = squared_norm(x.type, x_row, x.dataset, run.first + r);
+        std::span<const std::byte> target_row;
+        if (target) {
+            target_row = row_at(target_rows, i, target->row_bytes());
+            require_finite(target->type, target_row, target->dataset, run.first + r);
+        }
+        if (!within_limit(squared, source_.norm_limit)) {
+            ++block.skipped;
+            continue;
+        }
+        const std::uint32_t slot = free_.back();
+        free_.pop_back();
+        block.order.push_back(slot);
+        std::ranges::copy(x_row, row_at(slots_.x, slot, x_row.size()).begin());
+        std::ranges::copy(target_row, row_at(slots_.target, slot, target_row.size()).begin());
+    }
+}
+
+// The next run of a block, for which there must be room.
+void Lane::read_run(Block& block) {
+    if (source_.abandoned) throw Abandoned{};
+    STRATA_ASSERT(block.next.rows <= std::ssize(free_));
     try {
-        block.pass_order->visit(begin, end, [&](const Run& rows) { read(block, rows); });
-    } catch (const Abandoned&) {
-        throw;
+        read(block, block.next);
     } catch (...) {
         block.failure = std::current_exception();
     }
-    shuffle(std::span(block.order),
-            Random(source_.seed, Purpose::row_order,
-                   (pass << 48) ^ (static_cast<std::uint64_t>(index_) << 32) ^ number));
-    block.loaded = true;
+    block.begin += block.next.rows;
+    advance(block);
 }
 
 void Lane::begin_block() {
-    if (!current_.loaded) load(current_, cursor_.pass, cursor_.block);
+    if (!current_.opened) open(current_, cursor_.pass, cursor_.block);
+    while (!current_.loaded) read_run(current_);
     if (current_.failure) std::rethrow_exception(current_.failure);
     if (cursor_.offset > current_.order.size())
         fail(
             "{}: the saved position of lane {} is row {} of a block that has {}; the files are not those of "
             "the "
             "checkpoint",
-            source_.dataset.name, index_, cursor_.offset, current_.order.size());
+            source_.x.dataset.name, index_, cursor_.offset, current_.order.size());
     if (cursor_.offset == 0) cursor_.skipped += current_.skipped;
+    const auto served = current_.order.begin() + static_cast<std::ptrdiff_t>(cursor_.offset);
+    free_.insert(free_.end(), current_.order.begin(), served);
     begun_ = true;
     // A whole pass of the lane and some thousand rows: far beyond any share of outliers that training could
     // bear.
@@ -128,37 +172,45 @@ void Lane::begin_block() {
             "{}: {} rows of lane {} one after another have a norm above the limit {:.6g}; raise "
             "data.max_norm_ratio "
             "(0 keeps all rows), or look at the files with `strata data check`",
-            source_.dataset.name, skipped_in_a_row_, index_, source_.norm_limit);
+            source_.x.dataset.name, skipped_in_a_row_, index_, source_.norm_limit);
 }
 
 void Lane::end_block() {
     std::tie(cursor_.pass, cursor_.block) = after(cursor_.pass, cursor_.block);
     cursor_.offset = 0;
-    current_.loaded = false;
-    if (next_.loaded) std::swap(current_, next_);
+    current_.opened = false;
+    std::swap(current_, next_);
     begun_ = false;
 }
 
-void Lane::serve(std::span<float> out) {
-    const auto n = static_cast<std::size_t>(source_.dataset.n);
-    const std::size_t row_bytes = source_.row_bytes();
-    while (!out.empty()) {
+void Lane::serve(std::span<float> x, std::span<float> target) {
+    const auto n = static_cast<std::size_t>(source_.x.dataset.n);
+    while (!x.empty()) {
         if (!begun_) begin_block();
         if (cursor_.offset == current_.order.size()) {
             end_block();
             continue;
         }
-        const std::size_t row = current_.order[cursor_.offset++];
-        to_float(source_.held, current_.memory.subspan(row * row_bytes, row_bytes), out.first(n),
-                 source_.scale);
-        out = out.subspan(n);
+        const std::uint32_t slot = current_.order[cursor_.offset++];
+        to_float(source_.x.type, row_at(slots_.x, slot, source_.x.row_bytes()), x.first(n), source_.scale);
+        x = x.subspan(n);
+        if (source_.target) {
+            to_float(source_.target->type, row_at(slots_.target, slot, source_.target->row_bytes()),
+                     target.first(n), source_.scale);
+            target = target.subspan(n);
+        }
+        free_.push_back(slot);
     }
 }
 
 bool Lane::read_ahead() {
-    if (!current_.loaded || current_.failure || next_.loaded) return false;
-    const auto [pass, number] = after(current_.pass, current_.number);
-    load(next_, pass, number);
+    if (!begun_) return false;
+    if (!next_.opened) {
+        const auto [pass, number] = after(current_.pass, current_.number);
+        open(next_, pass, number);
+    }
+    if (next_.loaded || next_.next.rows > std::ssize(free_)) return false;
+    read_run(next_);
     return true;
 }
 

@@ -1,5 +1,10 @@
 #pragma once
 // One lane of the stream: its share of each pass, read in blocks, filtered, shuffled, served.
+//
+// A lane has slots for the rows of one block. A served row frees its slot for a row of the next block, which
+// is read run by run as room appears; a block is shuffled by the order in which its slots are served, so rows
+// need not lie in any order of their own. When the present block ends, every slot is free or holds a row of
+// the next.
 
 #include <atomic>
 #include <cstddef>
@@ -7,9 +12,11 @@
 #include <exception>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "base/memory.h"
 #include "data/dataset.h"
 #include "data/order.h"
 #include "data/stream.h"
@@ -19,24 +26,38 @@ namespace strata::data {
 // Thrown out of a read when the stream is being destroyed.
 struct Abandoned {};
 
+// A dataset as lanes hold its rows.
+struct HeldRows {
+    HeldRows(const Dataset& dataset, std::int64_t longest_run);
+
+    Dataset dataset;
+    Reader reader;
+    Type type;  // the files', or float32 where they differ
+
+    std::size_t row_bytes() const { return static_cast<std::size_t>(dataset.n) * size_of(type); }
+
+    // The rows of a run, until the next call.
+    std::span<const std::byte> read(const Run& run);
+
+  private:
+    Array<std::byte> staging_;  // one run
+};
+
 // What the lanes of a rank share.
 struct LaneSource {
     LaneSource(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
                std::uint64_t seed);
 
-    Dataset dataset;
-    Reader reader;
     std::int64_t rows;        // N, of a pass
     std::int64_t lanes;       // L, of all ranks
     std::int64_t block_rows;  // read and shuffled together
     Runs runs;
-    Type held;  // element type of blocks: the files', or float32 where they differ
+    HeldRows x;
+    std::optional<HeldRows> target;  // where the dataset has one
     double norm_limit;
     float scale;
     std::uint64_t seed;
     std::atomic<bool> abandoned = false;
-
-    std::size_t row_bytes() const { return static_cast<std::size_t>(dataset.n) * size_of(held); }
 
     // Rows [first, first + rows) of the pass's order.
     std::shared_ptr<const PassOrder> order(std::uint64_t pass);
@@ -46,13 +67,21 @@ struct LaneSource {
         orders_;  // kept alive by the blocks that use them
 };
 
+// Room for the rows of one block of a lane.
+struct Slots {
+    std::span<std::byte> x;       // [block_rows, n] of source.x.type
+    std::span<std::byte> target;  // [block_rows, n] of source.target->type; empty where there is none
+};
+
 // Rows of a lane's range that are shuffled together.
 struct Block {
-    std::span<std::byte> memory;  // [block_rows, n] of source.held
     std::uint64_t pass = 0;
-    std::uint64_t number = 0;  // in the lane's range of the pass
-    bool loaded = false;
-    std::vector<std::uint32_t> order;  // which rows of `memory` to serve, in order
+    std::uint64_t number = 0;          // in the lane's range of the pass
+    std::int64_t begin = 0, end = 0;   // rows of the pass's order that are still to be read
+    Run next;                          // the first of them, which are read together
+    bool opened = false;               // its rows are known
+    bool loaded = false;               // all its rows are read, or one cannot be
+    std::vector<std::uint32_t> order;  // slots of the rows read; once loaded, in the order of serving
     std::uint64_t skipped = 0;         // rows over the norm limit
     std::exception_ptr failure;  // of reading; thrown when the block's turn comes, so always at the same step
     std::shared_ptr<const PassOrder> pass_order;
@@ -60,14 +89,14 @@ struct Block {
 
 class Lane {
   public:
-    // Each memory holds source.block_rows rows. `source` outlives the lane.
-    Lane(LaneSource& source, std::int64_t index, const LaneCursor& cursor, std::span<std::byte> memory,
-         std::span<std::byte> other_memory);
+    // `source` outlives the lane.
+    Lane(LaneSource& source, std::int64_t index, const LaneCursor& cursor, const Slots& slots);
 
-    // The next rows, [out.size() / n, n], scaled.
-    void serve(std::span<float> out);
+    // The next rows, [x.size() / n, n], and their targets (empty where there are none), scaled.
+    void serve(std::span<float> x, std::span<float> target);
 
-    // Reads the block after the present one. False if it is there already.
+    // Reads a run of the block after the present one. False if nothing can be read before more rows are
+    // served: the block is there already, or the slots of the run are not free yet.
     bool read_ahead();
 
     // Where the lane stands after the last serve().
@@ -75,8 +104,10 @@ class Lane {
 
   private:
     Run range() const;
-    void load(Block& block, std::uint64_t pass, std::uint64_t number);
-    void read(Block& block, const Run& rows);
+    void open(Block& block, std::uint64_t pass, std::uint64_t number);
+    void advance(Block& block);
+    void read(Block& block, const Run& run);
+    void read_run(Block& block);
     void begin_block();
     void end_block();
     std::pair<std::uint64_t, std::uint64_t> after(std::uint64_t pass, std::uint64_t number) const;
@@ -84,6 +115,8 @@ class Lane {
     LaneSource& source_;
     std::int64_t index_;
     LaneCursor cursor_;
+    Slots slots_;
+    std::vector<std::uint32_t> free_;  // slots that hold no row still to be served
     Block current_, next_;
     bool begun_ = false;  // the present block is loaded and its skipped rows are counted
     std::int64_t skipped_in_a_row_ = 0;

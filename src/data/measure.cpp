@@ -68,6 +68,37 @@ class Sample {
     std::int64_t rows_, samples_, runs_;
 };
 
+// The sum over ranks of `width` numbers for each share, added in the order of the shares.
+std::vector<double> total(std::vector<double>& sums, std::size_t width, Communicator& comm) {
+    comm.sum(sums);
+    std::vector<double> result(width);
+    for (std::size_t share = 0; share < shares; ++share)
+        for (std::size_t i = 0; i < width; ++i) result[i] += sums[share * width + i];
+    return result;
+}
+
+// The mean of the targets of the samples within the limit, `count` on all ranks; `within` by sample, for
+// those of this rank.
+std::vector<double> target_mean(const Dataset& target, const Sample& sample, const std::vector<bool>& within,
+                                double count, Communicator& comm) {
+    Reader reader(target);
+    const auto n = static_cast<std::size_t>(target.n);
+    std::vector<double> sums(shares * n);
+    std::vector<float> values(n);
+    sample.visit(
+        target, reader, comm.rank(), comm.size(),
+        [&](std::int64_t share, std::int64_t i, std::int64_t row, std::span<const std::byte> raw, Type type) {
+            require_finite(type, raw, target, row);
+            if (!within[static_cast<std::size_t>(i)]) return;
+            to_float(type, raw, values);
+            for (std::size_t c = 0; c < n; ++c)
+                sums[static_cast<std::size_t>(share) * n + c] += static_cast<double>(values[c]);
+        });
+    std::vector<double> mean = total(sums, n, comm);
+    for (double& value : mean) value /= count;
+    return mean;
+}
+
 double scale_for(const DataConfig& config, double mean_square, const Dataset& dataset, std::int64_t sampled) {
     if (config.scale == "none") return 1;
     if (config.scale == "mean_square" || config.scale == "sqrt_dim") {
@@ -115,31 +146,31 @@ InputStatistics measure(const Dataset& dataset, const DataConfig& config, Commun
     const std::size_t width = n + 2;
     std::vector<double> sums(shares * width);
     std::vector<float> values(n);
+    std::vector<bool> within(static_cast<std::size_t>(sample.samples()));
     sample.visit(
         dataset, reader, comm.rank(), comm.size(),
-        [&](std::int64_t share, std::int64_t, std::int64_t row, std::span<const std::byte> raw, Type type) {
+        [&](std::int64_t share, std::int64_t s, std::int64_t row, std::span<const std::byte> raw, Type type) {
             const double squared = squared_norm(type, raw, dataset, row);
             if (!within_limit(squared, result.norm_limit)) return;
+            within[static_cast<std::size_t>(s)] = true;
             double* const to = &sums[static_cast<std::size_t>(share) * width];
             to_float(type, raw, values);
             for (std::size_t i = 0; i < n; ++i) to[i] += static_cast<double>(values[i]);
             to[n] += squared;
             to[n + 1] += 1;
         });
-    comm.sum(sums);
-    std::vector<double> total(width);
-    for (std::size_t share = 0; share < shares; ++share)
-        for (std::size_t i = 0; i < width; ++i) total[i] += sums[share * width + i];
-    const double count = total[n + 1];
+    const std::vector<double> all = total(sums, width, comm);
+    const double count = all[n + 1];
     if (count == 0)
         refuse(
             "data.max_norm_ratio: {} leaves none of the {} sampled rows of {}; it is a multiple of the "
             "median norm, so "
             "take a number well above 1, or 0 to keep all rows",
             config.max_norm_ratio, sample.samples(), dataset.name);
-    result.mean_square = total[n] / count;
-    result.mean.assign(total.begin(), total.begin() + static_cast<std::ptrdiff_t>(n));
+    result.mean_square = all[n] / count;
+    result.mean.assign(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(n));
     for (double& value : result.mean) value /= count;
+    if (dataset.target) result.target_mean = target_mean(*dataset.target, sample, within, count, comm);
     result.scale = scale_for(config, result.mean_square, dataset, sample.samples());
     return result;
 }

@@ -13,6 +13,12 @@ namespace strata::data {
 // `index` is the row's in the dataset.
 double squared_norm(Type type, std::span<const std::byte> row, const Dataset& dataset, std::int64_t index);
 
+// RunError as squared_norm.
+inline void require_finite(Type type, std::span<const std::byte> row, const Dataset& dataset,
+                           std::int64_t index) {
+    static_cast<void>(squared_norm(type, row, dataset, index));
+}
+
 inline bool within_limit(double squared, double norm_limit) {
     return norm_limit == 0 || squared <= norm_limit * norm_limit;
 }

@@ -1,5 +1,6 @@
 #include "data/order.h"
 
+#include <algorithm>
 #include <limits>
 #include <numeric>
 #include <span>
@@ -42,6 +43,13 @@ PassOrder::PassOrder(const Runs& runs, std::uint64_t seed, std::uint64_t pass)
         starts_[i] = start;
         start += runs_[permuted_[i]].rows;
     }
+}
+
+Run PassOrder::first_piece(std::int64_t begin, std::int64_t end) const {
+    const auto at = static_cast<std::size_t>(std::ranges::upper_bound(starts_, begin) - starts_.begin()) - 1;
+    const Run run = runs_[permuted_[at]];
+    const std::int64_t skip = begin - starts_[at];
+    return {run.first + skip, std::min(run.rows - skip, end - begin)};
 }
 
 }  // namespace strata::data

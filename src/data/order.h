@@ -1,7 +1,6 @@
 #pragma once
 // The order in which a pass visits the rows: runs of consecutive rows, permuted anew in every pass.
 
-#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -21,6 +20,7 @@ class Runs {
   public:
     Runs(const Dataset& dataset, std::int64_t rows, std::int64_t run_rows);
     std::uint32_t count() const { return count_; }
+    std::int64_t run_rows() const { return run_rows_; }
     Run operator[](std::uint32_t run) const;
 
   private:
@@ -42,18 +42,9 @@ class PassOrder {
   public:
     PassOrder(const Runs& runs, std::uint64_t seed, std::uint64_t pass);
 
-    // Calls action(Run) for the consecutive pieces of the dataset that make up the pass's rows [begin, end).
-    template <class Action>
-    void visit(std::int64_t begin, std::int64_t end, const Action& action) const {
-        auto at = static_cast<std::size_t>(std::ranges::upper_bound(starts_, begin) - starts_.begin()) - 1;
-        for (; begin < end; ++at) {
-            const Run run = runs_[permuted_[at]];
-            const std::int64_t skip = begin - starts_[at];
-            const std::int64_t rows = std::min(run.rows - skip, end - begin);
-            action(Run{run.first + skip, rows});
-            begin += rows;
-        }
-    }
+    // The first of the consecutive pieces of the dataset that make up the pass's rows [begin, end); not
+    // empty, at most a run.
+    Run first_piece(std::int64_t begin, std::int64_t end) const;
 
   private:
     const Runs& runs_;

@@ -20,7 +20,7 @@ std::int64_t first_lane(std::int64_t lanes, int rank, int ranks) {
 
 // A batch and the cursors after it.
 struct Filled {
-    Array<float> x;
+    Array<float> x, target;
     std::vector<LaneCursor> cursors;
 };
 
@@ -47,12 +47,13 @@ std::int64_t local_rows(std::int64_t batch_size, std::int64_t lanes, int rank, i
 }
 
 // The consumer holds batches[1 - filling]; the thread fills batches[filling], and while that waits to be
-// taken it reads the lanes' next blocks.
+// taken it reads the lanes' next blocks into the slots that it left free. Once they are full it sleeps: only
+// the next batch makes room.
 struct Stream::State {
     LaneSource source;
     std::int64_t batch_size;
     std::int64_t lane_begin, lane_end;
-    Array<std::byte> memory;  // two blocks per lane
+    Array<std::byte> x_slots, target_slots;  // a block's per lane
     std::vector<Lane> lanes;
     std::array<Filled, 2> batches;
 
@@ -71,9 +72,10 @@ struct Stream::State {
 
     void start(const std::vector<LaneCursor>& cursors);
     void stop();
-    std::size_t block_bytes() const {
-        return static_cast<std::size_t>(source.block_rows) * source.row_bytes();
+    std::size_t block_bytes(const HeldRows& rows) const {
+        return static_cast<std::size_t>(source.block_rows) * rows.row_bytes();
     }
+    Slots slots_of(std::size_t lane);  // counted among those of the rank
     std::int64_t first_row(std::int64_t lane) const { return lane * batch_size / source.lanes; }
     void save_cursors(Filled& batch);
     void fill(Filled& batch);
@@ -88,23 +90,34 @@ Stream::State::State(const Dataset& dataset, const DataConfig& config, const Inp
       batch_size(batch_size_),
       lane_begin(first_lane(config.lanes, rank, ranks)),
       lane_end(first_lane(config.lanes, rank + 1, ranks)) {
-    memory.reset(2 * static_cast<std::size_t>(lane_end - lane_begin) * block_bytes());
-    const std::int64_t rows = first_row(lane_end) - first_row(lane_begin);
-    for (Filled& batch : batches) batch.x.reset(static_cast<std::size_t>(rows * dataset.n));
+    const auto own_lanes = static_cast<std::size_t>(lane_end - lane_begin);
+    const auto elements = static_cast<std::size_t>((first_row(lane_end) - first_row(lane_begin)) * dataset.n);
+    x_slots.reset(own_lanes * block_bytes(source.x));
+    if (source.target) target_slots.reset(own_lanes * block_bytes(*source.target));
+    for (Filled& batch : batches) {
+        batch.x.reset(elements);
+        if (source.target) batch.target.reset(elements);
+    }
     start(cursors);
+}
+
+Slots Stream::State::slots_of(std::size_t lane) {
+    const auto part = [&](Array<std::byte>& all, const HeldRows& rows) {
+        return std::span<std::byte>(all).subspan(lane * block_bytes(rows), block_bytes(rows));
+    };
+    return {part(x_slots, source.x),
+            source.target ? part(target_slots, *source.target) : std::span<std::byte>()};
 }
 
 void Stream::State::start(const std::vector<LaneCursor>& cursors) {
     if (!cursors.empty() && static_cast<std::int64_t>(cursors.size()) != source.lanes)
         fail("{}: the saved position has {} lanes, the configuration {} (data.lanes); they must agree",
-             source.dataset.name, cursors.size(), source.lanes);
-    const std::span<std::byte> all = memory;
+             source.x.dataset.name, cursors.size(), source.lanes);
     lanes.clear();
     for (std::int64_t lane = lane_begin; lane < lane_end; ++lane) {
-        const std::size_t at = 2 * static_cast<std::size_t>(lane - lane_begin) * block_bytes();
         lanes.emplace_back(source, lane,
                            cursors.empty() ? LaneCursor{} : cursors[static_cast<std::size_t>(lane)],
-                           all.subspan(at, block_bytes()), all.subspan(at + block_bytes(), block_bytes()));
+                           slots_of(static_cast<std::size_t>(lane - lane_begin)));
     }
     for (Filled& batch : batches) {
         batch.cursors.assign(static_cast<std::size_t>(source.lanes), {});
@@ -131,13 +144,16 @@ void Stream::State::save_cursors(Filled& batch) {
 }
 
 void Stream::State::fill(Filled& batch) {
-    const std::span<float> x = batch.x;
-    const std::int64_t n = source.dataset.n;
+    const std::int64_t n = source.x.dataset.n;
     for (std::size_t i = 0; i < lanes.size(); ++i) {
         const std::int64_t lane = lane_begin + static_cast<std::int64_t>(i);
         const std::int64_t begin = first_row(lane), rows = first_row(lane + 1) - begin;
-        lanes[i].serve(x.subspan(static_cast<std::size_t>((begin - first_row(lane_begin)) * n),
-                                 static_cast<std::size_t>(rows * n)));
+        const auto part = [&](Array<float>& all) {
+            return std::span<float>(all).subspan(
+                static_cast<std::size_t>((begin - first_row(lane_begin)) * n),
+                static_cast<std::size_t>(rows * n));
+        };
+        lanes[i].serve(part(batch.x), source.target ? part(batch.target) : std::span<float>());
     }
     save_cursors(batch);
 }
@@ -191,7 +207,7 @@ Batch Stream::next() {
     s.filled = false;
     s.changed.notify_all();
     const std::int64_t first = s.first_row(s.lane_begin);
-    return {taken.x, s.first_row(s.lane_end) - first, first};
+    return {taken.x, s.first_row(s.lane_end) - first, first, taken.target};
 }
 
 std::vector<LaneCursor> Stream::cursors() const {

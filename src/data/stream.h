@@ -5,18 +5,21 @@
 // Let N be the training rows of the dataset (all but the last eval_rows). In pass p the dataset's chunks
 // (runs of consecutive rows of one file, order.h) are permuted by Random(seed, chunk_order, p), which gives a
 // virtual order of the N rows; lane l of L owns the virtual rows [l N / L, (l+1) N / L). A lane reads its
-// range in blocks of shuffle_rows / (2 L) rows (two are held: the one being served, the next being read),
-// drops rows over the norm limit and serves the rest in an order permuted by Random(seed, row_order, (p, l,
-// block)). A lane that ends its range begins the next pass at once, so no rank ever waits and nothing is lost
-// at the end of a file or a pass: every row is served exactly once per pass of its lane.
+// range in blocks of shuffle_rows / (2 L) rows, drops rows over the norm limit and serves the rest in an
+// order permuted by Random(seed, row_order, (p, l, block)); the rows of the next block take the places of
+// those served. A lane that ends its range begins the next pass at once, so no rank ever waits and nothing is
+// lost at the end of a file or a pass: every row is served exactly once per pass of its lane.
 //
 // The global batch of a step has B rows: lane l gives the rows [l B / L, (l+1) B / L) of it. Rank r of R
 // serves the lanes [r L / R, (r+1) L / R), so global row order is rank order. Lanes keep in step where L
 // divides B; otherwise some give a row more per batch than others and come round sooner. More ranks than
 // lanes leave some without rows.
 //
-// Memory, all ranks together: shuffle_rows rows in the files' element type (float32 where the files differ)
-// and two batches in float32.
+// Where the dataset has a target (dataset.h), every row goes with its target row, from the reading to the
+// batch; order, skipping and scale are those of the input.
+//
+// Memory, all ranks together: shuffle_rows / 2 rows in the files' element type (float32 where the files
+// differ) and two batches in float32; a run for each rank; with a target the same again.
 
 #include <cstdint>
 #include <memory>
@@ -37,6 +40,8 @@ struct InputStatistics {
     double mean_square = 0;    // E|x|^2 of the sampled raw rows within the limit
     double scale = 1;          // training sees scale * x
     std::vector<double> mean;  // [n], of the sampled raw rows within the limit (unscaled)
+    // [n], of the targets of the same rows (unscaled); empty where the dataset has none.
+    std::vector<double> target_mean;
     std::int64_t sampled_rows = 0;
 };
 
@@ -64,6 +69,8 @@ struct Batch {
     std::span<const float> x;  // [rows, n], scaled
     std::int64_t rows = 0;     // of this rank
     std::int64_t first = 0;    // global index of the first of them
+    // [rows, n], scaled as x; row i is that of x's row i. Empty where the dataset has no target.
+    std::span<const float> target = {};
 };
 
 // One per rank and dataset. A background thread reads, checks, converts and shuffles, so that next() normally

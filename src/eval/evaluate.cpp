@@ -2,11 +2,42 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "base/memory.h"
 #include "data/norm.h"
 
 namespace strata::eval {
+namespace {
+
+// Rows of one dataset, to be left out or scaled in place.
+struct Rows {
+    const data::Dataset& dataset;
+    data::Reader reader;
+    Array<float> values;  // [rows, n]
+    std::int64_t first = 0;
+
+    Rows(const data::Dataset& dataset_, std::int64_t most)
+        : dataset(dataset_), reader(dataset_), values(static_cast<std::size_t>(most * dataset_.n)) {}
+
+    std::span<float> part(std::int64_t begin, std::int64_t rows) {
+        return std::span<float>(values).subspan(static_cast<std::size_t>(begin * dataset.n),
+                                                static_cast<std::size_t>(rows * dataset.n));
+    }
+    void read(std::int64_t first_row, std::int64_t rows) {
+        first = first_row;
+        if (rows > 0) reader.read(first_row, part(0, rows));
+    }
+    // RunError if an element is not finite.
+    double squared_norm(std::int64_t row) {
+        return data::squared_norm(data::Type::float32, std::as_bytes(part(row, 1)), dataset, first + row);
+    }
+    void keep(std::int64_t from, std::int64_t to, float scale) {
+        std::ranges::transform(part(from, 1), part(to, 1).begin(), [&](float v) { return scale * v; });
+    }
+};
+
+}  // namespace
 
 void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows,
                const device::DecodeSums& decoded, Sums& sums) {
@@ -67,32 +98,33 @@ std::int64_t inference_rows(std::int64_t most, std::int64_t width) {
 std::int64_t for_each_batch(const data::Dataset& dataset, std::int64_t first, std::int64_t last,
                             std::int64_t batch_size, double norm_limit, double scale, Communicator& comm,
                             const std::function<void(const data::Batch&, std::int64_t global_rows)>& each) {
-    data::Reader reader(dataset);
-    const auto n = static_cast<std::size_t>(dataset.n);
-    Array<float> rows(static_cast<std::size_t>(batch_size / comm.size() + 1) * n);
+    const std::int64_t most = batch_size / comm.size() + 1;
+    Rows x(dataset, most);
+    std::optional<Rows> target;
+    if (dataset.target) target.emplace(*dataset.target, most);
     std::uint64_t left_out = 0;
     for (std::int64_t at = first; at < last; at += batch_size) {
         const std::int64_t size = std::min(batch_size, last - at);
         const std::int64_t begin = size * comm.rank() / comm.size();
-        const std::int64_t end = size * (comm.rank() + 1) / comm.size();
-        const std::span mine = std::span(rows.data(), static_cast<std::size_t>(end - begin) * n);
-        if (begin < end) reader.read(at + begin, mine);
+        const std::int64_t rows = size * (comm.rank() + 1) / comm.size() - begin;
+        x.read(at + begin, rows);
+        if (target) target->read(at + begin, rows);
         std::int64_t kept = 0;
-        for (std::int64_t b = 0; b < end - begin; ++b) {
-            const float* from = mine.data() + static_cast<std::size_t>(b) * n;
-            const std::span<const float> row(from, n);
-            if (!data::within_limit(
-                    data::squared_norm(data::Type::float32, std::as_bytes(row), dataset, at + begin + b),
-                    norm_limit)) {
+        for (std::int64_t row = 0; row < rows; ++row) {
+            const double squared = x.squared_norm(row);
+            if (target) target->squared_norm(row);  // for its error: only x decides
+            if (!data::within_limit(squared, norm_limit)) {
                 ++left_out;
                 continue;
             }
-            float* to = mine.data() + static_cast<std::size_t>(kept++) * n;
-            for (std::size_t c = 0; c < n; ++c) to[c] = static_cast<float>(scale) * from[c];
+            x.keep(row, kept, static_cast<float>(scale));
+            if (target) target->keep(row, kept, static_cast<float>(scale));
+            ++kept;
         }
         auto global = static_cast<std::uint64_t>(kept);
         comm.sum(std::span(&global, 1));
-        each({mine.first(static_cast<std::size_t>(kept) * n), kept, 0}, static_cast<std::int64_t>(global));
+        each({x.part(0, kept), kept, 0, target ? target->part(0, kept) : std::span<float>()},
+             static_cast<std::int64_t>(global));
     }
     comm.sum(std::span(&left_out, 1));
     return static_cast<std::int64_t>(left_out);

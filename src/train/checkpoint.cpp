@@ -140,6 +140,7 @@ json statistics_to_json(const data::InputStatistics& s) {
             {"mean_square", s.mean_square},
             {"scale", s.scale},
             {"mean", s.mean},
+            {"target_mean", s.target_mean},
             {"sampled_rows", s.sampled_rows}};
 }
 
@@ -150,6 +151,7 @@ data::InputStatistics statistics_from_json(const json& j) {
     s.mean_square = j.at("mean_square");
     s.scale = j.at("scale");
     s.mean = j.at("mean").get<std::vector<double>>();
+    s.target_mean = j.value("target_mean", std::vector<double>());
     s.sampled_rows = j.at("sampled_rows");
     return s;
 }

@@ -101,7 +101,7 @@ Training begin(Run& run, const suite::Job& job, std::int64_t index, const std::o
     double k = 0;
     std::vector<device::Shape> shapes;
     for (const SaeConfig& sae : job.saes) {
-        const device::Shape& shape = shapes.emplace_back(sae::shape_of(sae, n, false));
+        const device::Shape& shape = shapes.emplace_back(sae::shape_of(sae, n, !config.data.target.empty()));
         largest.n = n;
         largest.width = std::max(largest.width, shape.width);
         largest.per_latent = std::max(largest.per_latent, shape.per_latent);
@@ -119,9 +119,11 @@ Training begin(Run& run, const suite::Job& job, std::int64_t index, const std::o
             automatic_rate(config.train.batch_size, sae.config.width, config.train.tokens));
         if (from) continue;
         std::vector<float> b_dec(static_cast<std::size_t>(n), 0.0F);
+        const std::vector<double>& mean =
+            sae.parameters.transcoder ? statistics.target_mean : statistics.mean;
         if (sae.config.b_dec_init == "mean")
             for (std::size_t c = 0; c < b_dec.size(); ++c)
-                b_dec[c] = static_cast<float>(statistics.scale * statistics.mean[c]);
+                b_dec[c] = static_cast<float>(statistics.scale * mean[c]);
         const Slice mine = run.replicas->updated(sae.config.width);
         sae::initialise(*run.device, sae.parameters, config.run.seed, b_dec, mine.first, mine.last);
     }
@@ -299,7 +301,7 @@ void finish(Run& run, Training& t) {
                                     : config.train.batch_size,
             statistics.norm_limit, statistics.scale, run.comm,
             [&](const data::Batch& batch, std::int64_t rows) {
-                device.center({batch.x, batch.rows}, sae.parameters);
+                device.center({batch.x, batch.rows, batch.target}, sae.parameters);
                 if (!sae.kind->elementwise()) {
                     sae.kind->select({device, run.comm, sae.parameters, sae.config, rows, batch.rows,
                                       sae.guess, sae.margin});
@@ -352,7 +354,8 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
     OutputLock lock;
     std::optional<Checkpoint> from;
     together(comm, [&] {
-        jobs = suite::jobs_of(config, data::find_datasets(config.data.files, config.data.datasets));
+        jobs = suite::jobs_of(
+            config, data::find_datasets(config.data.files, config.data.datasets, config.data.target));
     });
     together(comm, [&] {
         if (comm.size() > config.data.lanes)

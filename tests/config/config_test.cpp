@@ -283,6 +283,16 @@ TEST(Load, AnOptionLeavesAliasesAlone) {
     EXPECT_EQ(config.train.log_every, 500);
 }
 
+TEST(Load, TheTargetIsADatasetOrNull) {
+    EXPECT_EQ(load(least).data.target, "");
+    for (const std::string nothing : {"null", "~", ""})
+        EXPECT_EQ(load(least, {"data.target=" + nothing}).data.target, "") << nothing;
+    for (const std::string name : {"mlp_out/12", "mlp_out/*", "*"})
+        EXPECT_EQ(load(least, {"data.target='" + name + "'"}).data.target, name);
+    EXPECT_EQ(load(least, {"data.target=mlp_out/*", "data.target=null"}).data.target, "");
+    EXPECT_EQ(load(least, {"data.target='null'"}).data.target, "null");
+}
+
 TEST(Load, SuiteOnTopOfSae) {
     const Config config = load(least +
                                "sae: {width: 256, k: 8, b_dec_init: zero}\n"
@@ -350,6 +360,7 @@ TEST(ToYaml, KeepsAwkwardText) {
         config.run.output = text;
         config.data.files = {text, "x"};
         config.data.datasets = {"x", text};
+        config.data.target = text.find_first_of("*?[") == std::string::npos ? text : "";
         EXPECT_EQ(load(to_yaml(config)), config) << to_yaml(config);
     }
 }
@@ -366,6 +377,8 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
     const std::vector<std::string> deciding = {"run.seed=1",
                                                "data.files=[b]",
                                                "data.datasets=[a]",
+                                               "data.target=a",
+                                               "data.target=\"null\"",
                                                "data.scale=none",
                                                "data.max_norm_ratio=9",
                                                "data.eval_rows=9",

@@ -301,7 +301,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(Errors, OfData) {
     EXPECT_EQ(
         complaint("run: {output: \"\"}\ndata:\n  files: []\n  datasets:\n    - [a]\n  lanes: 5000\n"
-                  "  scale: menn\n  max_norm_ratio: 1\n  target: b\n"),
+                  "  scale: menn\n  max_norm_ratio: 1\n  target: [b]\n"),
         "run.yaml:1: run.output: is empty; expected a folder, made if missing\n"
         "run.yaml:3: data.files: the list is empty; expected a list of files or globs\n"
         "run.yaml:4: data.datasets: an item is a list; expected a list of dataset names or globs\n"
@@ -311,8 +311,15 @@ TEST(Errors, OfData) {
         "number > 0\n"
         "run.yaml:8: data.max_norm_ratio: 1 would drop half of the rows or more; expected 0 (keep all) or a "
         "number > 1\n"
-        "run.yaml:9: data.target: 'b' is not available in this version; expected null (transcoders are not "
-        "trained)");
+        "run.yaml:9: data.target: is a list; expected null or a dataset name");
+    EXPECT_THAT(complaint(least, {"data.target=\"\""}),
+                HasSubstr("is empty; expected null or a dataset name"));
+    for (const std::string name : {"*/*", "mlp_out/**", "mlp_out/1?", "mlp_out/[12]", "//"})
+        EXPECT_EQ(
+            complaint(least, {"data.target='" + name + "'"}),
+            "--set data.target: '" + name +
+                "' is not the name of one dataset for each input; expected a name in which one '*' at most "
+                "stands for the end of the input's name, after its last '/'");
     EXPECT_THAT(
         complaint("run: {output: x}\ndata: {files: 5, datasets: b, shuffle_rows: 127}\n"),
         HasSubstr("data.files: '5' is not a list; expected a list of files or globs\n"

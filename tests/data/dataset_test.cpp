@@ -98,6 +98,93 @@ TEST(Datasets, FilesThatDisagreeAreRefused) {
                 AllOf(HasSubstr("d.h5: r/0 has n = 5, but 4 in"), HasSubstr("a.h5")));
 }
 
+TEST(Targets, AreFoundByName) {
+    const Folder folder;
+    const hid_t f32 = H5T_IEEE_F32LE;
+    for (const char* name : {"mlp_in/9", "mlp_in/10", "mlp_out/9", "mlp_out/10", "mlp_out/11", "flat"})
+        write_plain(folder / "a.h5", name, f32, {20, 4});
+    const auto pairs = [&](const std::vector<std::string>& files, const std::vector<std::string>& names,
+                           const std::string& target) {
+        std::vector<std::string> result;
+        for (const Dataset& d : find_datasets(files, names, target))
+            result.push_back(d.name + " " + (d.target ? d.target->name : "-"));
+        return result;
+    };
+    const std::string a = folder / "a.h5";
+    EXPECT_THAT(pairs({a}, {"mlp_in/*"}, "mlp_out/*"),
+                ElementsAre("mlp_in/9 mlp_out/9", "mlp_in/10 mlp_out/10"));
+    EXPECT_THAT(pairs({a}, {"mlp_in/*"}, "/flat"), ElementsAre("mlp_in/9 flat", "mlp_in/10 flat"));
+    EXPECT_THAT(pairs({a}, {"mlp_out/9", "mlp_in/9"}, "mlp_out/*"),
+                ElementsAre("mlp_in/9 mlp_out/9", "mlp_out/9 mlp_out/9"));
+    EXPECT_THAT(pairs({a}, {"flat"}, "*"), ElementsAre("flat flat"));
+    EXPECT_THAT(pairs({a}, {"mlp_in/*"}, ""), ElementsAre("mlp_in/9 -", "mlp_in/10 -"));
+    EXPECT_EQ(target_name("mlp_*/out", "blocks/3/mlp_in"), "mlp_mlp_in/out");
+}
+
+TEST(Targets, MayHaveFilesOfTheirOwn) {
+    const Folder folder;
+    write_numbered(folder / "in-0.h5", "mlp_in/3", Type::float16, 0, 300, 10);
+    write_numbered(folder / "in-1.h5", "mlp_in/3", Type::float16, 300, 70, 10);
+    write_numbered(folder / "out-0.h5", "mlp_out/3", Type::bfloat16, 0, 300, 10);
+    write_numbered(folder / "out-1.h5", "mlp_out/3", Type::float32, 300, 70, 10);
+    const auto found = find_datasets({folder / "*.h5"}, {"mlp_in/*"}, "mlp_out/*");
+    ASSERT_EQ(found.size(), 1);
+    ASSERT_TRUE(found[0].target);
+    EXPECT_EQ(found[0].target->rows, 370);
+    EXPECT_EQ(found[0].target->parts[1].type, Type::float32);
+    EXPECT_EQ(place_of(*found[0].target, 301), (folder / "out-1.h5").string() + ": mlp_out/3: row 1");
+}
+
+TEST(Targets, WhatDoesNotBelongTogetherIsRefused) {
+    const Folder folder;
+    const hid_t f32 = H5T_IEEE_F32LE;
+    const auto refused = [&](const std::string& files, const std::string& target) {
+        return thrown<UsageError>([&] { find_datasets({folder / files}, {"in/*"}, target); });
+    };
+    write_plain(folder / "a.h5", "in/0", f32, {20, 4});
+    write_plain(folder / "a.h5", "in/1", f32, {20, 4});
+    write_plain(folder / "a.h5", "out/0", f32, {20, 4});
+    write_plain(folder / "a.h5", "wide/0", f32, {20, 6});
+    write_plain(folder / "a.h5", "wide/1", f32, {19, 5});
+    write_plain(folder / "a.h5", "double", H5T_IEEE_F64LE, {20, 4});
+    EXPECT_THAT(refused("a.h5", "out/*"),
+                HasSubstr("out/1: no dataset of this name to be the target of in/1 (data.target: out/*)"));
+    EXPECT_THAT(
+        refused("a.h5", "none"),
+        AllOf(HasSubstr("none: no dataset of this name to be the target of in/0 (data.target: none); "),
+              HasSubstr("a.h5 holds double, in/0, in/1, out/0")));
+    EXPECT_THAT(
+        refused("a.h5", "wide/*"),
+        AllOf(HasSubstr("in/0 has n = 4, its target wide/0 has n = 6; inputs and targets of different "
+                        "width are not supported"),
+              HasSubstr("in/1 has n = 4, its target wide/1 has n = 5"),
+              HasSubstr("a.h5: in/1 has 20 rows, its target wide/1 has 19; row i of both must be of the "
+                        "same token")));
+    EXPECT_THAT(refused("a.h5", "double"), HasSubstr("a.h5: double has elements of type 64-bit float"));
+
+    // The same number of rows in all, but not file by file.
+    write_plain(folder / "b0.h5", "in/0", f32, {20, 4});
+    write_plain(folder / "b1.h5", "in/0", f32, {10, 4});
+    write_plain(folder / "b2.h5", "out/0", f32, {15, 4});
+    write_plain(folder / "b3.h5", "out/0", f32, {15, 4});
+    EXPECT_THAT(refused("b*.h5", "out/0"),
+                AllOf(HasSubstr("b0.h5: in/0 has 20 rows, its target out/0 has 15 in "),
+                      HasSubstr("b1.h5: in/0 has 10 rows, its target out/0 has 15 in ")));
+    write_plain(folder / "c0.h5", "in/0", f32, {20, 4});
+    write_plain(folder / "c1.h5", "out/0", f32, {10, 4});
+    write_plain(folder / "c2.h5", "out/0", f32, {10, 4});
+    EXPECT_THAT(
+        refused("c*.h5", "out/0"),
+        HasSubstr("in/0 has 20 rows in 1 file, its target out/0 has 20 rows in 2 files; row i of both"));
+    // One of the files has lost its targets.
+    write_plain(folder / "d0.h5", "in/0", f32, {20, 4});
+    write_plain(folder / "d0.h5", "out/0", f32, {20, 4});
+    write_plain(folder / "d1.h5", "in/0", f32, {20, 4});
+    EXPECT_THAT(
+        refused("d*.h5", "out/0"),
+        AllOf(HasSubstr("d1.h5: out/0 is missing, though the file holds in/0"), HasSubstr("holds both")));
+}
+
 TEST(Datasets, WhatCannotBeStreamedIsRefusedAllAtOnce) {
     const Folder folder;
     write_plain(folder / "a.h5", "doubles", H5T_IEEE_F64LE, {20, 4});

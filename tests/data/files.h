@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,27 @@ inline void write_numbered(const std::string& path, const std::string& name, Typ
     Writer writer(path);
     const std::size_t dataset = writer.add({name, n, type, "test-model", "resid_post", 3});
     for (std::int64_t r = 0; r < rows; ++r) writer.append(dataset, numbered_row(first + r, n));
+    writer.finish();
+}
+
+// Row r of the target is that of number 20000 + r.
+inline constexpr std::int64_t target_numbers = 20000;
+
+// Two numbered datasets in one file, the rows of the second being the targets of the first's. `change` may
+// edit a pair of rows before it is written.
+inline void write_paired(
+    const std::string& path, const std::string& input, Type input_type, const std::string& target,
+    Type target_type, std::int64_t first, std::int64_t rows, std::int64_t n,
+    const std::function<void(std::int64_t, std::vector<float>&, std::vector<float>&)>& change = {}) {
+    Writer writer(path);
+    const std::size_t inputs = writer.add({input, n, input_type, "", "", -1});
+    const std::size_t targets = writer.add({target, n, target_type, "", "", -1});
+    for (std::int64_t r = first; r < first + rows; ++r) {
+        std::vector<float> x = numbered_row(r, n), y = numbered_row(target_numbers + r, n);
+        if (change) change(r, x, y);
+        writer.append(inputs, x);
+        writer.append(targets, y);
+    }
     writer.finish();
 }
 

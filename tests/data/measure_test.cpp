@@ -133,6 +133,56 @@ TEST(Measure, TheSameBitsAtAnyNumberOfRanks) {
     }
 }
 
+TEST(Measure, TargetsOfTheSameRows) {
+    const Folder folder;
+    const auto far = [](std::int64_t row, std::vector<float>& x, std::vector<float>& target) {
+        if (row % 100 == 1) x[0] = target[0] = 3000;  // over the limit, and so left out of both
+        if (row % 100 == 2) target[1] = 3000;         // only x decides
+    };
+    write_paired(folder / "a.h5", "r/0", Type::float16, "t/0", Type::float32, 0, 3000, n, far);
+    write_paired(folder / "b.h5", "r/0", Type::float32, "t/0", Type::float16, 3000, 777, n, far);
+    const Dataset dataset = find_datasets({folder / "*.h5"}, {"r/0"}, "t/0")[0];
+    Dataset alone = dataset;
+    alone.target = nullptr;
+    const DataConfig config = config_of("mean_square", 77);
+    const InputStatistics one = measure_alone(dataset, config), without = measure_alone(alone, config);
+    EXPECT_EQ(one.mean, without.mean);
+    EXPECT_EQ(one.scale, without.scale);
+    EXPECT_TRUE(without.target_mean.empty());
+    std::vector<double> expected(n);
+    double rows = 0;
+    for (std::int64_t r = 0; r < 3700; ++r) {
+        if (r % 100 == 1) continue;
+        auto row = numbered_row(target_numbers + r, n);
+        if (r % 100 == 2) row[1] = 3000;
+        for (std::size_t c = 0; c < n; ++c) expected[c] += row[c];
+        ++rows;
+    }
+    ASSERT_EQ(one.target_mean.size(), n);
+    for (std::size_t c = 0; c < n; ++c) EXPECT_DOUBLE_EQ(one.target_mean[c], expected[c] / rows);
+    for (const int ranks : {2, 3}) {
+        Shared shared(ranks);
+        std::vector<InputStatistics> results(static_cast<std::size_t>(ranks));
+        {
+            std::vector<std::jthread> threads;
+            for (int r = 0; r < ranks; ++r)
+                threads.emplace_back([&, r] {
+                    ThreadCommunicator comm(shared, r, ranks);
+                    results[static_cast<std::size_t>(r)] = measure(dataset, config, comm);
+                });
+        }
+        for (const InputStatistics& result : results) EXPECT_EQ(result.target_mean, one.target_mean);
+    }
+
+    write_paired(folder / "nan.h5", "s/0", Type::float16, "u/0", Type::float32, 0, 500, n,
+                 [](std::int64_t row, std::vector<float>&, std::vector<float>& target) {
+                     if (row == 17) target[2] = std::nanf("");
+                 });
+    const Dataset nan = find_datasets({folder / "nan.h5"}, {"s/0"}, "u/0")[0];
+    EXPECT_THAT(thrown<RunError>([&] { measure_alone(nan, config_of("none", 10)); }),
+                HasSubstr("nan.h5: u/0: row 17: element 2 is nan"));
+}
+
 TEST(Measure, WhatCannotBeScaledIsAnError) {
     const Folder folder;
     write_plain(folder / "zero.h5", "r/0", H5T_IEEE_F32LE, {100, 4}, 0);

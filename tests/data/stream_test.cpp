@@ -9,6 +9,7 @@
 #include <map>
 #include <set>
 
+#include "base/random.h"
 #include "data/files.h"
 
 namespace strata::data {
@@ -35,10 +36,14 @@ Dataset numbered_dataset(const Folder& folder) {
     return find_datasets({folder / "*.h5"}, {"r/0"})[0];
 }
 
+// Expects the targets to belong to the rows.
 std::vector<std::int64_t> numbers_of(const Batch& batch, double scale = 1) {
     std::vector<std::int64_t> numbers;
     for (std::int64_t r = 0; r < batch.rows; ++r)
         numbers.push_back(number_of(&batch.x[static_cast<std::size_t>(r * n)], static_cast<float>(scale)));
+    EXPECT_TRUE(batch.target.empty() || batch.target.size() == batch.x.size());
+    for (std::size_t r = 0; r < batch.target.size() / n; ++r)
+        EXPECT_EQ(number_of(&batch.target[r * n], static_cast<float>(scale)), target_numbers + numbers[r]);
     return numbers;
 }
 
@@ -58,6 +63,7 @@ std::vector<std::vector<std::int64_t>> global_batches(const Dataset& dataset, co
             const Batch mine = streams[static_cast<std::size_t>(r)]->next();
             EXPECT_EQ(mine.first, static_cast<std::int64_t>(all.size()));
             EXPECT_EQ(mine.rows, local_rows(batch, config.lanes, r, ranks));
+            EXPECT_EQ(mine.target.size(), dataset.target ? mine.x.size() : 0);
             for (const std::int64_t number : numbers_of(mine, statistics.scale)) all.push_back(number);
         }
         EXPECT_EQ(static_cast<std::int64_t>(all.size()), batch);
@@ -97,6 +103,74 @@ TEST(Stream, TheSameGlobalBatchesAtAnyNumberOfRanks) {
     }
 }
 
+// The rows that one lane serves in one pass, in order, as docs/data.md has it: every step on whole lists of
+// row numbers.
+std::vector<std::int64_t> lane_pass(const Dataset& dataset, const DataConfig& config, double norm_limit,
+                                    std::uint64_t seed, std::int64_t lane, std::uint64_t pass) {
+    const std::int64_t rows = dataset.rows - config.eval_rows;
+    const std::int64_t run_rows = std::clamp<std::int64_t>(rows / (8 * config.lanes), 1, 256);
+    std::vector<std::vector<std::int64_t>> runs;
+    for (const FilePart& part : dataset.parts)
+        for (std::int64_t r = 0; r < part.rows && part.first + r < rows; ++r) {
+            if (r % run_rows == 0) runs.emplace_back();
+            runs.back().push_back(part.first + r);
+        }
+    shuffle(std::span(runs), Random(seed, Purpose::chunk_order, pass));
+    std::vector<std::int64_t> order;
+    for (const auto& run : runs) order.insert(order.end(), run.begin(), run.end());
+
+    const std::int64_t begin = lane * rows / config.lanes, end = (lane + 1) * rows / config.lanes;
+    const std::int64_t block_rows = std::clamp<std::int64_t>(config.shuffle_rows / (2 * config.lanes), 1,
+                                                             (rows + config.lanes - 1) / config.lanes);
+    std::vector<std::int64_t> served;
+    for (std::int64_t block = 0; begin + block * block_rows < end; ++block) {
+        std::vector<std::int64_t> kept;
+        for (std::int64_t i = begin + block * block_rows; i < std::min(begin + (block + 1) * block_rows, end);
+             ++i) {
+            double squared = 0;
+            for (const float v : numbered_row(order[static_cast<std::size_t>(i)], n))
+                squared += static_cast<double>(v) * v;
+            if (norm_limit == 0 || std::sqrt(squared) <= norm_limit)
+                kept.push_back(order[static_cast<std::size_t>(i)]);
+        }
+        shuffle(std::span(kept), Random(seed, Purpose::row_order,
+                                        (pass << 48) ^ (static_cast<std::uint64_t>(lane) << 32) ^
+                                            static_cast<std::uint64_t>(block)));
+        served.insert(served.end(), kept.begin(), kept.end());
+    }
+    return served;
+}
+
+TEST(Stream, TheOrderOfRowsIsTheDocumentedOne) {
+    const Folder folder;
+    const Dataset dataset = numbered_dataset(folder);
+    constexpr int steps = 60;
+    for (const std::int64_t shuffle_rows : {1, 30, 77, 300, 1000, 100000})
+        for (const std::int64_t lanes : {1, 3, 8})
+            for (const double norm_limit : {0.0, 40.0})
+                for (const std::int64_t batch : {8, 50, 171}) {
+                    const DataConfig config = config_of(lanes, shuffle_rows, 97);
+                    std::vector<std::vector<std::int64_t>> expected(steps);
+                    for (std::int64_t lane = 0; lane < lanes; ++lane) {
+                        const std::int64_t rows = (lane + 1) * batch / lanes - lane * batch / lanes;
+                        std::vector<std::int64_t> served;
+                        for (std::uint64_t pass = 0; std::ssize(served) < steps * rows; ++pass)
+                            for (const std::int64_t row :
+                                 lane_pass(dataset, config, norm_limit, 7, lane, pass))
+                                served.push_back(row);
+                        for (int s = 0; s < steps; ++s)
+                            expected[static_cast<std::size_t>(s)].insert(
+                                expected[static_cast<std::size_t>(s)].end(), served.begin() + s * rows,
+                                served.begin() + (s + 1) * rows);
+                    }
+                    InputStatistics statistics;
+                    statistics.norm_limit = norm_limit;
+                    std::vector<LaneCursor> cursors;
+                    ASSERT_EQ(global_batches(dataset, config, 1, steps, batch, cursors, statistics), expected)
+                        << shuffle_rows << ' ' << lanes << ' ' << norm_limit << ' ' << batch;
+                }
+}
+
 TEST(Stream, EveryRowOncePerPassInAnOrderOfItsOwn) {
     const Folder folder;
     const Dataset dataset = numbered_dataset(folder);
@@ -119,6 +193,78 @@ TEST(Stream, EveryRowOncePerPassInAnOrderOfItsOwn) {
     for (std::size_t i = 5; i < passes[0].size(); ++i)
         successors += passes[0][i] == passes[0][i - 5] + 1 ? 1 : 0;
     EXPECT_LT(successors, 150);  // about 1200 / 14, by chance, in blocks of 14 rows
+}
+
+// As numbered_dataset, with targets in other types.
+Dataset paired_dataset(const Folder& folder) {
+    write_paired(folder / "a.h5", "r/0", Type::float16, "t/0", Type::float32, 0, 701, n);
+    write_paired(folder / "b.h5", "r/0", Type::bfloat16, "t/0", Type::bfloat16, 701, 13, n);
+    write_paired(folder / "c.h5", "r/0", Type::float32, "t/0", Type::float16, 714, 583, n);
+    return find_datasets({folder / "*.h5"}, {"r/0"}, "t/*")[0];
+}
+
+TEST(Target, EveryRowComesWithItsTargetInTheOrderOfTheInput) {
+    const Folder folder;
+    const Dataset dataset = paired_dataset(folder);
+    Dataset alone = dataset;
+    alone.target = nullptr;
+    InputStatistics statistics;
+    statistics.norm_limit = 40;
+    statistics.scale = 0.25;
+    for (const std::int64_t shuffle_rows : {10, 300, 100000}) {
+        const DataConfig config = config_of(5, shuffle_rows, 97);
+        std::vector<LaneCursor> expected_cursors;
+        const auto expected = global_batches(alone, config, 1, 110, 44, expected_cursors, statistics);
+        for (const int ranks : {1, 2, 3, 4, 7}) {
+            std::vector<LaneCursor> cursors;
+            EXPECT_EQ(global_batches(dataset, config, ranks, 50, 44, cursors, statistics),
+                      std::vector(expected.begin(), expected.begin() + 50))
+                << ranks;
+            EXPECT_EQ(global_batches(dataset, config, 5 - ranks % 4, 60, 44, cursors, statistics),
+                      std::vector(expected.begin() + 50, expected.end()))
+                << ranks;
+            EXPECT_TRUE(same(cursors, expected_cursors)) << ranks;
+        }
+    }
+}
+
+TEST(Target, GoesOnFromOtherCursors) {
+    const Folder folder;
+    const Dataset dataset = paired_dataset(folder);
+    Stream stream(dataset, config_of(3, 100, 0), {}, 30, 1, 0, 1);
+    stream.next();
+    const auto cursors = stream.cursors();
+    const auto numbers = numbers_of(stream.next());
+    for (int s = 0; s < 20; ++s) stream.next();
+    stream.rewind(cursors);
+    EXPECT_EQ(numbers_of(stream.next()), numbers);
+}
+
+TEST(Target, NonFiniteValuesEndTheRunEvenWhereTheRowIsSkipped) {
+    const Folder folder;
+    for (const bool skipped : {false, true}) {
+        const std::string path = folder / (skipped ? "skipped.h5" : "kept.h5");
+        write_paired(path, "r/0", Type::float32, "t/0", Type::bfloat16, 0, 500, n,
+                     [&](std::int64_t row, std::vector<float>& x, std::vector<float>& target) {
+                         if (row != 321) return;
+                         if (skipped) x[5] = 1e6F;
+                         target[4] = std::numeric_limits<float>::infinity();
+                     });
+        const Dataset dataset = find_datasets({path}, {"r/0"}, "t/0")[0];
+        InputStatistics statistics;
+        statistics.norm_limit = 1000;
+        const auto steps_until_failure = [&] {
+            Stream stream(dataset, config_of(4, 64, 0), statistics, 4, 1, 0, 1);
+            int steps = 0;
+            std::string text;
+            while (text.empty() && steps < 1000) text = thrown<RunError>([&] { stream.next(), ++steps; });
+            EXPECT_THAT(text, HasSubstr(path + ": t/0: row 321: element 4 is inf"));
+            EXPECT_EQ(thrown<RunError>([&] { stream.next(); }), text);
+            return steps;
+        };
+        const int steps = steps_until_failure();
+        EXPECT_EQ(steps_until_failure(), steps);
+    }
 }
 
 TEST(Stream, RowsAreThoseOfTheFileScaled) {

@@ -16,6 +16,7 @@
 #include "eval/saved.h"
 #include "sae/sae.h"
 #include "support/problem.h"
+#include "support/shared_folder.h"
 
 namespace strata::eval {
 namespace {
@@ -55,22 +56,60 @@ TEST(Calibration, IsTheKthLargestOverTheBatchesOfAllRanksWhateverTheFirstGuess) 
 
 // A file of rows, removed at the end; rank 0 writes it.
 struct File {
-    std::filesystem::path path = std::filesystem::temp_directory_path() / "strata-eval-test.h5";
-    Communicator& comm;
-    File(Communicator& c, const std::vector<float>& rows) : comm(c) {
+    test::SharedFolder folder;
+    std::filesystem::path path;
+    File(Communicator& comm, const std::vector<float>& rows, const std::vector<float>& targets = {})
+        : folder(comm), path(folder / "rows.h5") {
         if (comm.rank() == 0) {
-            std::filesystem::remove(path);
             data::Writer writer(path);
             writer.append(writer.add({"resid_post/0", n, data::Type::float32, "", "", -1}), rows);
+            if (!targets.empty())
+                writer.append(writer.add({"mlp_out/0", n, data::Type::bfloat16, "", "", -1}), targets);
             writer.finish();
         }
         comm.barrier();
     }
-    ~File() {
-        comm.barrier();
-        if (comm.rank() == 0) std::filesystem::remove(path);
-    }
 };
+
+TEST(Batches, HoldTheTargetsOfTheRowsKept) {
+    const auto comm = make_mpi_communicator();
+    constexpr std::int64_t all = 211;
+    std::vector<float> x(all * n, 1), targets(all * n);
+    for (std::size_t row = 0; row < all; ++row)
+        for (std::size_t c = 0; c < n; ++c) {
+            x[row * n + c] = row % 10 == 4 ? 100 : static_cast<float>(row) / 128;
+            targets[row * n + c] = static_cast<float>(row) + (c == 3 ? 0.0F : 0.5F);  // exact in bfloat16
+            if (row >= 128) targets[row * n + c] = static_cast<float>(row);
+        }
+    const File file(*comm, x, targets);
+    const data::Dataset dataset =
+        data::find_datasets({file.path.string()}, {"resid_post/0"}, "mlp_out/*").front();
+    std::vector<std::uint64_t> seen(all);
+    std::int64_t rows = 0;
+    const std::int64_t left_out = for_each_batch(
+        dataset, 5, all, 64, 50, 0.25, *comm, [&](const data::Batch& batch, std::int64_t global_rows) {
+            rows += global_rows;
+            ASSERT_EQ(batch.target.size(), batch.x.size());
+            for (std::size_t at = 0; at < batch.x.size(); at += n) {
+                const auto row = static_cast<std::size_t>(std::llround(4 * 128 * batch.x[at]));
+                ++seen.at(row);
+                for (std::size_t c = 0; c < n; ++c) {
+                    EXPECT_EQ(batch.x[at + c], 0.25F * x[row * n + c]);
+                    EXPECT_EQ(batch.target[at + c], 0.25F * targets[row * n + c]);
+                }
+            }
+        });
+    comm->sum(seen);
+    EXPECT_EQ(left_out, 20);  // 14, 24, ... 204
+    EXPECT_EQ(rows, 206 - 20);
+    for (std::size_t row = 0; row < all; ++row)
+        EXPECT_EQ(seen[row], row >= 5 && row % 10 != 4 ? 1 : 0) << row;
+
+    data::Dataset alone = dataset;
+    alone.target = nullptr;
+    for_each_batch(alone, 5, all, 64, 50, 0.25, *comm,
+                   [&](const data::Batch& batch, std::int64_t) { EXPECT_TRUE(batch.target.empty()); });
+}
 
 TEST(Measures, AreThoseOfAllRowsWithinTheLimit) {
     const auto comm = make_mpi_communicator();

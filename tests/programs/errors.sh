@@ -14,6 +14,7 @@ expect 2 'text.h5.*(HDF5|signature)' train --set "data.files=[$folder/text.h5]"
 head -c 100000 "$data" >"$folder/cut.h5"
 expect 2 'cut.h5.*truncated' train --set "data.files=[$folder/cut.h5]"
 expect 2 'mlp_out/7' train --set 'data.datasets=[mlp_out/7]'
+expect 2 'mlp_out/0: no dataset of this name to be the target of resid_post/0' train --set 'data.target=mlp_out/*'
 "$STRATA" data synth --out "$folder/other.h5" --rows 5000 --n 16 --features 32 --active 2 >/dev/null 2>&1
 expect 2 'other.h5' train --set "data.files=[$data,$folder/other.h5]"
 expect 2 'parallel.data: 3 replicas' train --set parallel.data=3
