@@ -138,7 +138,10 @@ Training begin(Run& run, const suite::Job& job, std::int64_t index, const std::o
     t.bench->mean_square = statistics.scale * statistics.scale * statistics.mean_square;
     t.bench->seed = config.run.seed;
     if (!from)
-        for (TrainedSae& sae : t.saes) start_own(*t.bench, sae);
+        for (TrainedSae& sae : t.saes) {
+            start_own(*t.bench, sae);
+            start_average(*t.bench, sae, config.optimizer);
+        }
     run.comm.barrier();  // the ranks that share memory have filled their parts
     t.stream =
         std::make_unique<data::Stream>(job.dataset, config.data, statistics, config.train.batch_size,
@@ -285,6 +288,7 @@ void finish(Run& run, Training& t) {
 
     nlohmann::json entries = nlohmann::json::array();
     for (TrainedSae& sae : t.saes) {
+        take_average(*t.bench, sae, config.optimizer);
         if (sae.kind->inference == sae::Inference::threshold) {
             const float threshold = eval::calibrate_threshold(device, run.comm, sae.parameters, sae.config.k,
                                                               0.8F * sae.guess, following);

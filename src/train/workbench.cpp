@@ -34,6 +34,39 @@ void start_own(Workbench& bench, TrainedSae& sae) {
     bench.device.upload(std::as_bytes(std::span(values)), sae.parameters.latent.data());
 }
 
+void start_average(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer) {
+    if (optimizer.kind == "adam") return;
+    device::Device& device = bench.device;
+    const Slice mine = bench.replicas.updated(sae.parameters.width);
+    const auto n = static_cast<std::size_t>(sae.parameters.n);
+    std::vector<std::byte> copy;
+    const auto put = [&](const float* from, float* to, std::size_t count) {
+        device.upload(device.view(from, count * sizeof(float), copy), to);
+    };
+    const std::size_t at = static_cast<std::size_t>(mine.first) * n;
+    const std::size_t count = static_cast<std::size_t>(mine.last - mine.first) * n;
+    put(sae.parameters.w_enc.data() + at, sae.first.w_enc.data() + at, count);
+    put(sae.parameters.w_dec.data() + at, sae.first.w_dec.data() + at, count);
+    const auto from = sae.parameters.small(), to = sae.first.small();
+    for (std::size_t i = 0; i < from.size(); ++i)
+        if (!from[i].empty()) put(from[i].data(), to[i].data(), from[i].size());
+}
+
+void take_average(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer) {
+    if (optimizer.kind == "adam") return;
+    bench.replicas.group->barrier();  // nobody reads the old ones any more
+    const Slice mine = bench.replicas.updated(sae.parameters.width);
+    bench.device.average(sae.parameters, sae.first, static_cast<float>(optimizer.beta1), mine.first, mine.last);
+    if (sae.kind->constrain != nullptr) {
+        std::vector<float> own, norms;
+        const sae::Moment moment = moment_of(bench, sae, bench.steps, own, norms);
+        std::vector<float> values = own;
+        sae.kind->constrain(moment, values);
+        bench.device.upload(std::as_bytes(std::span(values)), sae.parameters.latent.data());
+    }
+    bench.replicas.group->barrier();
+}
+
 TrainedSae make_sae(device::Device& device, const Replicas& replicas, const SaeConfig& config,
                     std::string name, const device::Shape& shape) {
     TrainedSae sae;

@@ -139,7 +139,8 @@ class CpuDevice final : public Device {
     double square_norm(std::span<const float> values) override;
     void decoder_norms(const Tensors& sae, std::span<float> norms) override;
     void update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
-                const AdamStep& step, std::int64_t first, std::int64_t last) override;
+                const OptimizerStep& step, std::int64_t first, std::int64_t last) override;
+    void average(Tensors& sae, const Tensors& z, float beta1, std::int64_t first, std::int64_t last) override;
     std::size_t workspace_bytes() const override;
 
   private:
@@ -182,6 +183,7 @@ class CpuDevice final : public Device {
                        const float* z, const float* dot, float gradient_scale, float held);
     void finish_outputs(const Tensors& sae, std::span<const double> residual, float gradient_scale,
                         Tensors& gradient);
+    void unit_row(float* d) const;
     void add_skip_gradient(const float* residual, std::int64_t count, std::int64_t first, float scale,
                            float keep, Tensors& gradient);
 

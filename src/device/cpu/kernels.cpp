@@ -286,10 +286,55 @@ std::int64_t Scan(const float* HWY_RESTRICT z, const float* HWY_RESTRICT bias, s
     return found;
 }
 
-void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, const float* HWY_RESTRICT g,
-          std::int64_t n, const AdamStep& step) {
+// Schedule-free: z in the place of m.
+void ScheduleFree(float* HWY_RESTRICT w, float* HWY_RESTRICT z, float* HWY_RESTRICT v, const float* HWY_RESTRICT g,
+                  std::int64_t n, const OptimizerStep& step) {
     const D d;
-    // w -= lr * (m / c1) / (sqrt(v / c2) + eps)
+    const bool sign = step.kind == OptimizerStep::Kind::signum;
+    const V beta2 = hn::Set(d, step.beta2);
+    const V scale = hn::Set(d, step.gradient_scale);
+    const V rest2 = hn::Set(d, 1.0F - step.beta2);
+    const V roots = hn::Set(d, 1.0F / std::sqrt(step.correction2));
+    const V epsilon = hn::Set(d, step.epsilon);
+    const V lr = hn::Set(d, step.lr);
+    const V average = hn::Set(d, step.average);
+    const V lr_here = hn::Set(d, step.lr * (1.0F - step.beta1 * (1.0F - step.average)));
+    const V one = hn::Set(d, 1.0F);
+    const auto advance = [&](V gs, V& ws, V& zs, V& vs) {
+        V u;
+        if (sign) {
+            u = hn::IfThenElseZero(hn::Ne(gs, hn::Zero(d)), hn::CopySign(one, gs));
+        } else {
+            gs = hn::Mul(scale, gs);
+            vs = hn::MulAdd(beta2, vs, hn::Mul(rest2, hn::Mul(gs, gs)));
+            u = hn::Div(gs, hn::MulAdd(hn::Sqrt(vs), roots, epsilon));
+        }
+        ws = hn::NegMulAdd(lr_here, u, hn::MulAdd(average, hn::Sub(zs, ws), ws));
+        zs = hn::NegMulAdd(lr, u, zs);
+    };
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        V ws = hn::LoadU(d, w + i), zs = hn::LoadU(d, z + i), vs = hn::LoadU(d, v + i);
+        advance(hn::LoadU(d, g + i), ws, zs, vs);
+        hn::StoreU(ws, d, w + i);
+        hn::StoreU(zs, d, z + i);
+        if (!sign) hn::StoreU(vs, d, v + i);
+    }
+    if (i == n) return;
+    V ws = load_first(d, w + i, n - i), zs = load_first(d, z + i, n - i), vs = load_first(d, v + i, n - i);
+    advance(load_first(d, g + i, n - i), ws, zs, vs);
+    HWY_ALIGN float tail[3][lanes];
+    hn::Store(ws, d, tail[0]);
+    hn::Store(zs, d, tail[1]);
+    hn::Store(vs, d, tail[2]);
+    std::copy_n(tail[0], n - i, w + i);
+    std::copy_n(tail[1], n - i, z + i);
+    std::copy_n(tail[2], n - i, v + i);
+}
+
+void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, const float* HWY_RESTRICT g,
+          std::int64_t n, const OptimizerStep& step) {
+    const D d;
     const float rate = step.lr / step.correction1;
     const float root = 1.0F / std::sqrt(step.correction2);
     const V beta1 = hn::Set(d, step.beta1);
@@ -326,6 +371,13 @@ void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, c
     }
 }
 
+void Optimize(float* w, float* m, float* v, const float* g, std::int64_t n, const OptimizerStep& step) {
+    if (step.kind == OptimizerStep::Kind::adam)
+        Adam(w, m, v, g, n, step);
+    else
+        ScheduleFree(w, m, v, g, n, step);
+}
+
 Kernels Table() {
     return {hwy::TargetName(HWY_TARGET),
             Subtract,
@@ -338,7 +390,7 @@ Kernels Table() {
             Multiply,
             AddTiles,
             Scan,
-            Adam};
+            Optimize};
 }
 
 }  // namespace strata::device::HWY_NAMESPACE

@@ -53,8 +53,8 @@ struct Kernels {
     std::int64_t (*scan)(const float* z, const float* bias, std::int64_t count, float limit,
                          std::uint32_t first_latent, std::uint32_t* latent, float* value);
 
-    // w, m, v after one Adam step on g.
-    void (*adam)(float* w, float* m, float* v, const float* g, std::int64_t n, const AdamStep& step);
+    // w, m (or z), v after one step of the optimiser on g.
+    void (*optimize)(float* w, float* m, float* v, const float* g, std::int64_t n, const OptimizerStep& step);
 };
 
 // The best set this CPU has.
