@@ -10,8 +10,8 @@ namespace strata::train {
 namespace {
 
 // Writes a latent's rows of the matrices where this rank updates it; the small tensors every rank has.
-void start_anew(Workbench& bench, TrainedSae& sae, bool averaging, std::uint32_t latent, std::span<const float> direction,
-                float encoder_norm) {
+void start_anew(Workbench& bench, TrainedSae& sae, bool averaging, std::uint32_t latent,
+                std::span<const float> direction, float encoder_norm) {
     device::Device& device = bench.device;
     const auto n = static_cast<std::size_t>(sae.parameters.n);
     const Slice mine = bench.replicas.updated(sae.parameters.width);
@@ -109,7 +109,8 @@ std::vector<std::uint32_t> resample(Workbench& bench, TrainedSae& sae, const Opt
         }
         comm.sum(direction);
         std::ranges::transform(direction, row.begin(), [](double v) { return static_cast<float>(v); });
-        if (std::ranges::all_of(row, [](float v) { return v == 0; })) continue;  // between two ranks, by rounding
+        if (std::ranges::all_of(row, [](float v) { return v == 0; }))
+            continue;  // between two ranks, by rounding
         start_anew(bench, sae, optimizer.kind != "adam", j, row, encoder_norm);
         fresh.push_back(j);
     }

@@ -12,8 +12,8 @@ namespace strata::train {
 // After step `step` with the batch still in the device. Latents silent for more than half of the last
 // resample_every steps get d_j = xc_b / |xc_b| (0.1 of it where rows are free), w_j = 0.2 of the mean |w| of
 // the others times that, zeros in b_enc and the kind's own parameters, zero moments (schedule-free: z as the
-// parameters) and silence. Rows that are b_dec itself have no direction and weigh nothing. Returns them. Collective; every rank draws
-// the same rows.
+// parameters) and silence. Rows that are b_dec itself have no direction and weigh nothing. Returns them.
+// Collective; every rank draws the same rows.
 std::vector<std::uint32_t> resample(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer,
                                     std::int64_t step);
 

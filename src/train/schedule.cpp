@@ -21,10 +21,12 @@ double rate_at(double rate, const OptimizerConfig& optimizer, std::int64_t step,
     double factor = 1;
     if (warmup > 0 && static_cast<double>(step) < warmup) {
         const double part = static_cast<double>(step + 1) / warmup;
-        factor = optimizer.warmup == "cosine" ? 0.1 + 0.9 * (1 - std::cos(std::numbers::pi * part)) / 2 : part;
+        factor =
+            optimizer.warmup == "cosine" ? 0.1 + 0.9 * (1 - std::cos(std::numbers::pi * part)) / 2 : part;
     }
     // An average over steps needs no decay.
-    if (decay > 0 && optimizer.kind == "adam") factor = std::min(factor, static_cast<double>(steps - step) / decay);
+    if (decay > 0 && optimizer.kind == "adam")
+        factor = std::min(factor, static_cast<double>(steps - step) / decay);
     return rate * factor;
 }
 

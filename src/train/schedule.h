@@ -15,8 +15,8 @@ double automatic_rate(std::int64_t batch_size, std::int64_t width, std::int64_t 
 // not all warm-up.
 std::int64_t warmup_steps(const OptimizerConfig& optimizer, std::int64_t steps);
 
-// Rate of step `step` (from 0) of `steps`: from rate / warmup to rate, linearly, or from a tenth of it by half a cosine
-// (Gemma Scope); constant; with Adam linear to zero over the last decay_fraction of the steps.
+// Rate of step `step` (from 0) of `steps`: from rate / warmup to rate, linearly, or from a tenth of it by
+// half a cosine (Gemma Scope); constant; with Adam linear to zero over the last decay_fraction of the steps.
 double rate_at(double rate, const OptimizerConfig& optimizer, std::int64_t step, std::int64_t steps);
 
 }  // namespace strata::train

@@ -141,7 +141,7 @@ void constrain_own(Workbench& bench, TrainedSae& sae, const sae::Moment& moment,
 
 device::OptimizerStep::Kind kind_of_step(const OptimizerConfig& optimizer) {
     using Kind = device::OptimizerStep::Kind;
-    return optimizer.kind == "adam" ? Kind::adam
+    return optimizer.kind == "adam"     ? Kind::adam
            : optimizer.kind == "signum" ? Kind::signum
                                         : Kind::adam_schedule_free;
 }

@@ -152,6 +152,8 @@ class CpuDevice final : public Device {
                    std::int64_t block, std::int64_t first, std::int64_t count, const Rounding& rounding);
     void collect_candidates(std::int64_t rows_per_block);
     float* xc(std::int64_t b) { return centered_.data() + b * n_; }
+    const float* xc(std::int64_t b) const { return centered_.data() + b * n_; }
+    void align_row(const Tensors& sae, std::int64_t b, const float* residual, DecodeSums& sums) const;
     // y - b_dec [- x W_skip] of a row.
     const float* target_row(std::int64_t b) const {
         return (target_.size() > 0 ? target_.data() : centered_.data()) + b * n_;
@@ -190,6 +192,7 @@ class CpuDevice final : public Device {
     int threads_;
     Kernels kernels_;
     std::int64_t rows_ = 0, n_ = 0;  // of the present batch
+    std::vector<float> no_bias_;     // [n] zeros
     Rows batch_;                     // the same, in host memory
     Mask mask_;
     Array<float> centered_;             // [B, n] xc

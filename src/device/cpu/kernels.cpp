@@ -78,8 +78,8 @@ float Dot(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, std::int64_t
     return fold_chains(d, sums);
 }
 
-float Cosine(const float* HWY_RESTRICT xc, const float* HWY_RESTRICT b, const float* HWY_RESTRICT residual,
-             std::int64_t n) {
+Alignment Align(const float* HWY_RESTRICT xc, const float* HWY_RESTRICT b, const float* HWY_RESTRICT residual,
+                std::int64_t n) {
     const D d;
     V xx[square_vectors], xh[square_vectors], hh[square_vectors];
     for (std::int64_t c = 0; c < square_vectors; ++c) xx[c] = xh[c] = hh[c] = hn::Zero(d);
@@ -95,8 +95,7 @@ float Cosine(const float* HWY_RESTRICT xc, const float* HWY_RESTRICT b, const fl
         one(c, hn::LoadU(d, xc + i), hn::LoadU(d, b + i), hn::LoadU(d, residual + i));
     if (i < n)
         one(c, load_first(d, xc + i, n - i), load_first(d, b + i, n - i), load_first(d, residual + i, n - i));
-    const float square = fold_chains(d, xx) * fold_chains(d, hh);
-    return square > 0 ? fold_chains(d, xh) / std::sqrt(square) : 0.0F;
+    return {fold_chains(d, xx), fold_chains(d, xh), fold_chains(d, hh)};
 }
 
 // Four rows at a time share the loads of x and hide each other's latency. Explicit prefetches of the rows
@@ -287,8 +286,8 @@ std::int64_t Scan(const float* HWY_RESTRICT z, const float* HWY_RESTRICT bias, s
 }
 
 // Schedule-free: z in the place of m.
-void ScheduleFree(float* HWY_RESTRICT w, float* HWY_RESTRICT z, float* HWY_RESTRICT v, const float* HWY_RESTRICT g,
-                  std::int64_t n, const OptimizerStep& step) {
+void ScheduleFree(float* HWY_RESTRICT w, float* HWY_RESTRICT z, float* HWY_RESTRICT v,
+                  const float* HWY_RESTRICT g, std::int64_t n, const OptimizerStep& step) {
     const D d;
     const bool sign = step.kind == OptimizerStep::Kind::signum;
     const V beta2 = hn::Set(d, step.beta2);
@@ -382,7 +381,7 @@ Kernels Table() {
     return {hwy::TargetName(HWY_TARGET),
             Subtract,
             Dot,
-            Cosine,
+            Align,
             Dots,
             PairDots,
             AddRow,

@@ -19,8 +19,8 @@ void CpuDevice::update(Tensors& sae, const Tensors& gradient, Tensors& first_mom
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t j = first; j < last; ++j) {
         const std::int64_t at = j * n_;
-        kernels_.optimize(sae.w_enc.data() + at, first_moment.w_enc.data() + at, second_moment.w_enc.data() + at,
-                          gradient.w_enc.data() + at, n_, step);
+        kernels_.optimize(sae.w_enc.data() + at, first_moment.w_enc.data() + at,
+                          second_moment.w_enc.data() + at, gradient.w_enc.data() + at, n_, step);
         float* d = sae.w_dec.data() + at;
         float* z = first_moment.w_dec.data() + at;
         kernels_.optimize(d, z, second_moment.w_dec.data() + at, gradient.w_dec.data() + at, n_, step);
@@ -47,7 +47,8 @@ void CpuDevice::average(Tensors& sae, const Tensors& z, float beta1, std::int64_
         if (sae.unit_rows) unit_row(sae.w_dec.data() + at);
     }
     const auto small = sae.small(), towards = z.small();
-    for (std::size_t i = 0; i < small.size(); ++i) mix(small[i].data(), towards[i].data(), std::ssize(small[i]));
+    for (std::size_t i = 0; i < small.size(); ++i)
+        mix(small[i].data(), towards[i].data(), std::ssize(small[i]));
 }
 
 }  // namespace strata::device
