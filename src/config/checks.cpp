@@ -102,6 +102,9 @@ void check_sae(const WrittenSae& written, const Config& config, Errors& errors) 
     unless(sae.aux_k == 0 || find_key("sae", "k")->concerns(sae), {"aux_k", "kind"},
            fmt::format("{} has no meaning for kind {}; expected 0, or a kind that selects the k largest",
                        sae.aux_k, sae.kind));
+    unless(sae.resample_every == 0 || config.data.target.empty(), {"resample_every"},
+           "new starts take directions of inputs, which mean nothing to a transcoder's outputs; expected 0, or no "
+           "data.target");
     unless(!sae.skip || !config.data.target.empty(), {"skip"},
            "true connects the input with another dataset; expected data.target to name it, or skip false");
 }

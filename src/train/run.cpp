@@ -24,6 +24,7 @@
 #include "suite/suite.h"
 #include "train/checkpoint.h"
 #include "train/finish.h"
+#include "train/finite.h"
 #include "train/metrics.h"
 #include "train/output.h"
 #include "train/schedule.h"
@@ -164,6 +165,7 @@ std::vector<data::LaneCursor> gather_cursors(const data::Stream& stream, Communi
 }
 
 void checkpoint(Run& run, Training& t) {
+    for (const TrainedSae& sae : t.saes) check_finite(*t.bench, sae, t.progress.step);
     t.progress.cursors = gather_cursors(*t.stream, run.comm);
     if (run.metrics) t.progress.metrics_bytes = run.metrics->flush();
     save_checkpoint(run.config.run.output, t.first_number + t.progress.step, run.fingerprint, t.progress,

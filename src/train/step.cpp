@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/error.h"
 #include "sae/sae.h"
+#include "train/finite.h"
 #include "train/pass.h"
 #include "train/reduce.h"
 #include "train/resample.h"
@@ -199,12 +199,7 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     report.penalty = penalty_of(bench, sae, pass, moment, sums);
     fill_own_gradient(bench, sae, pass, moment, sums);
     report.gradient_norm = std::sqrt(reduce_gradients(bench, own_norm));
-    if (!std::isfinite(report.gradient_norm))
-        fail(
-            "{}: the gradient of step {} is not finite (norm {}); lower optimizer.lr (now {:.3g}), or look "
-            "for extreme "
-            "rows with `strata data check`",
-            sae.name, step + 1, report.gradient_norm, lr);
+    if (!std::isfinite(report.gradient_norm)) fail_not_finite(bench, sae, report, step, lr);
 
     device::OptimizerStep adam;
     adam.kind = kind_of_step(optimizer);
