@@ -240,8 +240,8 @@ def words_at(places: list[tuple[str, int]], args: argparse.Namespace) -> tuple[d
     return x, torch.from_numpy(stored["letters"]).to(args.device), int(stored["train"])
 
 
-def evaluate(saes: list[tuple[Path, Sae]], args: argparse.Namespace) -> list[dict]:
-    places = list(dict.fromkeys(sae.place(args.place) for _, sae in saes))
+def evaluate(saes: list[Sae], args: argparse.Namespace) -> list[dict]:
+    places = list(dict.fromkeys(sae.place(args.place) for sae in saes))
     x, y, train = words_at(places, args)
     records = []
     for site, layer in places:
@@ -249,17 +249,17 @@ def evaluate(saes: list[tuple[Path, Sae]], args: argparse.Namespace) -> list[dic
         scale = float((raw.shape[1] / raw[:train].pow(2).sum(1).mean()).sqrt())
         of_train, of_test = (raw[:train] * scale, y[:train]), (raw[train:] * scale, y[train:])
         probes = train_probes(of_train[0], torch.nn.functional.one_hot(of_train[1], 26).float(), 0.0, 1e-4)
-        for folder, sae in saes:
+        for sae in saes:
             if sae.place(args.place) != (site, layer):
                 continue
             if sae.w_enc.shape[0] != raw.shape[1]:
-                raise Refused(f"{folder}: takes rows of {sae.w_enc.shape[0]}, {site}/{layer} has {raw.shape[1]}")
+                raise Refused(f"{sae.folder}: takes rows of {sae.w_enc.shape[0]}, {site}/{layer} has {raw.shape[1]}")
             with torch.inference_mode():
                 f = torch.cat([sae.encode(rows) for rows in raw.split(2048)]) * scale
             result = judge(of_train, of_test, (f[:train], f[train:]), probes, sae.w_dec)
-            records.append({"sae": str(folder), "site": site, "layer": layer, "width": len(sae.w_dec),
+            records.append({"sae": str(sae.folder), "site": site, "layer": layer, "width": len(sae.w_dec),
                             "words": len(raw), "test_words": len(raw) - train, **result})
-            print(f"{folder}: done", file=sys.stderr)
+            print(f"{sae.folder}: done", file=sys.stderr)
     return records
 
 
@@ -353,7 +353,7 @@ def main() -> int:
             raise Refused("expected saved SAEs and --model; or --self-test")
         if args.cache and args.cache.suffix != ".npz":
             raise Refused(f"--cache {args.cache}: expected a name that ends with .npz")
-        records = evaluate([(folder, Sae(folder, args.device)) for folder in args.folders], args)
+        records = evaluate([Sae(folder, args.device) for folder in args.folders], args)
     except (Refused, ValueError) as error:
         print(f"absorption.py: {error}", file=sys.stderr)
         return 2
@@ -361,10 +361,10 @@ def main() -> int:
         print(json.dumps({"model": args.model, "seed": args.seed, "saes": records}, indent=1))
         return 0
     print(f"{records[0]['words']} words, {records[0]['test_words']} of them for the test")
-    wide = max(len(Path(r["sae"]).name) for r in records)
+    wide = max(len(r["sae"]) for r in records)
     print(f"{'':{wide}}{'absorption':>12}{'fraction':>10}{'letters':>9}{'main':>7}{'F1, k=1':>9}{'L0':>8}")
     for r in records:
-        print(f"{Path(r['sae']).name:{wide}}{r['absorption']:12.4f}{r['absorption_fraction']:10.4f}{r['letters_counted']:9}"
+        print(f"{r['sae']:{wide}}{r['absorption']:12.4f}{r['absorption_fraction']:10.4f}{r['letters_counted']:9}"
               f"{r['main_latents']:7.2f}{r['sparse_f1_1']:9.3f}{r['l0']:8.2f}")
     return 0
 

@@ -121,7 +121,7 @@ def evaluate(model, bos: int | None, batched, saes: list[Sae], said: str | None,
         s, zero = change.sums, zeros[key].sums
         variance = s.squares - float(torch.as_tensor(s.mean).pow(2).sum()) / s.rows
         records.append({
-            "sae": sae.name, "site": key[0], "layer": key[1], "width": len(sae.w_dec), "predictions": count,
+            "sae": str(sae.folder), "site": key[0], "layer": key[1], "width": len(sae.w_dec), "predictions": count,
             "ce_clean": clean / count, "ce_sae": s.ce / count, "ce_zero": zero.ce / count,
             "kl_sae": s.kl / count, "kl_zero": zero.kl / count,
             "loss_recovered": (zero.ce - s.ce) / (zero.ce - clean), "kl_score": (zero.kl - s.kl) / zero.kl,

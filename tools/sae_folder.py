@@ -17,7 +17,7 @@ class Sae:
             if not (folder / name).is_file():
                 raise ValueError(f"{folder}: no {name} in it; expected a saved SAE, such as runs/NAME/saes/SAE")
         config = json.loads((folder / "cfg.json").read_text())
-        self.name = folder.name
+        self.folder = folder
         self.architecture = config.get("architecture")
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"{folder}: architecture {self.architecture}; expected {', '.join(ARCHITECTURES)}")
@@ -34,7 +34,7 @@ class Sae:
         """Site and layer of what it was trained on, or of `said`, "site/layer"."""
         site, _, layer = (said or self.metadata.get("dataset", "")).partition("/")
         if not layer.isdigit():
-            raise ValueError(f"{self.name}: its cfg.json names no site and layer; give them with --place resid_post/12")
+            raise ValueError(f"{self.folder}: its cfg.json names no site and layer; give them with --place resid_post/12")
         return site, int(layer)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:

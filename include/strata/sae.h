@@ -28,8 +28,8 @@ class Sae {
     // std::runtime_error if the number of values is no multiple of n.
     Codes encode(std::span<const float> rows) const;
 
-    // [rows, n].
-    std::vector<float> decode(const Codes& codes) const;
+    // [rows, n]. A transcoder with a skip connection also needs the rows that were encoded.
+    std::vector<float> decode(const Codes& codes, std::span<const float> rows = {}) const;
 
     Sae(Sae&&) noexcept;
     Sae& operator=(Sae&&) noexcept;
@@ -42,8 +42,8 @@ class Sae {
     std::unique_ptr<State> state_;
 };
 
-// A SAELens folder (cfg.json, sae_weights.safetensors) of architecture jumprelu, topk or standard.
-// std::runtime_error naming file and key or tensor.
+// A SAELens folder (cfg.json, sae_weights.safetensors) of architecture jumprelu, topk or standard, or a
+// transcoder of these rules. std::runtime_error naming file and key or tensor.
 Sae load_sae(const std::string& folder);
 
 }  // namespace strata

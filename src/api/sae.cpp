@@ -46,7 +46,7 @@ Codes Sae::encode(std::span<const float> rows) const {
     return codes;
 }
 
-std::vector<float> Sae::decode(const Codes& codes) const {
+std::vector<float> Sae::decode(const Codes& codes, std::span<const float> rows_in) const {
     const std::int64_t count = std::ssize(codes.begin) - 1;
     if (count < 0 || codes.begin.back() != codes.latent.size() || codes.latent.size() != codes.value.size() ||
         !std::ranges::is_sorted(codes.begin))
@@ -54,6 +54,8 @@ std::vector<float> Sae::decode(const Codes& codes) const {
     if (std::ranges::any_of(codes.latent, [&](std::uint32_t j) { return j >= width(); }))
         fail("decode: a latent beyond the SAE's {}", width());
     const device::Tensors& parameters = state_->sae.parameters;
+    if (parameters.skip && std::ssize(rows_in) != count * n())
+        fail("decode: this transcoder has a skip connection and needs the {} rows that were encoded", count);
     std::vector<float> rows(static_cast<std::size_t>(count * n()));
 #pragma omp parallel for schedule(static)
     for (std::int64_t b = 0; b < count; ++b) {
@@ -61,6 +63,10 @@ std::vector<float> Sae::decode(const Codes& codes) const {
         const std::uint32_t end = codes.begin[static_cast<std::size_t>(b) + 1];
         float* row = rows.data() + b * n();
         std::copy_n(parameters.b_dec.data(), n(), row);
+        for (std::int64_t i = 0; parameters.skip && i < n(); ++i)
+            for (std::int64_t c = 0; c < n(); ++c)
+                row[c] +=
+                    rows_in[static_cast<std::size_t>(b * n() + i)] * parameters.w_skip.data()[i * n() + c];
         for (std::uint32_t e = begin; e < end; ++e) {
             const float* direction = parameters.w_dec.data() + codes.latent[e] * n();
             for (std::int64_t c = 0; c < n(); ++c) row[c] += codes.value[e] * direction[c];

@@ -143,7 +143,7 @@ int bench(const Arguments& a, Communicator& comm) {
     const device::SetUse main{.set = CodeSet::main};
     device::LatentSums sums;
     const float scale = 2.0F / static_cast<float>(a.rows);
-    device::AdamStep nothing;  // lr 0: the state stays what it is
+    device::OptimizerStep nothing;  // lr 0: the state stays what it is
     std::vector<std::pair<std::string, std::function<void()>>> cases = {
         {"plain product",
          [&] {

@@ -20,7 +20,7 @@ namespace {
 constexpr std::int64_t most_batch_rows = 4096;
 
 struct Arguments {
-    std::string folder, dataset;
+    std::string folder, dataset, target;
     std::vector<std::string> files;
     std::int64_t rows = 0;
     double norm_limit = -1;
@@ -36,7 +36,13 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
         ours = saved.metadata.value("strata", nlohmann::ordered_json::object());
         const std::string name = arguments.dataset.empty() ? ours.value("dataset", "") : arguments.dataset;
         if (name.empty()) refuse("{}: does not say what it was trained on; give --dataset", arguments.folder);
-        const std::vector<data::Dataset> found = data::find_datasets(arguments.files, {name});
+        const std::string target = !arguments.target.empty() ? arguments.target
+                                   : saved.transcoder        ? ours.value("target", "")
+                                                             : "";
+        if (saved.transcoder && target.empty())
+            refuse("{}: is a transcoder and does not say what it reconstructs; give --target",
+                   arguments.folder);
+        const std::vector<data::Dataset> found = data::find_datasets(arguments.files, {name}, target);
         if (found.size() != 1) refuse("--dataset {}: matches {} datasets, one is needed", name, found.size());
         dataset = found.front();
         if (dataset.n != saved.n)
@@ -56,7 +62,7 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
     const std::int64_t skipped = eval::for_each_batch(
         dataset, first, dataset.rows, batch_rows, limit, 1.0, comm,
         [&](const data::Batch& batch, std::int64_t) {
-            device->center({batch.x, batch.rows}, sae.parameters);
+            device->center({batch.x, batch.rows, batch.target}, sae.parameters);
             sae::apply_inference(*device, sae.parameters, sae.row_top, sae.k, sae.thresholds);
             eval::add_batch(*device, sae.parameters, batch.rows,
                             device->decode(device::CodeSet::main, sae.parameters, 0), sums);
@@ -72,11 +78,13 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
                                      {"l0", m.l0},
                                      {"l1", m.l1},
                                      {"cosine", m.cosine},
+                                     {"relative_bias", m.relative_bias},
                                      {"reconstruction", m.reconstruction},
                                      {"dead_fraction", m.dead_fraction},
                                      {"dense_fraction", m.dense_fraction}};
     if (const std::vector<float> truth = data::true_features_of(dataset); !truth.empty())
         result["recovered_features"] = data::recovered_share(truth, saved.w_dec, saved.n, 0.9);
+    for (std::size_t i = 0; i < m.frequencies.size(); ++i) result["frequencies"].push_back(m.frequencies[i]);
     if (arguments.json) {
         fmt::print("{}\n", result.dump());
     } else {
@@ -97,6 +105,8 @@ void add_eval_command(CLI::App& app, Action& action) {
     command->add_option("--data", arguments->files, "Activation files; globs")->required();
     command->add_option("--dataset", arguments->dataset,
                         "Dataset in them, e.g. resid_post/12; by default what the SAE was trained on");
+    command->add_option("--target", arguments->target,
+                        "A transcoder's target dataset; by default what it was trained on");
     command->add_option("--rows", arguments->rows, "The last so many rows; all by default")
         ->check(CLI::PositiveNumber);
     command

@@ -100,8 +100,8 @@ void check_sae(const WrittenSae& written, const Config& config, Errors& errors) 
                fmt::format("l0_target {} exceeds width {}; expected l0_target <= width", *sae.l0_target,
                            sae.width));
     unless(sae.aux_k == 0 || find_key("sae", "k")->concerns(sae), {"aux_k", "kind"},
-           fmt::format("{} has no meaning for kind {}; expected 0, or a kind that selects the k largest", sae.aux_k,
-                       sae.kind));
+           fmt::format("{} has no meaning for kind {}; expected 0, or a kind that selects the k largest",
+                       sae.aux_k, sae.kind));
     unless(!sae.skip || !config.data.target.empty(), {"skip"},
            "true connects the input with another dataset; expected data.target to name it, or skip false");
 }

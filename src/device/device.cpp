@@ -25,6 +25,17 @@ std::array<std::span<float>, 4> Tensors::small() const {
             std::span(w_skip.data(), skip ? length * length : 0)};
 }
 
+DecodeSums& DecodeSums::operator+=(const DecodeSums& other) {
+    squared_error += other.squared_error;
+    prefix_error += other.prefix_error;
+    l1 += other.l1;
+    cosine += other.cosine;
+    inner += other.inner;
+    x_hat_square += other.x_hat_square;
+    active += other.active;
+    return *this;
+}
+
 void LatentSums::reset(std::int64_t width) {
     for (auto* sums : {&count, &value, &gradient, &value_gradient})
         sums->assign(static_cast<std::size_t>(width), 0.0);

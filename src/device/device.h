@@ -91,7 +91,11 @@ struct DecodeSums {
     double prefix_error = 0;   // the same summed over all prefixes, the whole width among them
     double l1 = 0;             // sum of |f|
     double cosine = 0;         // sum over rows of cos(y, x_hat), uncentred y; 0 where either is zero
+    double inner = 0;          // sum of x_hat . y
+    double x_hat_square = 0;   // sum of |x_hat|^2
     std::uint64_t active = 0;  // codes > 0
+
+    DecodeSums& operator+=(const DecodeSums& other);
 };
 
 // Sums over this rank's codes of a set, by latent, [M] each.
@@ -133,11 +137,22 @@ struct SetUse {
     bool decoder = true;                     // its values reach W_dec and b_dec
 };
 
-struct AdamStep {
+// One step of the optimiser on gradient g, already times gradient_scale.
+//   adam                  m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  w -= lr (m / c1) / (sqrt(v / c2)
+//   + epsilon)
+// Schedule-free averaging (Defazio et al., arXiv 2405.15682) keeps z beside the point w at which gradients
+// are taken:
+//   w += c (z - w) - lr (1 - b1 (1 - c)) u,   z -= lr u
+//   adam_schedule_free    u = g / (sqrt(v / c2) + epsilon)
+//   signum                u = sign(g); v is not used
+// The first moment holds m, or z.
+struct OptimizerStep {
+    enum class Kind { adam, adam_schedule_free, signum } kind = Kind::adam;
     float lr = 0;
     float beta1 = 0.9F, beta2 = 0.999F, epsilon = 1e-8F;
-    float correction1 = 1, correction2 = 1;  // 1 - beta^t
+    float correction1 = 1, correction2 = 1;  // c1, c2: 1 - beta^t
     float gradient_scale = 1;                // clipping
+    float average = 1;                       // c, weight of z in the average
 };
 
 class Device {
@@ -270,10 +285,15 @@ class Device {
     // |d_j|, [M] in host memory.
     virtual void decoder_norms(const Tensors& sae, std::span<float> norms) = 0;
 
-    // Adam on the small tensors and on the latents [first, last) of the two matrices; every decoder row of
-    // theirs to unit norm.
+    // The optimiser on the small tensors and on the latents [first, last) of the two matrices; every decoder
+    // row of theirs, and of z, to unit norm where rows are.
     virtual void update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
-                        const AdamStep& step, std::int64_t first, std::int64_t last) = 0;
+                        const OptimizerStep& step, std::int64_t first, std::int64_t last) = 0;
+
+    // sae = w + (1 - 1 / beta1) (z - w), the average that schedule-free training is saved with, of the same
+    // parts as update(); unit rows.
+    virtual void average(Tensors& sae, const Tensors& z, float beta1, std::int64_t first,
+                         std::int64_t last) = 0;
 
     // Bytes that prepare() and growth took.
     virtual std::size_t workspace_bytes() const = 0;

@@ -46,26 +46,23 @@ void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t 
     for (std::size_t c = 0; c < x.size(); ++c) sums.x[c] += x[c];
     device.count_codes(sums.fired);
     sums.rows += static_cast<double>(rows);
-    sums.squared_error += decoded.squared_error;
-    sums.prefix_error += decoded.prefix_error;
-    sums.active += static_cast<double>(decoded.active);
-    sums.l1 += decoded.l1;
-    sums.cosine += decoded.cosine;
+    sums.decoded += decoded;
 }
 
 void reduce(Communicator& comm, Sums& sums) {
-    std::vector<double> all = {sums.rows, sums.squared_error, sums.x_square,    sums.active,
-                               sums.l1,   sums.cosine,        sums.prefix_error};
+    device::DecodeSums& d = sums.decoded;
+    std::vector<double> all = {sums.rows, sums.x_square};
+    for (const double* sum : {&d.squared_error, &d.prefix_error, &d.l1, &d.cosine, &d.inner, &d.x_hat_square})
+        all.push_back(*sum);
     const std::size_t scalars = all.size();
     all.insert(all.end(), sums.x.begin(), sums.x.end());
     comm.sum(all);
+    comm.sum(std::span(&d.active, 1));
     sums.rows = all[0];
-    sums.squared_error = all[1];
-    sums.x_square = all[2];
-    sums.active = all[3];
-    sums.l1 = all[4];
-    sums.cosine = all[5];
-    sums.prefix_error = all[6];
+    sums.x_square = all[1];
+    std::size_t at = 2;
+    for (double* sum : {&d.squared_error, &d.prefix_error, &d.l1, &d.cosine, &d.inner, &d.x_hat_square})
+        *sum = all[at++];
     std::copy(all.begin() + static_cast<std::ptrdiff_t>(scalars), all.end(), sums.x.begin());
     comm.sum(sums.fired);
 }
@@ -76,12 +73,20 @@ Measures measures(const Sums& sums) {
     if (sums.rows == 0) return m;
     double variance = sums.x_square;
     for (const double x : sums.x) variance -= x * x / sums.rows;
-    m.reconstruction = sums.squared_error / sums.rows;
-    m.over_prefixes = sums.prefix_error / sums.rows;
-    m.fvu = variance > 0 ? sums.squared_error / variance : 0;
-    m.l0 = sums.active / sums.rows;
-    m.l1 = sums.l1 / sums.rows;
-    m.cosine = sums.cosine / sums.rows;
+    const device::DecodeSums& d = sums.decoded;
+    m.reconstruction = d.squared_error / sums.rows;
+    m.over_prefixes = d.prefix_error / sums.rows;
+    m.fvu = variance > 0 ? d.squared_error / variance : 0;
+    m.l0 = static_cast<double>(d.active) / sums.rows;
+    m.l1 = d.l1 / sums.rows;
+    m.cosine = d.cosine / sums.rows;
+    m.relative_bias = d.inner != 0 ? d.x_hat_square / d.inner : 0;
+    for (const std::uint64_t count : sums.fired) {
+        const double half_decades = std::floor(2 * std::log10(static_cast<double>(count) / sums.rows));
+        const double bin = std::clamp(half_decades + 2 * Measures::frequency_decades + 1, 1.0,
+                                      2.0 * Measures::frequency_decades);
+        ++m.frequencies[count == 0 ? 0 : static_cast<std::size_t>(bin)];
+    }
     const auto latents = static_cast<double>(sums.fired.size());
     m.dead_fraction = static_cast<double>(std::ranges::count(sums.fired, 0U)) / latents;
     m.dense_fraction =

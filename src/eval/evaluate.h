@@ -1,6 +1,7 @@
 #pragma once
 // Quality of an SAE on rows it was not trained on, by the rule of inference, summed over all ranks.
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -18,10 +19,8 @@ namespace strata::eval {
 // Sums over rows, from which every measure follows; adding two of them is adding the rows.
 struct Sums {
     double rows = 0;
-    double squared_error = 0;  // sum of |x - x_hat|^2
-    double prefix_error = 0;   // the same over all prefixes
-    double x_square = 0;       // sum of |x|^2
-    double active = 0, l1 = 0, cosine = 0;
+    device::DecodeSums decoded;
+    double x_square = 0;               // sum of |x|^2; of a transcoder, here and below, of its target
     std::vector<double> x;             // [n] sum of x
     std::vector<std::uint64_t> fired;  // [M] rows on which a latent is active
 
@@ -35,8 +34,15 @@ struct Measures {
     double over_prefixes = 0;   // the same summed over prefixes
     double fvu = 0;             // sum |x - x_hat|^2 / sum |x - mean x|^2
     double l0 = 0, l1 = 0, cosine = 0;
+    // sum |x_hat|^2 / sum x_hat . x: the factor by which reconstructions are off along themselves; below 1
+    // they shrink
+    double relative_bias = 0;
     double dead_fraction = 0;   // latents active on no row
     double dense_fraction = 0;  // latents active on more than a tenth of the rows
+    // Latents by the share of rows on which they are active: [0] of none; [i] from 10^((i - 1) / 2 - decades)
+    // to sqrt(10) times that, the rarer among [1].
+    static constexpr int frequency_decades = 6;
+    std::array<std::int64_t, 2 * frequency_decades + 1> frequencies{};
 };
 
 // Adds the batch that the device has just decoded (main codes).

@@ -1,7 +1,5 @@
 #include "eval/saved.h"
 
-#include <numeric>
-
 namespace strata::eval {
 
 UsableSae upload(device::Device& device, const saelens::SavedSae& saved) {
@@ -9,6 +7,8 @@ UsableSae upload(device::Device& device, const saelens::SavedSae& saved) {
     device::Shape shape;
     shape.n = saved.n;
     shape.width = saved.width;
+    shape.transcoder = saved.transcoder;
+    shape.skip = !saved.w_skip.empty();
     sae.parameters = device::make_tensors(device, shape);
     sae.k = saved.k;
     sae.row_top = saved.architecture == "topk";
@@ -16,20 +16,20 @@ UsableSae upload(device::Device& device, const saelens::SavedSae& saved) {
         sae.thresholds = saved.threshold;
         sae.thresholds.resize(static_cast<std::size_t>(saved.width), 0.0F);  // plain ReLU: z > 0
     }
-    std::vector<float> b_enc = saved.b_enc;
-    if (!saved.apply_b_dec_to_input)
-        for (std::size_t j = 0; j < b_enc.size(); ++j)
-            b_enc[j] = static_cast<float>(std::inner_product(
-                saved.b_dec.begin(), saved.b_dec.end(),
-                saved.w_enc.begin() + std::ssize(saved.b_dec) * static_cast<std::ptrdiff_t>(j),
-                static_cast<double>(b_enc[j])));
+    saelens::SavedSae centred;  // its b_enc, where that is another one
+    const bool moves = !saved.apply_b_dec_to_input && !saved.transcoder;
+    if (moves) {
+        centred = saved;
+        saelens::subtract_from_input(centred);
+    }
     const auto put = [&](const std::vector<float>& values, const device::Memory<float>& to) {
         device.upload(std::as_bytes(std::span(values)), to.data());
     };
     put(saved.w_enc, sae.parameters.w_enc);
     put(saved.w_dec, sae.parameters.w_dec);
-    put(b_enc, sae.parameters.b_enc);
+    put(moves ? centred.b_enc : saved.b_enc, sae.parameters.b_enc);
     put(saved.b_dec, sae.parameters.b_dec);
+    if (shape.skip) put(saved.w_skip, sae.parameters.w_skip);
     return sae;
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <span>
 #include <string_view>
 
@@ -28,6 +29,27 @@ struct Part {
     std::vector<std::int64_t> shape;
 };
 
+// Names on disk: jumprelu, jumprelu_transcoder, jumprelu_skip_transcoder; standard, transcoder,
+// skip_transcoder.
+std::string name_on_disk(const SavedSae& sae) {
+    if (!sae.transcoder) return sae.architecture;
+    const std::string rule = sae.architecture == "standard" ? "" : sae.architecture + "_";
+    return rule + (sae.w_skip.empty() ? "transcoder" : "skip_transcoder");
+}
+
+// The opposite; leaves a w_skip of the size it will have.
+void take_name(std::string name, SavedSae& sae) {
+    const auto drop = [&](std::string_view end) {
+        if (!name.ends_with(end)) return false;
+        name.resize(name.size() - end.size());
+        if (name.ends_with('_')) name.pop_back();
+        return true;
+    };
+    sae.transcoder = drop("transcoder");
+    if (sae.transcoder && drop("skip")) sae.w_skip.resize(1);
+    sae.architecture = sae.transcoder && name.empty() ? "standard" : name;
+}
+
 bool known(std::string_view architecture) {
     return architecture == "jumprelu" || architecture == "topk" || architecture == "standard";
 }
@@ -38,6 +60,7 @@ std::vector<Part> parts_of(const SavedSae& sae) {
                                {"W_dec", &SavedSae::w_dec, {sae.width, sae.n}},
                                {"b_dec", &SavedSae::b_dec, {sae.n}}};
     if (sae.architecture == "jumprelu") parts.push_back({"threshold", &SavedSae::threshold, {sae.width}});
+    if (!sae.w_skip.empty()) parts.push_back({"W_skip", &SavedSae::w_skip, {sae.n, sae.n}});
     return parts;
 }
 
@@ -113,9 +136,9 @@ Settings read_settings(const std::filesystem::path& path) {
 SavedSae parse(const Settings& settings) {
     SavedSae sae;
     const Json* architecture = settings.find("architecture");
-    if (!architecture || !architecture->is_string() || !known(architecture->get<std::string>()))
-        settings.wrong("architecture", "\"jumprelu\", \"topk\" or \"standard\"");
-    sae.architecture = architecture->get<std::string>();
+    if (architecture && architecture->is_string()) take_name(architecture->get<std::string>(), sae);
+    if (!known(sae.architecture))
+        settings.wrong("architecture", "\"jumprelu\", \"topk\" or \"standard\", or a transcoder of these");
     sae.n = settings.positive("d_in");
     sae.width = settings.positive("d_sae");
     settings.only("normalize_activations", "none", "\"none\": scales folded into the weights");
@@ -132,6 +155,11 @@ SavedSae parse(const Settings& settings) {
         if (!apply->is_boolean()) settings.wrong("apply_b_dec_to_input", "true or false");
         sae.apply_b_dec_to_input = apply->get<bool>();
     }
+    if (sae.transcoder) {
+        sae.apply_b_dec_to_input = false;
+        settings.only("apply_b_dec_to_input", false, "false: a transcoder's input is taken as it is");
+        settings.only("d_out", sae.n, "d_in: outputs of another width are not supported");
+    }
     if (const Json* metadata = settings.find("metadata")) {
         if (!metadata->is_object()) settings.wrong("metadata", "a map");
         sae.metadata = *metadata;
@@ -147,7 +175,7 @@ void write(const std::filesystem::path& folder, const SavedSae& sae) {
         refuse("{}: exists; nothing is overwritten: choose another folder or remove it", target.string());
     check_sizes(target.string(), sae);
 
-    Json config = {{"architecture", sae.architecture},
+    Json config = {{"architecture", name_on_disk(sae)},
                    {"d_in", sae.n},
                    {"d_sae", sae.width},
                    {"dtype", "float32"},
@@ -159,13 +187,17 @@ void write(const std::filesystem::path& folder, const SavedSae& sae) {
         config["k"] = sae.k;
         config["rescale_acts_by_decoder_norm"] = false;
     }
+    if (sae.transcoder) config["d_out"] = sae.n;
     config["metadata"] = sae.metadata;
     if (!sae.metadata.contains("sae_lens_version")) config["metadata"]["sae_lens_version"] = layout_version;
 
     const std::vector<float> w_enc = transposed(sae.w_enc, sae.width, sae.n);
+    const std::vector<float> w_skip = sae.w_skip.empty() ? sae.w_skip : transposed(sae.w_skip, sae.n, sae.n);
     std::vector<safetensors::Tensor> tensors;
     for (const Part& part : parts_of(sae)) {
-        const std::vector<float>& values = part.values == &SavedSae::w_enc ? w_enc : sae.*part.values;
+        const std::vector<float>& values = part.values == &SavedSae::w_enc    ? w_enc
+                                           : part.values == &SavedSae::w_skip ? w_skip
+                                                                              : sae.*part.values;
         tensors.push_back({part.name, "F32", part.shape, std::as_bytes(std::span(values))});
     }
 
@@ -197,7 +229,17 @@ SavedSae read(const std::filesystem::path& folder) {
                  sae.architecture);
     for (const Part& part : parts) sae.*part.values = file.floats(part.name, part.shape);
     sae.w_enc = transposed(sae.w_enc, sae.n, sae.width);
+    if (!sae.w_skip.empty()) sae.w_skip = transposed(sae.w_skip, sae.n, sae.n);
     return sae;
+}
+
+void subtract_from_input(SavedSae& sae) {
+    for (std::size_t j = 0; j < sae.b_enc.size(); ++j)
+        sae.b_enc[j] = static_cast<float>(
+            std::inner_product(sae.b_dec.begin(), sae.b_dec.end(),
+                               sae.w_enc.begin() + std::ssize(sae.b_dec) * static_cast<std::ptrdiff_t>(j),
+                               static_cast<double>(sae.b_enc[j])));
+    sae.apply_b_dec_to_input = true;
 }
 
 void fold_decoder_norms(SavedSae& sae) {

@@ -11,9 +11,12 @@ namespace strata::saelens {
 
 // z = (x - b_dec if apply_b_dec_to_input else x) W_enc + b_enc, codes by architecture, x_hat = codes W_dec +
 // b_dec.
+// Transcoders reconstruct other rows than they read, x_hat = codes W_dec + b_dec + x W_skip; on disk their
+// architecture has another name. SAELens has none with the topk rule.
 struct SavedSae {
-    std::string architecture;      // jumprelu: z where z > max(threshold, 0); topk: the k largest, positive;
-                                   // standard: relu
+    std::string architecture;  // jumprelu: z where z > max(threshold, 0); topk: the k largest, positive;
+                               // standard: relu
+    bool transcoder = false;
     std::int64_t n = 0;            // numbers of an input
     std::int64_t width = 0;        // latents
     std::int64_t k = 0;            // topk
@@ -22,6 +25,7 @@ struct SavedSae {
     std::vector<float> w_dec;      // [width, n]
     std::vector<float> b_dec;      // [n]
     std::vector<float> threshold;  // [width]; jumprelu
+    std::vector<float> w_skip;     // [n, n], input by output, transposed on disk; empty: none; transcoders
     bool apply_b_dec_to_input = true;
     nlohmann::ordered_json metadata = nlohmann::ordered_json::object();  // where it comes from; free
 };
@@ -39,6 +43,9 @@ SavedSae read(const std::filesystem::path& folder);
 // scale times W_enc x + b_enc / scale, so b_enc, b_dec and threshold are divided by scale, the weights stay,
 // and the same latents are active with codes divided by scale.
 void fold_scale(SavedSae& sae, double scale);
+
+// The same function with b_dec subtracted from the input: b_enc gains b_dec W_enc.
+void subtract_from_input(SavedSae& sae);
 
 // Makes decoder rows unit: d_j / |d_j|, with W_enc, b_enc and threshold of the latent times |d_j|. Rows of
 // zeros stay.

@@ -55,6 +55,16 @@ void fold(const Moment& at, std::span<float> w_enc, std::span<float> b_enc, std:
     }
 }
 
+// With rho = 0: magnitude = u + beta as saved, gate = u + beta - threshold.
+void unfold(const Moment&, std::span<const float> threshold, std::span<float> b_enc, std::span<float> own) {
+    const std::size_t width = b_enc.size();
+    for (std::size_t j = 0; j < width; ++j) {
+        own[j] = 0;
+        own[width + j] = b_enc[j];
+        b_enc[j] -= threshold[j];
+    }
+}
+
 }  // namespace
 
 const Kind gated = {.name = "gated",
@@ -63,6 +73,7 @@ const Kind gated = {.name = "gated",
                     .rule = rule,
                     .penalty = penalty,
                     .own_gradient = own_gradient,
-                    .fold = fold};
+                    .fold = fold,
+                    .unfold = unfold};
 
 }  // namespace strata::sae

@@ -94,6 +94,13 @@ void fold(const Moment& at, std::span<float>, std::span<float>, std::span<float>
     for (std::size_t j = 0; j < threshold.size(); ++j) threshold[j] = static_cast<float>(theta(at, j));
 }
 
+void unfold(const Moment& at, std::span<const float> threshold, std::span<float>, std::span<float> own) {
+    for (std::size_t j = 0; j < threshold.size(); ++j) {
+        const double value = std::max<double>(threshold[j], at.unit * floor_of_theta);
+        own[j] = static_cast<float>(logarithmic(at) ? std::log(value) : value);
+    }
+}
+
 }  // namespace
 
 const Kind jumprelu = {.name = "jumprelu",
@@ -105,6 +112,7 @@ const Kind jumprelu = {.name = "jumprelu",
                        .counts_latents = counts_latents,
                        .own_gradient = own_gradient,
                        .constrain = constrain,
-                       .fold = fold};
+                       .fold = fold,
+                       .unfold = unfold};
 
 }  // namespace strata::sae

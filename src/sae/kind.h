@@ -94,6 +94,10 @@ struct Kind {
     void (*fold)(const Moment& at, std::span<float> w_enc, std::span<float> b_enc,
                  std::span<float> threshold) = nullptr;
 
+    // The opposite, for training that starts from a saved SAE: own parameters from thresholds.
+    void (*unfold)(const Moment& at, std::span<const float> threshold, std::span<float> b_enc,
+                   std::span<float> own) = nullptr;
+
     bool elementwise() const { return rule != nullptr; }
 };
 

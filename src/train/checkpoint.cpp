@@ -183,6 +183,8 @@ void write_manifest(const fs::path& folder, const std::string& fingerprint, cons
                         {"guess", sae.guess},
                         {"margin", sae.margin},
                         {"density", sae.density},
+                        {"largest_rate", sae.largest_rate},
+                        {"weight_sum", sae.weight_sum},
                         {"atm_steps", sae.atm.steps},
                         {"resampled_at", sae.resampled_at}});
     const json manifest = {{"format", format_version},
@@ -298,6 +300,8 @@ void load_checkpoint(const Checkpoint& checkpoint, std::span<TrainedSae> saes, d
         sae.guess = saved.at("guess");
         sae.margin = saved.at("margin");
         sae.density = saved.at("density");
+        sae.largest_rate = saved.at("largest_rate");
+        sae.weight_sum = saved.at("weight_sum");
         sae.atm.steps = saved.at("atm_steps");
         sae.resampled_at = saved.at("resampled_at");
         const Slice mine = replicas.updated(sae.parameters.width);

@@ -31,6 +31,10 @@ const json& definitions() {
         {"l0_train_rule", "the same by the training rule on batches of train.batch_size rows"},
         {"l1", "mean over rows of the sum of the codes, in scaled units"},
         {"cosine", "mean over rows of cos(x, x_hat)"},
+        {"relative_bias", "sum |x_hat|^2 / sum x_hat . x: below 1 where reconstructions shrink"},
+        {"fvu_hard_mask",
+         "fvu by the rule of inference on the latents whose importance is at or above the threshold"},
+        {"l0_hard_mask", "l0 by the same"},
         {"dead_fraction", "latents active on no evaluated row"},
         {"dense_fraction", "latents active on more than a tenth of the evaluated rows"},
         {"silent_fraction", "latents silent for sae.dead_after_tokens training rows at the end"},
@@ -99,6 +103,8 @@ void save_sae(const fs::path& output, const Workbench& bench, const TrainedSae& 
     saved.b_enc = sae::host_copy(device, sae.parameters.b_enc);
     saved.b_dec = sae::host_copy(device, sae.parameters.b_dec);
     saved.threshold = sae.thresholds;
+    saved.transcoder = sae.parameters.transcoder;
+    if (sae.parameters.skip) saved.w_skip = sae::host_copy(device, sae.parameters.w_skip);
     if (sae.kind->fold != nullptr) {
         std::vector<float> own, norms;
         saved.threshold.resize(saved.b_enc.size());
@@ -120,6 +126,7 @@ void save_sae(const fs::path& output, const Workbench& bench, const TrainedSae& 
                 saved.metadata["hook_name"] = fmt::format("blocks.{}.hook_{}", part.layer, site);
     saved.metadata["strata"] = {{"version", STRATA_VERSION},
                                 {"dataset", dataset.name},
+                                {"target", dataset.target ? dataset.target->name : ""},
                                 {"kind", sae.config.kind},
                                 {"scale", statistics.scale},
                                 {"norm_limit", statistics.norm_limit},
@@ -149,6 +156,7 @@ json summary_entry(const TrainedSae& sae, const data::Dataset& dataset, const ev
                   {"l0_train_rule", l0_train_rule},
                   {"l1", m.l1},
                   {"cosine", m.cosine},
+                  {"relative_bias", m.relative_bias},
                   {"dead_fraction", m.dead_fraction},
                   {"dense_fraction", m.dense_fraction},
                   {"silent_fraction", static_cast<double>(dead) / static_cast<double>(sae.config.width)},

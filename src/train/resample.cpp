@@ -10,8 +10,8 @@ namespace strata::train {
 namespace {
 
 // Writes a latent's rows of the matrices where this rank updates it; the small tensors every rank has.
-void start_anew(Workbench& bench, TrainedSae& sae, std::uint32_t latent, std::span<const float> direction,
-                float encoder_norm) {
+void start_anew(Workbench& bench, TrainedSae& sae, bool averaging, std::uint32_t latent,
+                std::span<const float> direction, float encoder_norm) {
     device::Device& device = bench.device;
     const auto n = static_cast<std::size_t>(sae.parameters.n);
     const Slice mine = bench.replicas.updated(sae.parameters.width);
@@ -21,25 +21,30 @@ void start_anew(Workbench& bench, TrainedSae& sae, std::uint32_t latent, std::sp
             for (std::size_t c = 0; c < n; ++c) row[c] = factor * direction[c];
             device.upload(std::as_bytes(std::span(row)), to.data() + latent * n);
         };
-        put(sae.parameters.unit_rows ? 1.0F : 0.1F, sae.parameters.w_dec);
+        const float decoder_norm = sae.parameters.unit_rows ? 1.0F : 0.1F;
+        put(decoder_norm, sae.parameters.w_dec);
         put(encoder_norm, sae.parameters.w_enc);
-        for (device::Tensors* moment : {&sae.first, &sae.second}) {
-            put(0, moment->w_enc);
-            put(0, moment->w_dec);
-        }
+        put(averaging ? decoder_norm : 0.0F, sae.first.w_dec);
+        put(averaging ? encoder_norm : 0.0F, sae.first.w_enc);
+        put(0, sae.second.w_dec);
+        put(0, sae.second.w_enc);
     }
     constexpr float zero = 0;
-    for (device::Tensors* t : {&sae.parameters, &sae.first, &sae.second})
+    for (device::Tensors* t : {&sae.parameters, &sae.first, &sae.second}) {
         device.upload(std::as_bytes(std::span(&zero, 1)), t->b_enc.data() + latent);
+        for (std::int64_t p = 0; p < t->per_latent; ++p)
+            device.upload(std::as_bytes(std::span(&zero, 1)), t->latent.data() + p * t->width + latent);
+    }
     sae.silent[latent] = 0;
 }
 
-// The mean norm of the encoder's directions of the latents that are not silent.
+// The mean norm of the encoder's directions of the latents that are not silent; of all, if all are.
 double living_encoder_norm(Workbench& bench, const TrainedSae& sae, const std::vector<char>& is_silent) {
     const Slice mine = bench.replicas.updated(sae.parameters.width);
     std::vector<double> sums = {0, 0};
+    const bool all = std::ranges::find(is_silent, 0) == is_silent.end();
     for (std::int64_t j = mine.first; j < mine.last; ++j) {
-        if (is_silent[static_cast<std::size_t>(j)] != 0) continue;
+        if (is_silent[static_cast<std::size_t>(j)] != 0 && !all) continue;
         sums[0] += std::sqrt(bench.device.square_norm({sae.parameters.w_enc.data() + j * sae.parameters.n,
                                                        static_cast<std::size_t>(sae.parameters.n)}));
         sums[1] += 1;
@@ -50,7 +55,8 @@ double living_encoder_norm(Workbench& bench, const TrainedSae& sae, const std::v
 
 }  // namespace
 
-std::vector<std::uint32_t> resample(Workbench& bench, TrainedSae& sae, std::int64_t step) {
+std::vector<std::uint32_t> resample(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer,
+                                    std::int64_t step) {
     const std::int64_t every = sae.config.resample_every;
     if (every == 0 || (step + 1) % every != 0) return {};
     std::vector<std::uint32_t> silent;
@@ -67,6 +73,11 @@ std::vector<std::uint32_t> resample(Workbench& bench, TrainedSae& sae, std::int6
     Communicator& comm = bench.comm();
     std::vector<float> norms;
     bench.device.residual_norms(norms);
+    std::vector<float> row(static_cast<std::size_t>(sae.parameters.n));
+    for (std::size_t b = 0; b < norms.size(); ++b) {
+        bench.device.centered_row(static_cast<std::int64_t>(b), row);
+        if (std::ranges::all_of(row, [](float v) { return v == 0; })) norms[b] = 0;
+    }
     std::vector<double> of_rank(static_cast<std::size_t>(comm.size()), 0.0);
     for (const float norm : norms) of_rank[static_cast<std::size_t>(comm.rank())] += norm;
     comm.sum(of_rank);
@@ -75,13 +86,13 @@ std::vector<std::uint32_t> resample(Workbench& bench, TrainedSae& sae, std::int6
         if (static_cast<int>(r) == comm.rank()) before = total;
         total += of_rank[r];
     }
+    if (total == 0) return {};
     const double own = of_rank[static_cast<std::size_t>(comm.rank())];
     const auto encoder_norm = static_cast<float>(0.2 * living_encoder_norm(bench, sae, is_silent));
 
     // The rank with the chosen row gives its direction; the sum over ranks spreads it.
     const auto n = static_cast<std::size_t>(sae.parameters.n);
     std::vector<double> direction(n);
-    std::vector<float> row(n);
     std::vector<std::uint32_t> fresh;
     for (const std::uint32_t j : silent) {
         std::ranges::fill(direction, 0.0);
@@ -98,8 +109,9 @@ std::vector<std::uint32_t> resample(Workbench& bench, TrainedSae& sae, std::int6
         }
         comm.sum(direction);
         std::ranges::transform(direction, row.begin(), [](double v) { return static_cast<float>(v); });
-        if (std::ranges::all_of(row, [](float v) { return v == 0; })) continue;  // a row that is b_dec itself
-        start_anew(bench, sae, j, row, encoder_norm);
+        if (std::ranges::all_of(row, [](float v) { return v == 0; }))
+            continue;  // between two ranks, by rounding
+        start_anew(bench, sae, optimizer.kind != "adam", j, row, encoder_norm);
         fresh.push_back(j);
     }
     bench.replicas.group->barrier();  // before another rank reads the rows

@@ -19,11 +19,11 @@
 #include "comm/agree.h"
 #include "comm/reducer.h"
 #include "data/dataset.h"
-#include "eval/calibrate.h"
 #include "eval/evaluate.h"
 #include "sae/sae.h"
 #include "suite/suite.h"
 #include "train/checkpoint.h"
+#include "train/finish.h"
 #include "train/metrics.h"
 #include "train/output.h"
 #include "train/schedule.h"
@@ -138,7 +138,12 @@ Training begin(Run& run, const suite::Job& job, std::int64_t index, const std::o
     t.bench->mean_square = statistics.scale * statistics.scale * statistics.mean_square;
     t.bench->seed = config.run.seed;
     if (!from)
-        for (TrainedSae& sae : t.saes) start_own(*t.bench, sae);
+        for (TrainedSae& sae : t.saes) {
+            start_own(*t.bench, sae);
+            if (!sae.config.init_from.empty())
+                together(run.comm, [&] { start_from_saved(*t.bench, sae, statistics.scale); });
+            start_average(*t.bench, sae, config.optimizer);
+        }
     run.comm.barrier();  // the ranks that share memory have filled their parts
     t.stream =
         std::make_unique<data::Stream>(job.dataset, config.data, statistics, config.train.batch_size,
@@ -250,24 +255,9 @@ bool train_steps(Run& run, Training& t) {
     return true;
 }
 
-// Leaves the main codes of the present batch by the rule that the SAE will be used with.
-void infer(device::Device& device, const TrainedSae& sae, const sae::Rule& rule) {
-    if (!sae.kind->elementwise()) {
-        sae::apply_inference(device, sae.parameters, sae.kind->inference == sae::Inference::row_top,
-                             static_cast<std::int64_t>(sae.config.k), sae.thresholds);
-        return;
-    }
-    device.screen_above(sae.parameters, rule.threshold, 0);
-    device::Gate gate = rule.gate();
-    gate.window = 0;
-    gate.frozen = false;
-    device.keep_gate(gate, sae.parameters, false);
-}
-
 // Calibrates, measures on the held-out rows and saves every SAE of the job.
 void finish(Run& run, Training& t) {
     const Config& config = run.config;
-    device::Device& device = *run.device;
     const data::InputStatistics& statistics = t.progress.statistics;
     std::uint64_t skipped = 0;
     for (const data::LaneCursor& c : t.stream->cursors()) skipped += c.skipped;
@@ -284,46 +274,9 @@ void finish(Run& run, Training& t) {
     };
 
     nlohmann::json entries = nlohmann::json::array();
-    for (TrainedSae& sae : t.saes) {
-        if (sae.kind->inference == sae::Inference::threshold) {
-            const float threshold = eval::calibrate_threshold(device, run.comm, sae.parameters, sae.config.k,
-                                                              0.8F * sae.guess, following);
-            sae.thresholds.assign(static_cast<std::size_t>(sae.config.width), threshold);
-        }
-        eval::Sums inference(sae.parameters.n, sae.parameters.width);
-        double active_in_training = 0;
-        std::vector<float> own, norms;
-        const sae::Moment moment = moment_of(*t.bench, sae, config.train.steps(), own, norms);
-        const sae::Rule rule = sae.kind->elementwise() ? sae.kind->rule(moment) : sae::Rule{};
-        eval::for_each_batch(
-            t.job.dataset, t.job.dataset.rows - config.data.eval_rows, t.job.dataset.rows,
-            sae.kind->elementwise() ? eval::inference_rows(config.train.batch_size, sae.config.width)
-                                    : config.train.batch_size,
-            statistics.norm_limit, statistics.scale, run.comm,
-            [&](const data::Batch& batch, std::int64_t rows) {
-                device.center({batch.x, batch.rows, batch.target}, sae.parameters);
-                if (!sae.kind->elementwise()) {
-                    sae.kind->select({device, run.comm, sae.parameters, sae.config, rows, batch.rows,
-                                      sae.guess, sae.margin});
-                    active_in_training +=
-                        static_cast<double>(device.decode(device::CodeSet::main, sae.parameters, 0).active);
-                }
-                infer(device, sae, rule);
-                eval::add_batch(device, sae.parameters, batch.rows,
-                                device.decode(device::CodeSet::main, sae.parameters, 0), inference);
-            });
-        eval::reduce(run.comm, inference);
-        run.comm.sum(std::span(&active_in_training, 1));
-        if (sae.kind->elementwise()) active_in_training = inference.active;
-        const eval::Measures measures = eval::measures(inference);
-        std::int64_t dead = 0;
-        for (const std::uint64_t silent : sae.silent)
-            dead += silent >= static_cast<std::uint64_t>(sae.config.dead_after_tokens);
-        entries.push_back(summary_entry(
-            sae, t.job.dataset, measures, inference.rows > 0 ? active_in_training / inference.rows : 0,
-            statistics, config.train.steps(), config.train.steps() * config.train.batch_size,
-            static_cast<std::int64_t>(skipped), dead));
-    }
+    for (TrainedSae& sae : t.saes)
+        entries.push_back(finish_sae(*t.bench, sae, config, t.job.dataset, statistics, following,
+                                     static_cast<std::int64_t>(skipped)));
     t.stream.reset();  // its memory serves the copies that saving makes
     together(run.comm, [&] {
         if (run.comm.rank() != 0) return;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 namespace strata::train {
 
@@ -18,8 +19,14 @@ double rate_at(double rate, const OptimizerConfig& optimizer, std::int64_t step,
     const double warmup = static_cast<double>(warmup_steps(optimizer, steps));
     const double decay = optimizer.decay_fraction * static_cast<double>(steps);
     double factor = 1;
-    if (warmup > 0) factor = std::min(factor, static_cast<double>(step + 1) / warmup);
-    if (decay > 0) factor = std::min(factor, static_cast<double>(steps - step) / decay);
+    if (warmup > 0 && static_cast<double>(step) < warmup) {
+        const double part = static_cast<double>(step + 1) / warmup;
+        factor =
+            optimizer.warmup == "cosine" ? 0.1 + 0.9 * (1 - std::cos(std::numbers::pi * part)) / 2 : part;
+    }
+    // An average over steps needs no decay.
+    if (decay > 0 && optimizer.kind == "adam")
+        factor = std::min(factor, static_cast<double>(steps - step) / decay);
     return rate * factor;
 }
 

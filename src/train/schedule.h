@@ -11,12 +11,12 @@ namespace strata::train {
 //   4e-3 sqrt(B / 1024 * 2304 / M) * min(1, 5e5 / tokens)^0.32
 double automatic_rate(std::int64_t batch_size, std::int64_t width, std::int64_t tokens);
 
-// Steps of linear warm-up actually used: warmup_steps, but at most a tenth of the run, so that a short run is
+// Steps of warm-up actually used: warmup_steps, but at most a tenth of the run, so that a short run is
 // not all warm-up.
 std::int64_t warmup_steps(const OptimizerConfig& optimizer, std::int64_t steps);
 
-// Rate of step `step` (from 0) of `steps`: linear from rate / warmup to rate, constant, and linear to zero
-// over the last decay_fraction of the steps.
+// Rate of step `step` (from 0) of `steps`: from rate / warmup to rate, linearly, or from a tenth of it by
+// half a cosine (Gemma Scope); constant; with Adam linear to zero over the last decay_fraction of the steps.
 double rate_at(double rate, const OptimizerConfig& optimizer, std::int64_t step, std::int64_t steps);
 
 }  // namespace strata::train

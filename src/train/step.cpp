@@ -128,11 +128,22 @@ void fill_own_gradient(Workbench& bench, const TrainedSae& sae, Pass& pass, cons
     device.upload(std::as_bytes(std::span(b_enc)), bench.gradient.b_enc.data());
 }
 
-void constrain_own(Workbench& bench, TrainedSae& sae, const sae::Moment& moment) {
+// `averaging`: of z too.
+void constrain_own(Workbench& bench, TrainedSae& sae, const sae::Moment& moment, bool averaging) {
     if (sae.kind->constrain == nullptr) return;
-    std::vector<float> own = sae::host_copy(bench.device, sae.parameters.latent);
-    sae.kind->constrain(moment, own);
-    bench.device.upload(std::as_bytes(std::span(own)), sae.parameters.latent.data());
+    for (device::Tensors* t : {&sae.parameters, &sae.first}) {
+        if (t == &sae.first && !averaging) continue;
+        std::vector<float> own = sae::host_copy(bench.device, t->latent);
+        sae.kind->constrain(moment, own);
+        bench.device.upload(std::as_bytes(std::span(own)), t->latent.data());
+    }
+}
+
+device::OptimizerStep::Kind kind_of_step(const OptimizerConfig& optimizer) {
+    using Kind = device::OptimizerStep::Kind;
+    return optimizer.kind == "adam"     ? Kind::adam
+           : optimizer.kind == "signum" ? Kind::signum
+                                        : Kind::adam_schedule_free;
 }
 
 }  // namespace
@@ -195,8 +206,14 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
             "rows with `strata data check`",
             sae.name, step + 1, report.gradient_norm, lr);
 
-    device::AdamStep adam;
+    device::OptimizerStep adam;
+    adam.kind = kind_of_step(optimizer);
     adam.lr = static_cast<float>(lr * rate_after_resampling(sae, step));
+    // Averages weigh steps by the square of the largest rate so far.
+    sae.largest_rate = std::max(sae.largest_rate, static_cast<double>(adam.lr));
+    sae.weight_sum += sae.largest_rate * sae.largest_rate;
+    if (sae.weight_sum > 0)
+        adam.average = static_cast<float>(sae.largest_rate * sae.largest_rate / sae.weight_sum);
     adam.beta1 = static_cast<float>(optimizer.beta1);
     adam.beta2 = static_cast<float>(optimizer.beta2);
     adam.epsilon = static_cast<float>(optimizer.epsilon);
@@ -206,9 +223,9 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
         adam.gradient_scale = static_cast<float>(optimizer.clip_norm / report.gradient_norm);
     const Slice slice = bench.replicas.updated(sae.parameters.width);
     device.update(sae.parameters, bench.gradient, sae.first, sae.second, adam, slice.first, slice.last);
-    constrain_own(bench, sae, moment);
+    constrain_own(bench, sae, moment, adam.kind != device::OptimizerStep::Kind::adam);
     bench.replicas.group->barrier();  // all slices are new
-    report.resampled = std::ssize(resample(bench, sae, step));
+    report.resampled = std::ssize(resample(bench, sae, optimizer, step));
     return report;
 }
 

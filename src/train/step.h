@@ -24,10 +24,13 @@ struct TrainedSae {
     const sae::Kind* kind = nullptr;
     double rate = 0;  // learning rate before the schedule
     device::Tensors parameters;
-    device::Tensors first, second;  // Adam's moments; of the matrices only the slice that this rank updates
-    std::vector<std::uint64_t> silent;  // [M] rows of all ranks since the latent last fired
-    float guess = 0, margin = 0;        // of the screen; see sae::Selecting
-    double density = 1;                 // elementwise kinds: share of pairs that were active in the last step
+    // Adam's moments; schedule-free, z and the second moment. Of the matrices only the slice that this rank
+    // updates.
+    device::Tensors first, second;
+    double largest_rate = 0, weight_sum = 0;  // of schedule-free averaging
+    std::vector<std::uint64_t> silent;        // [M] rows of all ranks since the latent last fired
+    float guess = 0, margin = 0;              // of the screen; see sae::Selecting
+    double density = 1;  // elementwise kinds: share of pairs that were active in the last step
     AtmState atm;
     std::int64_t resampled_at = -1;  // step that last gave latents a new start; -1: none
     std::vector<float> thresholds;   // [M] of inference; empty until calibrated
@@ -74,6 +77,16 @@ sae::Moment moment_of(const Workbench& bench, const TrainedSae& sae, std::int64_
 
 // The kind's own parameters as they begin.
 void start_own(Workbench& bench, TrainedSae& sae);
+
+// Parameters from the folder config.init_from, for rows that are `scale` times the raw ones it was saved for.
+// RunError naming the folder where its shape or sort does not fit.
+void start_from_saved(Workbench& bench, TrainedSae& sae, double scale);
+
+// z as it begins, where the optimiser averages: the parameters. After start_own(); nothing for Adam.
+void start_average(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer);
+
+// Ends a schedule-free training: the parameters become the average, which is what is used. Collective.
+void take_average(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer);
 
 // `step` counts from 0. RunError, naming the SAE, if the gradient is not finite.
 StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer,

@@ -1,7 +1,16 @@
+#include "base/error.h"
+#include "formats/saelens.h"
 #include "sae/sae.h"
 #include "train/step.h"
 
 namespace strata::train {
+namespace {
+
+const char* described(bool transcoder, bool skip) {
+    return !transcoder ? "an autoencoder" : skip ? "a transcoder with a skip connection" : "a transcoder";
+}
+
+}  // namespace
 
 Workbench make_workbench(device::Device& device, const Replicas& replicas, Reducer& reducer,
                          device::Shape shape, std::int64_t batch_size) {
@@ -32,6 +41,72 @@ void start_own(Workbench& bench, TrainedSae& sae) {
     std::vector<float> values(own.size());
     sae.kind->start(moment, values);
     bench.device.upload(std::as_bytes(std::span(values)), sae.parameters.latent.data());
+}
+
+void start_from_saved(Workbench& bench, TrainedSae& sae, double scale) {
+    const std::string& folder = sae.config.init_from;
+    saelens::SavedSae saved = saelens::read(folder);
+    device::Tensors& t = sae.parameters;
+    if (saved.n != t.n || saved.width != t.width)
+        fail("sae.init_from: {} reads rows of {} with {} latents; {} has rows of {} with {}", folder, saved.n,
+             saved.width, sae.name, t.n, t.width);
+    if (saved.transcoder != t.transcoder || saved.w_skip.empty() == t.skip)
+        fail("sae.init_from: {} is {}; {} is to be {}", folder,
+             described(saved.transcoder, !saved.w_skip.empty()), sae.name, described(t.transcoder, t.skip));
+    saelens::fold_scale(saved, 1 / scale);
+    if (!saved.apply_b_dec_to_input && !saved.transcoder) saelens::subtract_from_input(saved);
+    saved.threshold.resize(static_cast<std::size_t>(saved.width), 0.0F);  // plain ReLU: z > 0
+
+    std::vector<float> own, norms;
+    const sae::Moment moment = moment_of(bench, sae, 0, own, norms);
+    std::vector<float> values(own.size());
+    if (sae.kind->unfold != nullptr) sae.kind->unfold(moment, saved.threshold, saved.b_enc, values);
+    const auto put = [&](std::span<const float> from, float* to) {
+        if (!from.empty()) bench.device.upload(std::as_bytes(from), to);
+    };
+    const Slice mine = bench.replicas.updated(t.width);
+    const auto at = static_cast<std::size_t>(mine.first * t.n);
+    const auto count = static_cast<std::size_t>((mine.last - mine.first) * t.n);
+    put(std::span(saved.w_enc).subspan(at, count), t.w_enc.data() + at);
+    put(std::span(saved.w_dec).subspan(at, count), t.w_dec.data() + at);
+    put(saved.b_enc, t.b_enc.data());
+    put(saved.b_dec, t.b_dec.data());
+    put(values, t.latent.data());
+    put(saved.w_skip, t.w_skip.data());
+}
+
+void start_average(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer) {
+    if (optimizer.kind == "adam") return;
+    device::Device& device = bench.device;
+    const Slice mine = bench.replicas.updated(sae.parameters.width);
+    const auto n = static_cast<std::size_t>(sae.parameters.n);
+    std::vector<std::byte> copy;
+    const auto put = [&](const float* from, float* to, std::size_t count) {
+        device.upload(device.view(from, count * sizeof(float), copy), to);
+    };
+    const std::size_t at = static_cast<std::size_t>(mine.first) * n;
+    const std::size_t count = static_cast<std::size_t>(mine.last - mine.first) * n;
+    put(sae.parameters.w_enc.data() + at, sae.first.w_enc.data() + at, count);
+    put(sae.parameters.w_dec.data() + at, sae.first.w_dec.data() + at, count);
+    const auto from = sae.parameters.small(), to = sae.first.small();
+    for (std::size_t i = 0; i < from.size(); ++i)
+        if (!from[i].empty()) put(from[i].data(), to[i].data(), from[i].size());
+}
+
+void take_average(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer) {
+    if (optimizer.kind == "adam") return;
+    bench.replicas.group->barrier();  // nobody reads the old ones any more
+    const Slice mine = bench.replicas.updated(sae.parameters.width);
+    bench.device.average(sae.parameters, sae.first, static_cast<float>(optimizer.beta1), mine.first,
+                         mine.last);
+    if (sae.kind->constrain != nullptr) {
+        std::vector<float> own, norms;
+        const sae::Moment moment = moment_of(bench, sae, bench.steps, own, norms);
+        std::vector<float> values = own;
+        sae.kind->constrain(moment, values);
+        bench.device.upload(std::as_bytes(std::span(values)), sae.parameters.latent.data());
+    }
+    bench.replicas.group->barrier();
 }
 
 TrainedSae make_sae(device::Device& device, const Replicas& replicas, const SaeConfig& config,

@@ -53,6 +53,7 @@ void CpuDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, s
     const auto elements = static_cast<std::size_t>(rows * n);
     const auto estimate = static_cast<std::size_t>(codes);
     n_ = n;
+    no_bias_.assign(static_cast<std::size_t>(n), 0.0F);
     centered_.reset(elements);
     centered_tiles_.reset(rows, n);
     centered_norm_.resize(static_cast<std::size_t>(rows));
@@ -79,8 +80,7 @@ void CpuDevice::center(const Rows& rows, const Tensors& sae) {
     dense_ = false;
     if (sae.transcoder && target_.size() < centered_.size()) target_.reset(centered_.size());
     if (!sae.transcoder) target_.reset(0);
-    const std::vector<float> zero(sae.transcoder ? static_cast<std::size_t>(n_) : 0, 0.0F);
-    const float* bias = sae.transcoder ? zero.data() : sae.b_dec.data();
+    const float* bias = sae.transcoder ? no_bias_.data() : sae.b_dec.data();
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t b = 0; b < rows_; ++b) {
         centered_norm_[static_cast<std::size_t>(b)] =

@@ -139,7 +139,8 @@ class CpuDevice final : public Device {
     double square_norm(std::span<const float> values) override;
     void decoder_norms(const Tensors& sae, std::span<float> norms) override;
     void update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
-                const AdamStep& step, std::int64_t first, std::int64_t last) override;
+                const OptimizerStep& step, std::int64_t first, std::int64_t last) override;
+    void average(Tensors& sae, const Tensors& z, float beta1, std::int64_t first, std::int64_t last) override;
     std::size_t workspace_bytes() const override;
 
   private:
@@ -151,6 +152,8 @@ class CpuDevice final : public Device {
                    std::int64_t block, std::int64_t first, std::int64_t count, const Rounding& rounding);
     void collect_candidates(std::int64_t rows_per_block);
     float* xc(std::int64_t b) { return centered_.data() + b * n_; }
+    const float* xc(std::int64_t b) const { return centered_.data() + b * n_; }
+    void align_row(const Tensors& sae, std::int64_t b, const float* residual, DecodeSums& sums) const;
     // y - b_dec [- x W_skip] of a row.
     const float* target_row(std::int64_t b) const {
         return (target_.size() > 0 ? target_.data() : centered_.data()) + b * n_;
@@ -182,12 +185,14 @@ class CpuDevice final : public Device {
                        const float* z, const float* dot, float gradient_scale, float held);
     void finish_outputs(const Tensors& sae, std::span<const double> residual, float gradient_scale,
                         Tensors& gradient);
+    void unit_row(float* d) const;
     void add_skip_gradient(const float* residual, std::int64_t count, std::int64_t first, float scale,
                            float keep, Tensors& gradient);
 
     int threads_;
     Kernels kernels_;
     std::int64_t rows_ = 0, n_ = 0;  // of the present batch
+    std::vector<float> no_bias_;     // [n] zeros
     Rows batch_;                     // the same, in host memory
     Mask mask_;
     Array<float> centered_;             // [B, n] xc

@@ -29,7 +29,6 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
     codes.gradient.grow(static_cast<std::size_t>(pairs.size()));
     std::vector<DecodeSums>& row_sums = set == CodeSet::main ? row_sums_ : other_row_sums_;
     row_sums.resize(row_sums_.size());
-    const std::vector<float> no_bias(sae.transcoder ? static_cast<std::size_t>(n_) : 0, 0.0F);
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t b = 0; b < rows_; ++b) {
         const auto i = static_cast<std::size_t>(b);
@@ -66,8 +65,7 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
         sums.active = count;
         for (std::uint32_t e = 0; e < count; ++e) sums.l1 += pairs.value[begin + e];
         const float* residual = scratch.data() + (groups - 1) * n_;
-        sums.cosine = sae.transcoder ? kernels_.cosine(output_row(b), no_bias.data(), residual, n_)
-                                     : kernels_.cosine(xc(b), sae.b_dec.data(), residual, n_);
+        align_row(sae, b, residual, sums);
 
         // R^(g), from the last group back, and dL/df of the group's codes.
         for (std::int64_t g = groups; g-- > 0;) {
@@ -88,15 +86,17 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
         }
     }
     DecodeSums total;
-    for (std::int64_t b = 0; b < rows_; ++b) {
-        const DecodeSums& s = row_sums[static_cast<std::size_t>(b)];
-        total.squared_error += s.squared_error;
-        total.prefix_error += s.prefix_error;
-        total.l1 += s.l1;
-        total.cosine += s.cosine;
-        total.active += s.active;
-    }
+    for (std::int64_t b = 0; b < rows_; ++b) total += row_sums[static_cast<std::size_t>(b)];
     return total;
+}
+
+void CpuDevice::align_row(const Tensors& sae, std::int64_t b, const float* residual, DecodeSums& sums) const {
+    const Alignment a = sae.transcoder ? kernels_.align(output_row(b), no_bias_.data(), residual, n_)
+                                       : kernels_.align(xc(b), sae.b_dec.data(), residual, n_);
+    const float square = a.xx * a.hh;
+    sums.cosine = square > 0 ? a.xh / std::sqrt(square) : 0;
+    sums.inner = a.xh;
+    sums.x_hat_square = a.hh;
 }
 
 // Calls pair(row, entry, R . d) for the entries of `pairs` that `wanted(row, entry)`.

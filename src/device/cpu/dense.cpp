@@ -71,11 +71,10 @@ DenseReport CpuDevice::dense(const Gate& gate, const Tensors& sae, float gradien
     }
     for (std::int64_t b = 0; b < rows_; ++b) {
         const DecodeSums& s = row_sums_[static_cast<std::size_t>(b)];
-        report.sums.squared_error += s.squared_error;
-        report.sums.prefix_error += s.prefix_error;
-        report.sums.cosine += s.cosine;
+        report.sums += s;
         report.frozen_error += s.l1;  // of the row; see dense_decode()
     }
+    report.sums.l1 = 0;
     for (std::size_t j = 0; j < report.main.count.size(); ++j) {
         report.sums.active += static_cast<std::uint64_t>(report.main.count[j]);
         report.sums.l1 += report.main.value[j];
@@ -137,7 +136,6 @@ void CpuDevice::dense_encode(const Gate& gate, const Tensors& sae, std::span<con
 // Residuals of a block of rows, R^(g) by group; a row's error of the frozen reconstruction goes into its l1.
 void CpuDevice::dense_decode(const Gate& gate, const Tensors& sae, std::int64_t first, std::int64_t count) {
     DenseScratch& own = dense_scratch_;
-    const std::vector<float> no_bias(sae.transcoder ? static_cast<std::size_t>(n_) : 0, 0.0F);
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
     for (std::int64_t begin = 0; begin < count; begin += decoded_rows) {
         const std::int64_t rows = std::min(decoded_rows, count - begin);
@@ -171,9 +169,7 @@ void CpuDevice::dense_decode(const Gate& gate, const Tensors& sae, std::int64_t 
                 sums.prefix_error += sums.squared_error;
             }
             const float* residual = own.residual.back().data() + b * n_;
-            sums.cosine = sae.transcoder
-                              ? kernels_.cosine(output_row(first + b), no_bias.data(), residual, n_)
-                              : kernels_.cosine(xc(first + b), sae.b_dec.data(), residual, n_);
+            align_row(sae, first + b, residual, sums);
             if (gate.frozen) {
                 const float* frozen = own.gate_residual.data() + b * n_;
                 sums.l1 = kernels_.dot(frozen, frozen, n_);

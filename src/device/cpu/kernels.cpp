@@ -78,8 +78,8 @@ float Dot(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, std::int64_t
     return fold_chains(d, sums);
 }
 
-float Cosine(const float* HWY_RESTRICT xc, const float* HWY_RESTRICT b, const float* HWY_RESTRICT residual,
-             std::int64_t n) {
+Alignment Align(const float* HWY_RESTRICT xc, const float* HWY_RESTRICT b, const float* HWY_RESTRICT residual,
+                std::int64_t n) {
     const D d;
     V xx[square_vectors], xh[square_vectors], hh[square_vectors];
     for (std::int64_t c = 0; c < square_vectors; ++c) xx[c] = xh[c] = hh[c] = hn::Zero(d);
@@ -95,8 +95,7 @@ float Cosine(const float* HWY_RESTRICT xc, const float* HWY_RESTRICT b, const fl
         one(c, hn::LoadU(d, xc + i), hn::LoadU(d, b + i), hn::LoadU(d, residual + i));
     if (i < n)
         one(c, load_first(d, xc + i, n - i), load_first(d, b + i, n - i), load_first(d, residual + i, n - i));
-    const float square = fold_chains(d, xx) * fold_chains(d, hh);
-    return square > 0 ? fold_chains(d, xh) / std::sqrt(square) : 0.0F;
+    return {fold_chains(d, xx), fold_chains(d, xh), fold_chains(d, hh)};
 }
 
 // Four rows at a time share the loads of x and hide each other's latency. Explicit prefetches of the rows
@@ -286,10 +285,55 @@ std::int64_t Scan(const float* HWY_RESTRICT z, const float* HWY_RESTRICT bias, s
     return found;
 }
 
-void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, const float* HWY_RESTRICT g,
-          std::int64_t n, const AdamStep& step) {
+// Schedule-free: z in the place of m.
+void ScheduleFree(float* HWY_RESTRICT w, float* HWY_RESTRICT z, float* HWY_RESTRICT v,
+                  const float* HWY_RESTRICT g, std::int64_t n, const OptimizerStep& step) {
     const D d;
-    // w -= lr * (m / c1) / (sqrt(v / c2) + eps)
+    const bool sign = step.kind == OptimizerStep::Kind::signum;
+    const V beta2 = hn::Set(d, step.beta2);
+    const V scale = hn::Set(d, step.gradient_scale);
+    const V rest2 = hn::Set(d, 1.0F - step.beta2);
+    const V roots = hn::Set(d, 1.0F / std::sqrt(step.correction2));
+    const V epsilon = hn::Set(d, step.epsilon);
+    const V lr = hn::Set(d, step.lr);
+    const V average = hn::Set(d, step.average);
+    const V lr_here = hn::Set(d, step.lr * (1.0F - step.beta1 * (1.0F - step.average)));
+    const V one = hn::Set(d, 1.0F);
+    const auto advance = [&](V gs, V& ws, V& zs, V& vs) {
+        V u;
+        if (sign) {
+            u = hn::IfThenElseZero(hn::Ne(gs, hn::Zero(d)), hn::CopySign(one, gs));
+        } else {
+            gs = hn::Mul(scale, gs);
+            vs = hn::MulAdd(beta2, vs, hn::Mul(rest2, hn::Mul(gs, gs)));
+            u = hn::Div(gs, hn::MulAdd(hn::Sqrt(vs), roots, epsilon));
+        }
+        ws = hn::NegMulAdd(lr_here, u, hn::MulAdd(average, hn::Sub(zs, ws), ws));
+        zs = hn::NegMulAdd(lr, u, zs);
+    };
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        V ws = hn::LoadU(d, w + i), zs = hn::LoadU(d, z + i), vs = hn::LoadU(d, v + i);
+        advance(hn::LoadU(d, g + i), ws, zs, vs);
+        hn::StoreU(ws, d, w + i);
+        hn::StoreU(zs, d, z + i);
+        if (!sign) hn::StoreU(vs, d, v + i);
+    }
+    if (i == n) return;
+    V ws = load_first(d, w + i, n - i), zs = load_first(d, z + i, n - i), vs = load_first(d, v + i, n - i);
+    advance(load_first(d, g + i, n - i), ws, zs, vs);
+    HWY_ALIGN float tail[3][lanes];
+    hn::Store(ws, d, tail[0]);
+    hn::Store(zs, d, tail[1]);
+    hn::Store(vs, d, tail[2]);
+    std::copy_n(tail[0], n - i, w + i);
+    std::copy_n(tail[1], n - i, z + i);
+    std::copy_n(tail[2], n - i, v + i);
+}
+
+void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, const float* HWY_RESTRICT g,
+          std::int64_t n, const OptimizerStep& step) {
+    const D d;
     const float rate = step.lr / step.correction1;
     const float root = 1.0F / std::sqrt(step.correction2);
     const V beta1 = hn::Set(d, step.beta1);
@@ -326,11 +370,18 @@ void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, c
     }
 }
 
+void Optimize(float* w, float* m, float* v, const float* g, std::int64_t n, const OptimizerStep& step) {
+    if (step.kind == OptimizerStep::Kind::adam)
+        Adam(w, m, v, g, n, step);
+    else
+        ScheduleFree(w, m, v, g, n, step);
+}
+
 Kernels Table() {
     return {hwy::TargetName(HWY_TARGET),
             Subtract,
             Dot,
-            Cosine,
+            Align,
             Dots,
             PairDots,
             AddRow,
@@ -338,7 +389,7 @@ Kernels Table() {
             Multiply,
             AddTiles,
             Scan,
-            Adam};
+            Optimize};
 }
 
 }  // namespace strata::device::HWY_NAMESPACE

@@ -20,6 +20,11 @@ struct TileSource {
     std::int64_t count;
 };
 
+// x . x, x . x_hat and x_hat . x_hat.
+struct Alignment {
+    float xx, xh, hh;
+};
+
 struct Kernels {
     const char* target;
 
@@ -27,8 +32,8 @@ struct Kernels {
     float (*subtract)(const float* x, const float* b, std::int64_t n, float* out);
 
     float (*dot)(const float* a, const float* b, std::int64_t n);
-    // Cosine of x = xc + b and x_hat = x + residual; 0 where either is zero.
-    float (*cosine)(const float* xc, const float* b, const float* residual, std::int64_t n);
+    // Products of x = xc + b and x_hat = x + residual.
+    Alignment (*align)(const float* xc, const float* b, const float* residual, std::int64_t n);
     // out[i] = x . base[index[i]] for rows of n.
     void (*dots)(const float* x, const float* base, const std::uint32_t* index, std::int64_t count,
                  std::int64_t n, float* out);
@@ -53,8 +58,8 @@ struct Kernels {
     std::int64_t (*scan)(const float* z, const float* bias, std::int64_t count, float limit,
                          std::uint32_t first_latent, std::uint32_t* latent, float* value);
 
-    // w, m, v after one Adam step on g.
-    void (*adam)(float* w, float* m, float* v, const float* g, std::int64_t n, const AdamStep& step);
+    // w, m (or z), v after one step of the optimiser on g.
+    void (*optimize)(float* w, float* m, float* v, const float* g, std::int64_t n, const OptimizerStep& step);
 };
 
 // The best set this CPU has.

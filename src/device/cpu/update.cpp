@@ -8,24 +8,47 @@
 
 namespace strata::device {
 
+void CpuDevice::unit_row(float* d) const {
+    const float square = kernels_.dot(d, d, n_);
+    if (square > 0) kernels_.multiply(1.0F / std::sqrt(square), n_, d);
+}
+
 void CpuDevice::update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
-                       const AdamStep& step, std::int64_t first, std::int64_t last) {
+                       const OptimizerStep& step, std::int64_t first, std::int64_t last) {
+    const bool averaging = step.kind != OptimizerStep::Kind::adam;
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t j = first; j < last; ++j) {
         const std::int64_t at = j * n_;
-        kernels_.adam(sae.w_enc.data() + at, first_moment.w_enc.data() + at, second_moment.w_enc.data() + at,
-                      gradient.w_enc.data() + at, n_, step);
+        kernels_.optimize(sae.w_enc.data() + at, first_moment.w_enc.data() + at,
+                          second_moment.w_enc.data() + at, gradient.w_enc.data() + at, n_, step);
         float* d = sae.w_dec.data() + at;
-        kernels_.adam(d, first_moment.w_dec.data() + at, second_moment.w_dec.data() + at,
-                      gradient.w_dec.data() + at, n_, step);
+        float* z = first_moment.w_dec.data() + at;
+        kernels_.optimize(d, z, second_moment.w_dec.data() + at, gradient.w_dec.data() + at, n_, step);
         if (!sae.unit_rows) continue;
-        const float square = kernels_.dot(d, d, n_);
-        if (square > 0) kernels_.multiply(1.0F / std::sqrt(square), n_, d);
+        unit_row(d);
+        if (averaging) unit_row(z);
     }
     const auto w = sae.small(), m = first_moment.small(), v = second_moment.small(), g = gradient.small();
     for (std::size_t i = 0; i < w.size(); ++i)
         if (!w[i].empty())
-            kernels_.adam(w[i].data(), m[i].data(), v[i].data(), g[i].data(), std::ssize(w[i]), step);
+            kernels_.optimize(w[i].data(), m[i].data(), v[i].data(), g[i].data(), std::ssize(w[i]), step);
+}
+
+void CpuDevice::average(Tensors& sae, const Tensors& z, float beta1, std::int64_t first, std::int64_t last) {
+    const float weight = 1.0F - 1.0F / beta1;
+    const auto mix = [&](float* w, const float* towards, std::int64_t count) {
+        for (std::int64_t i = 0; i < count; ++i) w[i] += weight * (towards[i] - w[i]);
+    };
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::int64_t j = first; j < last; ++j) {
+        const std::int64_t at = j * n_;
+        mix(sae.w_enc.data() + at, z.w_enc.data() + at, n_);
+        mix(sae.w_dec.data() + at, z.w_dec.data() + at, n_);
+        if (sae.unit_rows) unit_row(sae.w_dec.data() + at);
+    }
+    const auto small = sae.small(), towards = z.small();
+    for (std::size_t i = 0; i < small.size(); ++i)
+        mix(small[i].data(), towards[i].data(), std::ssize(small[i]));
 }
 
 }  // namespace strata::device
