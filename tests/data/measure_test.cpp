@@ -44,6 +44,9 @@ class ThreadCommunicator final : public Communicator {
     void broadcast(std::span<std::byte>, int) override { unused(); }
     void barrier() override { unused(); }
     std::unique_ptr<Communicator> duplicate() override { unused(); }
+    std::unique_ptr<Communicator> split(int) override { unused(); }
+    std::unique_ptr<Communicator> on_node() override { unused(); }
+    std::optional<SharedMemory> share(std::size_t) override { unused(); }
     [[noreturn]] void abort(int) override { unused(); }
 
   private:

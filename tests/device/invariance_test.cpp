@@ -44,11 +44,11 @@ Outcome run(device::Device& device, const test::Problem& p, bool batch_rule, dou
     const auto width = static_cast<std::int64_t>(p.sae.width);
     device.prepare(rows, n, width, 1);
     device::Tensors parameters = test::put(p.sae, device);
-    device::Tensors gradient = device::make_tensors(device, n, width);
-    device::Tensors first = device::make_tensors(device, n, width);
-    device::Tensors second = device::make_tensors(device, n, width);
-    device.center(p.x, rows, parameters);
-    EXPECT_TRUE(device.screen_above(parameters, 0.2F, 0));
+    device::Tensors gradient = device::make_tensors(device, parameters);
+    device::Tensors first = device::make_tensors(device, parameters);
+    device::Tensors second = device::make_tensors(device, parameters);
+    device.center({p.x, rows}, parameters);
+    EXPECT_TRUE(test::screen_above(device, parameters, 0.2F));
     out.candidates = test::candidates_in(device);
     SaeConfig config;
     config.width = width;
@@ -73,22 +73,26 @@ Outcome run(device::Device& device, const test::Problem& p, bool batch_rule, dou
     keep_gradients(CodeSet::main);
     std::vector<double> residual(p.sae.n), x(p.sae.n);
     const device::Device::Moments moments = device.column_sums(parameters, residual, x);
-    out.numbers.insert(out.numbers.end(), {moments.residual_square, moments.x_square});
+    out.numbers.insert(out.numbers.end(), {moments.residual_square, moments.y_square});
     out.numbers.insert(out.numbers.end(), residual.begin(), residual.end());
     out.numbers.insert(out.numbers.end(), x.begin(), x.end());
     std::vector<std::uint32_t> dead;
     for (std::uint32_t j = 0; j < p.sae.width; j += 3) dead.push_back(j);
     device.screen_row_top(parameters, 4, dead);
-    device.keep(CodeSet::auxiliary, 0, 0);
+    device.keep(CodeSet::auxiliary, 0, 0, false);
     out.auxiliary_codes = test::codes_of(device, CodeSet::auxiliary);
     add(device.decode(CodeSet::auxiliary, parameters, 0.02F));
     keep_gradients(CodeSet::auxiliary);
-    const std::vector<CodeSet> sets = {CodeSet::main, CodeSet::auxiliary};
-    out.numbers.push_back(device.accumulate(sets, parameters, gradient, [](std::int64_t, std::int64_t) {}));
-    out.numbers.push_back(device.square_norm(gradient));
+    const std::vector<device::SetUse> sets = {{.set = CodeSet::main}, {.set = CodeSet::auxiliary}};
+    device::LatentSums sums;
+    out.numbers.push_back(
+        device.accumulate(sets, {}, parameters, gradient, {&sums, 1}, [](std::int64_t, std::int64_t) {}));
+    out.numbers.push_back(test::square_norm(device, gradient));
+    for (const auto* part : {&sums.count, &sums.value, &sums.gradient, &sums.value_gradient})
+        out.numbers.insert(out.numbers.end(), part->begin(), part->end());
     out.gradient = test::get(gradient, device);
     device.update(parameters, gradient, first, second,
-                  {.lr = 0.01F, .correction1 = 0.1F, .correction2 = 0.001F});
+                  {.lr = 0.01F, .correction1 = 0.1F, .correction2 = 0.001F}, 0, width);
     out.parameters = test::get(parameters, device);
     return out;
 }
@@ -131,15 +135,17 @@ TEST(Invariance, ASmallerBatchLeavesNothingOfTheLarger) {
         device::CpuDevice device(2);
         device.prepare(70, 20, 90, 1);
         device::Tensors parameters = test::put(large.sae, device);
-        device::Tensors gradient = device::make_tensors(device, 20, 90);
-        std::vector<CodeSet> sets = {CodeSet::main};
+        device::Tensors gradient = device::make_tensors(device, parameters);
+        const device::SetUse main{.set = CodeSet::main};
+        device::LatentSums sums;
         for (const test::Problem* p : {&large, static_cast<const test::Problem*>(&small)}) {
             if (p == &large && !after_large) continue;
-            device.center(p->x, static_cast<std::int64_t>(p->rows), parameters);
+            device.center({p->x, static_cast<std::int64_t>(p->rows)}, parameters);
             device.screen_row_top(parameters, 5, {});
-            device.keep(CodeSet::main, 0, 0);
+            device.keep(CodeSet::main, 0, 0, false);
             device.decode(CodeSet::main, parameters, 0.1F);
-            device.accumulate(sets, parameters, gradient, [](std::int64_t, std::int64_t) {});
+            device.accumulate({&main, 1}, {}, parameters, gradient, {&sums, 1},
+                              [](std::int64_t, std::int64_t) {});
         }
         return test::bits_of(test::get(gradient, device));
     };
@@ -163,9 +169,9 @@ TEST(Screening, IsExactWhereTheBiasHidesTheProduct) {
     device::CpuDevice device(2);
     device.prepare(rows, n, width, 1);
     const device::Tensors parameters = test::put(p.sae, device);
-    device.center(p.x, rows, parameters);
+    device.center({p.x, rows}, parameters);
     // The widest screen returns every positive pre-activation by the value that counts.
-    ASSERT_TRUE(device.screen_above(parameters, 0, 0));
+    ASSERT_TRUE(test::screen_above(device, parameters, 0));
     const std::vector<Pair> every = test::candidates_in(device);
     ASSERT_EQ(every.size(), rows * width);
     std::vector<float> z(every.size());
@@ -179,7 +185,7 @@ TEST(Screening, IsExactWhereTheBiasHidesTheProduct) {
         EXPECT_TRUE(test::candidates_in(device) == expected) << k;
     }
     for (const float at_least : {1.0F, 1 + 0x1p-23F, 1 + 0x1p-22F, 1 + 0x1.8p-22F}) {
-        ASSERT_TRUE(device.screen_above(parameters, at_least, 0));
+        ASSERT_TRUE(test::screen_above(device, parameters, at_least));
         std::vector<Pair> expected;
         for (const Pair& pair : every)
             if (pair.value >= at_least) expected.push_back(pair);
@@ -193,13 +199,13 @@ TEST(Screening, GivesUpBeyondTheLimitAndNotBelow) {
         device::CpuDevice device(threads);
         device.prepare(100, 20, 200, 1);
         const device::Tensors parameters = test::put(p.sae, device);
-        device.center(p.x, 100, parameters);
-        ASSERT_TRUE(device.screen_above(parameters, 0.5F, 0));
+        device.center({p.x, 100}, parameters);
+        ASSERT_TRUE(test::screen_above(device, parameters, 0.5F));
         const std::int64_t count = std::ssize(test::candidates_in(device));
         ASSERT_GT(count, 10);
-        EXPECT_TRUE(device.screen_above(parameters, 0.5F, count));
+        EXPECT_TRUE(test::screen_above(device, parameters, 0.5F, count));
         EXPECT_EQ(std::ssize(test::candidates_in(device)), count);
-        EXPECT_FALSE(device.screen_above(parameters, 0.5F, count - 1));
+        EXPECT_FALSE(test::screen_above(device, parameters, 0.5F, count - 1));
     }
 }
 
@@ -208,9 +214,9 @@ TEST(Screening, CapKeepsTheLargestOfEachRow) {
     device::CpuDevice device(2);
     device.prepare(50, 12, 120, 1);
     const device::Tensors parameters = test::put(p.sae, device);
-    device.center(p.x, 50, parameters);
+    device.center({p.x, 50}, parameters);
     for (const std::size_t cap : {1, 4, 1000}) {
-        ASSERT_TRUE(device.screen_above(parameters, 0.1F, 0));
+        ASSERT_TRUE(test::screen_above(device, parameters, 0.1F));
         const std::vector<Pair> before = test::candidates_in(device);
         std::vector<float> z(50 * 120);
         for (const Pair& pair : before) z[pair.row * 120 + pair.latent] = pair.value;
@@ -228,8 +234,8 @@ TEST(Screening, HistogramOfPreActivationsCountsWhatThereIs) {
     device::CpuDevice device(3);
     device.prepare(101, 24, 300, 1);
     const device::Tensors parameters = test::put(p.sae, device);
-    device.center(p.x, 101, parameters);
-    ASSERT_TRUE(device.screen_above(parameters, 0, 0));
+    device.center({p.x, 101}, parameters);
+    ASSERT_TRUE(test::screen_above(device, parameters, 0));
     std::vector<std::uint64_t> expected(2048), counts(2048, 9);
     for (const Pair& pair : test::candidates_in(device))
         ++expected[std::bit_cast<std::uint32_t>(pair.value) >> 20];
@@ -255,8 +261,8 @@ TEST(Screening, DigitHistogramIsOfTheCandidates) {
     device::CpuDevice device(3);
     device.prepare(40, 24, 300, 1);
     const device::Tensors parameters = test::put(p.sae, device);
-    device.center(p.x, 40, parameters);
-    ASSERT_TRUE(device.screen_above(parameters, 0.3F, 0));
+    device.center({p.x, 40}, parameters);
+    ASSERT_TRUE(test::screen_above(device, parameters, 0.3F));
     const std::vector<Pair> candidates = test::candidates_in(device);
     const std::uint32_t some = std::bit_cast<std::uint32_t>(candidates[candidates.size() / 2].value);
     for (const auto& [shift, digits] : {std::pair{20, 11}, std::pair{10, 10}, std::pair{0, 10}}) {
@@ -266,19 +272,19 @@ TEST(Screening, DigitHistogramIsOfTheCandidates) {
             const auto bits = std::bit_cast<std::uint32_t>(pair.value);
             if (bits >> shift >> digits == prefix) ++expected[(bits >> shift) & (counts.size() - 1)];
         }
-        device.histogram(prefix, shift, digits, counts);
+        device.histogram(false, prefix, shift, digits, counts);
         EXPECT_EQ(counts, expected) << shift;
     }
 }
 
 // Thresholds per latent, as an SAE is used after training: strict, as JumpReLU is.
-TEST(Screening, KeepAboveIsStrictAndPerLatent) {
+TEST(Screening, AGateIsStrictAndPerLatent) {
     const test::Problem p = test::make_problem(30, 12, 64);
     device::CpuDevice device(2);
     device.prepare(30, 12, 64, 1);
     const device::Tensors parameters = test::put(p.sae, device);
-    device.center(p.x, 30, parameters);
-    ASSERT_TRUE(device.screen_above(parameters, 0, 0));
+    device.center({p.x, 30}, parameters);
+    ASSERT_TRUE(test::screen_above(device, parameters, 0));
     const std::vector<Pair> all = test::candidates_in(device);
     std::vector<float> thresholds(64);
     for (std::size_t j = 0; j < 64; ++j) thresholds[j] = 0.01F * static_cast<float>(j);
@@ -287,7 +293,9 @@ TEST(Screening, KeepAboveIsStrictAndPerLatent) {
     for (const Pair& pair : all)
         if (pair.value > thresholds[pair.latent]) expected.push_back(pair);
     ASSERT_LT(expected.size(), all.size());
-    device.keep_above(CodeSet::main, thresholds);
+    device::Gate gate;
+    gate.threshold = thresholds;
+    device.keep_gate(gate, parameters, false);
     EXPECT_TRUE(test::codes_of(device) == expected);
 }
 

@@ -82,7 +82,7 @@ TEST_P(Verbs, MatchTheReference) {
     device.prepare(static_cast<std::int64_t>(rows), static_cast<std::int64_t>(c.n),
                    static_cast<std::int64_t>(width), 1);
     device::Tensors parameters = test::put(p.sae, device);
-    device.center(p.x, static_cast<std::int64_t>(rows), parameters);
+    device.center({p.x, static_cast<std::int64_t>(rows)}, parameters);
 
     // Values.
     const std::vector<double> z = reference::pre_activations(sae, x, rows);
@@ -101,7 +101,7 @@ TEST_P(Verbs, MatchTheReference) {
     record("z_over_rounding_bound", worst, 1);
 
     // Every positive pre-activation is a candidate of the widest screen.
-    ASSERT_TRUE(device.screen_above(parameters, 0, 0));
+    ASSERT_TRUE(test::screen_above(device, parameters, 0));
     EXPECT_EQ(test::candidates_in(device),
               selected(z_counts, reference::select_row_top(z_counts, rows, width, width), width));
 
@@ -171,7 +171,7 @@ TEST_P(Verbs, MatchTheReference) {
         EXPECT_NEAR(residual_sums[i], expected_residual[i], 1e-6 * rows_norm);
         EXPECT_NEAR(x_sums[i], expected_x[i], 1e-6 * rows_norm);
     }
-    EXPECT_NEAR(moments.x_square, reference::square_of(x), 1e-6 * (terms + reference::square_of(x)));
+    EXPECT_NEAR(moments.y_square, reference::square_of(x), 1e-6 * (terms + reference::square_of(x)));
     EXPECT_NEAR(moments.residual_square, reference::square_of(error), 1e-6 * terms);
 
     std::vector<std::uint64_t> counts(width, 5), expected_counts(width, 5);
@@ -181,7 +181,7 @@ TEST_P(Verbs, MatchTheReference) {
         expected_bits[pair.latent / 32] |= 1U << (pair.latent % 32);
     }
     device.count_codes(counts);
-    device.fired(bits);
+    device.fired(CodeSet::main, bits);
     EXPECT_EQ(counts, expected_counts);
     EXPECT_EQ(bits, expected_bits);
 
@@ -193,10 +193,10 @@ TEST_P(Verbs, MatchTheReference) {
     rules.aux_coefficient = 0.5;
     rules.mean_square = reference::square_of(x) / static_cast<double>(rows);
     reference::Auxiliary<double> auxiliary;
-    std::vector<CodeSet> sets = {CodeSet::main};
+    std::vector<device::SetUse> sets = {{.set = CodeSet::main}};
     if (!dead.empty()) {
         device.screen_row_top(parameters, static_cast<std::int64_t>(rules.aux_k), dead);
-        device.keep(CodeSet::auxiliary, 0, 0);
+        device.keep(CodeSet::auxiliary, 0, 0, false);
         auxiliary = reference::freeze_auxiliary(sae, x, z, mask, dead, rules, rows);
         // B = 1 has no variance; any constant weight tests the gradient.
         if (rows == 1 || c.awkward == Awkward::one_row_many_times) auxiliary.weight = 0.7;
@@ -210,21 +210,22 @@ TEST_P(Verbs, MatchTheReference) {
                         reference::auxiliary_loss(sae, z, auxiliary, rows) / auxiliary.weight) /
                    std::max(terms, missed.squared_error),
                1e-6);
-        sets.push_back(CodeSet::auxiliary);
+        sets.push_back({.set = CodeSet::auxiliary});
     }
 
-    // Gradients; a decoder of zeros leaves nothing to project on.
+    // Gradients; without unit rows nothing is projected.
     const Sae<double> raw = reference::gradient_of(sae, x, mask, auxiliary, rows);
     Sae<double> projected = raw;
     reference::project(projected, sae);
-    Sae<float> no_decoder = p.sae;
-    std::ranges::fill(no_decoder.w_dec, 0.0F);
-    const device::Tensors without_decoder = test::put(no_decoder, device);
+    device::Shape free_rows = test::shape_of(p.sae);
+    free_rows.unit_rows = false;
+    const device::Tensors unprojected = test::put(p.sae, device, free_rows);
     device::Tensors gradient = test::put(p.sae, device);  // to be overwritten
     for (const bool projecting : {false, true}) {
         std::int64_t next = 0;
-        const double norm = device.accumulate(sets, projecting ? parameters : without_decoder, gradient,
-                                              [&](std::int64_t first, std::int64_t last) {
+        device::LatentSums by_latent;
+        const double norm = device.accumulate(sets, {}, projecting ? parameters : unprojected, gradient,
+                                              {&by_latent, 1}, [&](std::int64_t first, std::int64_t last) {
                                                   EXPECT_EQ(first, next);
                                                   EXPECT_GT(last, first);
                                                   next = last;
@@ -243,15 +244,17 @@ TEST_P(Verbs, MatchTheReference) {
                    difference / scale, 1e-5);
         }
         const double expected_norm = reference::square_norm(Sae<double>(found));
-        EXPECT_NEAR(norm, expected_norm, 2e-6 * expected_norm);
-        EXPECT_NEAR(device.square_norm(gradient), expected_norm, 2e-6 * expected_norm);
+        const double matrices =
+            reference::square_of(test::widen(found.w_enc)) + reference::square_of(test::widen(found.w_dec));
+        EXPECT_NEAR(norm, matrices, 2e-6 * matrices);
+        EXPECT_NEAR(test::square_norm(device, gradient), expected_norm, 2e-6 * expected_norm);
     }
 
     // Two Adam steps on the gradient just found.
     Sae<double> moved(p.sae), first(c.n, width), second(c.n, width);
     const Sae<double> found(test::get(gradient, device));
-    device::Tensors m = device::make_tensors(device, parameters.n, parameters.width);
-    device::Tensors v = device::make_tensors(device, parameters.n, parameters.width);
+    device::Tensors m = device::make_tensors(device, parameters);
+    device::Tensors v = device::make_tensors(device, parameters);
     reference::AdamRates rates{.lr = 0.01, .beta1 = 0.8, .beta2 = 0.99, .epsilon = 1e-8};
     for (int t = 1; t <= 2; ++t) {
         device.update(parameters, gradient, m, v,
@@ -261,7 +264,8 @@ TEST_P(Verbs, MatchTheReference) {
                        .epsilon = 1e-8F,
                        .correction1 = static_cast<float>(1 - std::pow(0.8, t)),
                        .correction2 = static_cast<float>(1 - std::pow(0.99, t)),
-                       .gradient_scale = 0.5F});
+                       .gradient_scale = 0.5F},
+                      0, parameters.width);
         reference::adam(moved, first, second, found, rates, 0.5, t);
         reference::renormalise(moved);
     }

@@ -130,8 +130,8 @@ TEST(Measures, AreThoseOfAllRowsWithinTheLimit) {
     const std::int64_t skipped = for_each_batch(
         dataset, 5, 211, 64, limit, scale, *comm, [&](const data::Batch& batch, std::int64_t global_rows) {
             batch_rows += global_rows;
-            device.center(batch.x, batch.rows, parameters);
-            sae::apply_inference(device, parameters, sae::Inference::threshold, 0, thresholds);
+            device.center({batch.x, batch.rows}, parameters);
+            sae::apply_inference(device, parameters, false, 0, thresholds);
             add_batch(device, parameters, batch.rows, device.decode(device::CodeSet::main, parameters, 0),
                       sums);
         });
@@ -204,8 +204,8 @@ TEST(Saved, ABiasThatIsNotSubtractedFromTheInputMovesIntoTheEncoder) {
     device::CpuDevice device(1);
     device.prepare(30, n, width, 1);
     const UsableSae sae = upload(device, saved);
-    device.center(p.x, 30, sae.parameters);
-    sae::apply_inference(device, sae.parameters, sae.rule, sae.k, sae.thresholds);
+    device.center({p.x, 30}, sae.parameters);
+    sae::apply_inference(device, sae.parameters, sae.row_top, sae.k, sae.thresholds);
     std::vector<std::uint32_t> begin, latent;
     std::vector<float> value;
     device.read_codes(begin, latent, value);

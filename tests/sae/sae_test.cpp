@@ -26,8 +26,9 @@ TEST(Kinds, EachIsFoundByItsName) {
         EXPECT_EQ(&kind_of(kind.name), &kind);
         EXPECT_TRUE(names.insert(kind.name).second) << kind.name << " twice";
     }
-    EXPECT_TRUE(names.contains("topk") && names.contains("batch_topk"));
-    EXPECT_THROW(kind_of("relu"), RunError);
+    EXPECT_EQ(names,
+              (std::set<std::string_view>{"relu", "topk", "batch_topk", "jumprelu", "gated", "matryoshka"}));
+    EXPECT_THROW(kind_of("tanh"), RunError);
 }
 
 TEST(Kinds, CodesOfABatchAreRoundedHalvesUp) {
@@ -40,14 +41,15 @@ TEST(Kinds, CodesOfABatchAreRoundedHalvesUp) {
 
 TEST(Initial, RowsAreUnitTiedAndFunctionsOfSeedAndIndexAlone) {
     device::CpuDevice device(1);
-    device::Tensors few = device::make_tensors(device, 33, 10);
-    device::Tensors many = device::make_tensors(device, 33, 50);
-    device::Tensors other = device::make_tensors(device, 33, 50);
+    device::Tensors few = device::make_tensors(device, {.n = 33, .width = 10});
+    device::Tensors many = device::make_tensors(device, {.n = 33, .width = 50});
+    device::Tensors other = device::make_tensors(device, {.n = 33, .width = 50});
     std::vector<float> b_dec(33);
     for (std::size_t c = 0; c < 33; ++c) b_dec[c] = static_cast<float>(c);
-    initialise(device, few, 5, b_dec);
-    initialise(device, many, 5, b_dec);
-    initialise(device, other, 6, b_dec);
+    initialise(device, few, 5, b_dec, 0, 10);
+    initialise(device, many, 5, b_dec, 17, 50);  // as two ranks that share it do
+    initialise(device, many, 5, b_dec, 0, 17);
+    initialise(device, other, 6, b_dec, 0, 50);
     const auto a = test::get(few, device);
     const auto b = test::get(many, device);
     const auto c = test::get(other, device);
@@ -80,8 +82,8 @@ struct InUse : testing::Test {
     void SetUp() override {
         device.prepare(40, 24, 200, 1);
         parameters = test::put(p.sae, device);
-        device.center(p.x, 40, parameters);
-        ASSERT_TRUE(device.screen_above(parameters, 0, 0));
+        device.center({p.x, 40}, parameters);
+        ASSERT_TRUE(test::screen_above(device, parameters, 0));
         positive = test::candidates_in(device);
     }
 };
@@ -93,13 +95,13 @@ TEST_F(InUse, ThresholdKeepsWhatIsAboveIt) {
         std::vector<Pair> expected;
         for (const Pair& pair : positive)
             if (pair.value > thresholds[pair.latent]) expected.push_back(pair);
-        apply_inference(device, parameters, Inference::threshold, 0, thresholds);
+        apply_inference(device, parameters, false, 0, thresholds);
         EXPECT_TRUE(test::codes_of(device) == expected) << lowest;
     }
 }
 
 TEST_F(InUse, RowTopIsTheTrainingRuleOfTopk) {
-    apply_inference(device, parameters, Inference::row_top, 6, {});
+    apply_inference(device, parameters, true, 6, {});
     const std::vector<Pair> used = test::codes_of(device);
     const auto self = make_self_communicator();
     SaeConfig config;
@@ -124,10 +126,9 @@ TEST_F(InUse, ThresholdOfTheBatchSelectsTheBatch) {
     const std::vector<Pair> trained = test::codes_of(device);
     EXPECT_EQ(trained.size(), 240U);
     EXPECT_EQ(std::ranges::min(trained, {}, &Pair::value).value, threshold);
-    apply_inference(device, parameters, Inference::threshold, 0, std::vector<float>(200, threshold));
+    apply_inference(device, parameters, false, 0, std::vector<float>(200, threshold));
     EXPECT_EQ(test::codes_of(device).size(), 239U);
-    apply_inference(device, parameters, Inference::threshold, 0,
-                    std::vector<float>(200, std::nextafter(threshold, 0.0F)));
+    apply_inference(device, parameters, false, 0, std::vector<float>(200, std::nextafter(threshold, 0.0F)));
     EXPECT_TRUE(test::codes_of(device) == trained);
 }
 

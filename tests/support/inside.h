@@ -16,7 +16,7 @@ struct Inside {
         return device.*candidates;
     }
     friend const device::CodeTable& table_of(const device::CpuDevice& device, device::CodeSet set) {
-        return (device.*codes)[set == device::CodeSet::main ? 0 : 1];
+        return (device.*codes)[static_cast<std::size_t>(set)];
     }
 };
 const device::PairsByRow& candidates_of(const device::CpuDevice& device);

@@ -120,18 +120,34 @@ inline std::vector<float> get(const device::Memory<float>& from, device::Device&
     return to;
 }
 
+// The shape of these tensors, an autoencoder with unit decoder rows and no prefixes.
+inline device::Shape shape_of(const reference::Sae<float>& sae) {
+    device::Shape shape;
+    shape.n = static_cast<std::int64_t>(sae.n);
+    shape.width = static_cast<std::int64_t>(sae.width);
+    shape.per_latent = sae.width == 0 ? 0 : static_cast<std::int64_t>(sae.latent.size() / sae.width);
+    shape.skip = !sae.skip.empty();
+    return shape;
+}
+
 inline void put(const reference::Sae<float>& from, device::Tensors& to, device::Device& device) {
     put(from.w_enc, to.w_enc, device);
     put(from.w_dec, to.w_dec, device);
     put(from.b_enc, to.b_enc, device);
     put(from.b_dec, to.b_dec, device);
+    put(from.latent, to.latent, device);
+    put(from.skip, to.w_skip, device);
+}
+
+inline device::Tensors put(const reference::Sae<float>& from, device::Device& device,
+                           const device::Shape& shape) {
+    device::Tensors to = device::make_tensors(device, shape);
+    put(from, to, device);
+    return to;
 }
 
 inline device::Tensors put(const reference::Sae<float>& from, device::Device& device) {
-    device::Tensors to = device::make_tensors(device, static_cast<std::int64_t>(from.n),
-                                              static_cast<std::int64_t>(from.width));
-    put(from, to, device);
-    return to;
+    return put(from, device, shape_of(from));
 }
 
 inline reference::Sae<float> get(const device::Tensors& from, device::Device& device) {
@@ -140,7 +156,21 @@ inline reference::Sae<float> get(const device::Tensors& from, device::Device& de
     to.w_dec = get(from.w_dec, device);
     to.b_enc = get(from.b_enc, device);
     to.b_dec = get(from.b_dec, device);
+    to.latent = get(from.latent, device);
+    to.skip = get(from.w_skip, device);
     return to;
+}
+
+// The same limit for all latents.
+inline bool screen_above(device::Device& device, const device::Tensors& sae, float at_least,
+                         std::int64_t limit = 0) {
+    return device.screen_above(sae, {&at_least, 1}, limit);
+}
+
+inline double square_norm(device::Device& device, const device::Tensors& t) {
+    double sum = device.square_norm(t.w_enc.span()) + device.square_norm(t.w_dec.span());
+    for (const std::span<float> small : t.small()) sum += device.square_norm(small);
+    return sum;
 }
 
 inline std::vector<double> widen(const std::vector<float>& values) {
@@ -174,7 +204,9 @@ std::uint64_t bits_of(const std::vector<T>& values, std::uint64_t hash = 1469598
 
 template <typename T>
 std::uint64_t bits_of(const reference::Sae<T>& sae) {
-    return bits_of(sae.b_dec, bits_of(sae.b_enc, bits_of(sae.w_dec, bits_of(sae.w_enc))));
+    std::uint64_t hash = bits_of(sae.tensor(0));
+    for (int i = 1; i < reference::Sae<T>::tensors; ++i) hash = bits_of(sae.tensor(i), hash);
+    return hash;
 }
 
 }  // namespace strata::test

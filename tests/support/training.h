@@ -9,47 +9,76 @@
 #include "comm/communicator.h"
 #include "comm/reducer.h"
 #include "device/cpu/cpu_device.h"
+#include "sae/sae.h"
 #include "support/inside.h"
 #include "support/problem.h"
 #include "train/step.h"
 
 namespace strata::test {
 
-struct Training {
-    device::CpuDevice device;
-    Reducer reducer;
-    train::Workbench bench;
-    train::TrainedSae sae;
+// Whether all ranks give the same. Collective.
+inline bool same_on_all_ranks(Communicator& comm, std::uint64_t bits) {
+    std::vector<std::uint64_t> all(static_cast<std::size_t>(comm.size()));
+    comm.gather({&bits, 1}, all);
+    return std::ranges::all_of(all, [&](std::uint64_t other) { return other == bits; });
+}
 
-    // `rows` of the global batch; any rank may have all of them.
+struct Training {
+    struct Options {
+        int threads = 2;
+        bool overlap = false;
+        int group_size = 0;      // of train::Replicas
+        std::int64_t steps = 0;  // of the run
+        std::uint64_t seed = 0;
+        bool transcoder = false;
+    };
+
+    device::CpuDevice device;
+    train::Replicas replicas;
+    Reducer reducer;
+    train::TrainedSae sae;
+    train::Workbench bench;
+
+    // `rows` of the global batch; any rank may have all of them. Collective.
     Training(Communicator& comm, const reference::Sae<float>& start, const SaeConfig& config,
-             std::int64_t rows, double mean_square, int threads = 2, bool overlap = false)
-        : device(threads),
-          reducer(comm, overlap),
-          bench{device,
-                comm,
-                reducer,
-                device::make_tensors(device, static_cast<std::int64_t>(start.n),
-                                     static_cast<std::int64_t>(start.width)),
-                rows,
-                mean_square},
-          sae(train::make_sae(device, config, "the SAE", static_cast<std::int64_t>(start.n))) {
+             std::int64_t rows, double mean_square, const Options& options)
+        : device(options.threads),
+          replicas(comm, options.group_size),
+          reducer(*replicas.across, options.overlap),
+          sae(train::make_sae(device, replicas, config, "the SAE",
+                              sae::shape_of(config, static_cast<std::int64_t>(start.n), options.transcoder))),
+          bench(train::make_workbench(device, replicas, reducer, sae.parameters, rows)) {
+        bench.steps = options.steps;
+        bench.mean_square = mean_square;
+        bench.seed = options.seed;
         device.prepare(rows, static_cast<std::int64_t>(start.n), config.width, 1);
-        put(start, sae.parameters, device);
+        restart(start);
     }
+    Training(Communicator& comm, const reference::Sae<float>& start, const SaeConfig& config,
+             std::int64_t rows, double mean_square)
+        : Training(comm, start, config, rows, mean_square, Options{}) {}
     Training(const Training&) = delete;
     Training& operator=(const Training&) = delete;
 
-    // Rows [first, last) of the global batch x.
-    train::StepReport step(const std::vector<float>& x, std::int64_t first, std::int64_t last,
-                           const OptimizerConfig& optimizer, std::int64_t number, double lr) {
+    // Rows [first, last) of the global batch x, with their targets where it has some.
+    train::StepReport step(const std::vector<float>& x, const std::vector<float>& target, std::int64_t first,
+                           std::int64_t last, const OptimizerConfig& optimizer, std::int64_t number,
+                           double lr) {
         const std::int64_t n = sae.parameters.n;
+        const auto rows_of = [&](const std::vector<float>& values) {
+            return std::span(values).subspan(static_cast<std::size_t>(first * n),
+                                             static_cast<std::size_t>((last - first) * n));
+        };
         data::Batch batch;
-        batch.x = std::span(x).subspan(static_cast<std::size_t>(first * n),
-                                       static_cast<std::size_t>((last - first) * n));
+        batch.x = rows_of(x);
+        if (!target.empty()) batch.target = rows_of(target);
         batch.rows = last - first;
         batch.first = first;
         return train::train_step(bench, sae, optimizer, batch, number, lr);
+    }
+    train::StepReport step(const std::vector<float>& x, std::int64_t first, std::int64_t last,
+                           const OptimizerConfig& optimizer, std::int64_t number, double lr) {
+        return step(x, {}, first, last, optimizer, number, lr);
     }
     train::StepReport step(const std::vector<float>& x, const OptimizerConfig& optimizer, std::int64_t number,
                            double lr) {
@@ -57,15 +86,88 @@ struct Training {
     }
 
     reference::Sae<float> parameters() { return get(sae.parameters, device); }
-    reference::Sae<float> gradient() { return get(bench.gradient, device); }
 
-    // Of all that the next step depends on.
-    std::uint64_t state_bits() {
-        std::uint64_t hash = bits_of(sae.silent);
-        for (const device::Tensors* t : {&sae.parameters, &sae.first, &sae.second})
-            for (const device::Memory<float>* m : {&t->w_enc, &t->w_dec, &t->b_enc, &t->b_dec})
+    // Of the whole batch, from the slices that the ranks hold after a step. Collective.
+    reference::Sae<float> gradient() {
+        reference::Sae<float> whole = get(bench.gradient, device);
+        each_slice([&](std::size_t rank, std::size_t begin, std::size_t end) {
+            std::copy(bench.w_enc_gradients[rank] + begin, bench.w_enc_gradients[rank] + end,
+                      whole.w_enc.begin() + static_cast<std::ptrdiff_t>(begin));
+            std::copy(bench.w_dec_gradients[rank] + begin, bench.w_dec_gradients[rank] + end,
+                      whole.w_dec.begin() + static_cast<std::ptrdiff_t>(begin));
+        });
+        replicas.group->barrier();  // no rank goes on while another reads its gradients
+        return whole;
+    }
+
+    // Other parameters, the moments as they are. Collective.
+    void restart(const reference::Sae<float>& from) { set(from, sae.parameters); }
+
+    // Parameters, moments and counters of one that trains the same SAE alone. Collective.
+    void take_over(Training& other) {
+        set(other.parameters(), sae.parameters);
+        set(get(other.sae.first, other.device), sae.first);
+        set(get(other.sae.second, other.device), sae.second);
+        sae.silent = other.sae.silent;
+        sae.density = other.sae.density;
+        sae.atm = other.sae.atm;
+        sae.resampled_at = other.sae.resampled_at;
+    }
+
+    // What every rank must hold alike.
+    std::uint64_t common_bits() {
+        std::uint64_t hash = bits_of(sae.silent, bits_of(parameters()));
+        for (const device::Tensors* t : {&sae.first, &sae.second})
+            for (const device::Memory<float>* m : {&t->b_enc, &t->b_dec, &t->latent, &t->w_skip})
                 hash = bits_of(get(*m, device), hash);
+        for (const auto* average : {&sae.atm.activation, &sae.atm.frequency, &sae.atm.contribution})
+            hash = bits_of(*average, hash);
+        hash = bits_of(std::vector<std::int64_t>{sae.atm.steps, sae.resampled_at}, hash);
+        hash = bits_of(std::vector<double>{sae.density}, hash);
+        if (sae.config.threshold_scope == "local") return hash;
         return bits_of(std::vector<float>{sae.guess, sae.margin}, hash);
+    }
+
+    // All that the next step depends on: that, and the moments of the matrices, which each rank has for the
+    // latents that it updates.
+    std::uint64_t state_bits() {
+        std::uint64_t hash = common_bits();
+        const train::Slice mine = replicas.updated(sae.parameters.width);
+        for (const device::Tensors* t : {&sae.first, &sae.second})
+            for (const device::Memory<float>* m : {&t->w_enc, &t->w_dec}) {
+                const std::vector<float> all = get(*m, device);
+                hash = bits_of(std::vector<float>(all.begin() + mine.first * sae.parameters.n,
+                                                  all.begin() + mine.last * sae.parameters.n),
+                               hash);
+            }
+        return hash;
+    }
+
+    // Whether the replicas hold the same: all of them what all hold, and ranks with the same place in their
+    // groups the same moments. Collective.
+    bool replicas_agree() {
+        const bool common = same_on_all_ranks(replicas.all, common_bits());
+        return same_on_all_ranks(*replicas.across, state_bits()) && common;
+    }
+
+  private:
+    // visit(rank of the group, first and last element of a matrix that it updates)
+    template <typename Visit>
+    void each_slice(const Visit& visit) {
+        const train::Slice mine = replicas.updated(sae.parameters.width);
+        const std::uint64_t bounds[] = {static_cast<std::uint64_t>(mine.first),
+                                        static_cast<std::uint64_t>(mine.last)};
+        std::vector<std::uint64_t> all(2 * static_cast<std::size_t>(replicas.group->size()));
+        replicas.group->gather(bounds, all);
+        const auto n = static_cast<std::size_t>(sae.parameters.n);
+        for (std::size_t r = 0; 2 * r < all.size(); ++r) visit(r, all[2 * r] * n, all[2 * r + 1] * n);
+    }
+
+    // Ranks that share a matrix all write the same to it.
+    void set(const reference::Sae<float>& from, device::Tensors& to) {
+        replicas.group->barrier();
+        put(from, to, device);
+        replicas.group->barrier();
     }
 };
 

@@ -17,6 +17,7 @@ TEST(Checkpoint, KeepsProgressBitForBit) {
     const test::SharedFolder folder(*comm);
     const std::filesystem::path output = folder / "";
     device::CpuDevice device(1);
+    const Replicas replicas(*comm);
     Progress progress;
     progress.job = 2;
     progress.step = 77;
@@ -32,7 +33,7 @@ TEST(Checkpoint, KeepsProgressBitForBit) {
          {std::vector<double>(), std::vector<double>{2.0 / 3, 1e300}}) {
         progress.statistics.target_mean = target_mean;
         ++progress.step;
-        save_checkpoint(output, progress.step, "its configuration", progress, {}, device, *comm, 1);
+        save_checkpoint(output, progress.step, "its configuration", progress, {}, device, replicas, 1);
         const auto found = newest_checkpoint(output);
         ASSERT_TRUE(found);
         EXPECT_EQ(found->fingerprint, "its configuration");

@@ -1,5 +1,5 @@
-// Training on several ranks against the same training on one, which every rank does for itself beside it. Run
-// at 1, 2, 3 and 4 ranks.
+// Training on several ranks, in every division of them, against the same training on one, which every rank
+// does for itself beside it. Run at 1, 2, 3 and 4 ranks.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -34,16 +34,21 @@ struct Case {
     std::int64_t row_cap = 0;
     bool first_rank_idle = false;  // no lane of the stream is its
     double k = 4;
+    int group_size = 0;  // of ranks that share memory; 0: those of the host
 };
 
 void PrintTo(const Case& c, std::ostream* out) {
-    *out << c.name;
+    *out << c.name << ", groups of " << c.group_size;
 }
 
 class Distributed : public testing::TestWithParam<Case> {
   protected:
     const std::unique_ptr<Communicator> comm = make_mpi_communicator();
     const std::unique_ptr<Communicator> self = make_self_communicator();
+
+    Training::Options options(int threads = 1, bool overlap = false) const {
+        return {.threads = threads, .overlap = overlap, .group_size = GetParam().group_size};
+    }
 
     // The first row of a rank; consecutive slices, no two alike at three ranks.
     std::int64_t first_row(int rank) const {
@@ -92,12 +97,6 @@ class Distributed : public testing::TestWithParam<Case> {
             a, b, [](const Pair& p, const Pair& q) { return p.row == q.row && p.latent == q.latent; });
     }
 
-    bool same_on_all_ranks(std::uint64_t bits) {
-        std::vector<std::uint64_t> all(static_cast<std::size_t>(comm->size()));
-        comm->gather({&bits, 1}, all);
-        return std::ranges::all_of(all, [&](std::uint64_t other) { return other == bits; });
-    }
-
     double sum(double value) {
         comm->sum(std::span(&value, 1));
         return value;
@@ -108,16 +107,14 @@ class Distributed : public testing::TestWithParam<Case> {
 // gradient to rounding: before each step the ranks take over the state of the single one.
 TEST_P(Distributed, AStepFromTheSameStateIsTheSame) {
     const reference::Sae<float> begin = start(GetParam().awkward);
-    Training alone(*self, begin, config(), rows, 1.1, 1);
-    Training mine(*comm, begin, config(), rows, 1.1, 1);
+    Training alone(*self, begin, config(), rows, 1.1, {.threads = 1});
+    Training mine(*comm, begin, config(), rows, 1.1, options());
     bool helped = false;
     double worst_gradient = 0, worst_loss = 0;
     for (int t = 0; t < steps; ++t) {
         SCOPED_TRACE(t);
-        test::put(alone.parameters(), mine.sae.parameters, mine.device);
-        test::put(test::get(alone.sae.first, alone.device), mine.sae.first, mine.device);
-        test::put(test::get(alone.sae.second, alone.device), mine.sae.second, mine.device);
         ASSERT_EQ(mine.sae.silent, alone.sae.silent);
+        mine.take_over(alone);
 
         const std::vector<float> x = batch(t);
         const train::StepReport expected = alone.step(x, OptimizerConfig{}, t, 3e-3);
@@ -136,10 +133,10 @@ TEST_P(Distributed, AStepFromTheSameStateIsTheSame) {
         EXPECT_NEAR(found.gradient_norm, expected.gradient_norm, 1e-5 * expected.gradient_norm);
         const reference::Sae<float> gradient = mine.gradient();
         const reference::Sae<float> expected_gradient = alone.gradient();
-        for (int i = 0; i < 4; ++i)
+        for (int i = 0; i < reference::Sae<float>::tensors; ++i)
             worst_gradient = std::max(
                 worst_gradient, test::relative_difference(gradient.tensor(i), expected_gradient.tensor(i)));
-        EXPECT_TRUE(same_on_all_ranks(mine.state_bits()));
+        EXPECT_TRUE(mine.replicas_agree());
         helped = helped || expected.auxiliary_loss > 0;
     }
     EXPECT_TRUE(helped);
@@ -155,8 +152,8 @@ TEST_P(Distributed, FiftyStepsStayWithTheSingleRank) {
     if (GetParam().awkward == Awkward::equal_rows)
         return;  // ties between equal latents part with the roundings
     const reference::Sae<float> begin = start(GetParam().awkward);
-    Training alone(*self, begin, config(), rows, 1.1, 1);
-    Training mine(*comm, begin, config(), rows, 1.1, 1);
+    Training alone(*self, begin, config(), rows, 1.1, {.threads = 1});
+    Training mine(*comm, begin, config(), rows, 1.1, options());
     double worst_loss = 0;
     for (int t = 0; t < steps; ++t) {
         SCOPED_TRACE(t);
@@ -172,12 +169,12 @@ TEST_P(Distributed, FiftyStepsStayWithTheSingleRank) {
         const double loss = sum(found.sums.squared_error) / rows + found.auxiliary_loss;
         worst_loss = std::max(
             worst_loss, std::abs(loss / (expected.sums.squared_error / rows + expected.auxiliary_loss) - 1));
-        ASSERT_TRUE(same_on_all_ranks(mine.state_bits())) << "the replicas parted";
+        ASSERT_TRUE(mine.replicas_agree()) << "the replicas parted";
     }
     const reference::Sae<float> parameters = mine.parameters();
     const reference::Sae<float> expected = alone.parameters();
     double worst_parameter = 0;
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < reference::Sae<float>::tensors; ++i)
         worst_parameter =
             std::max(worst_parameter, test::relative_difference(parameters.tensor(i), expected.tensor(i)));
     EXPECT_LT(worst_loss, 1e-5);
@@ -189,7 +186,7 @@ TEST_P(Distributed, FiftyStepsStayWithTheSingleRank) {
 TEST_P(Distributed, OverlapAndThreadsChangeNoBit) {
     const reference::Sae<float> begin = start(GetParam().awkward);
     const auto state = [&](int threads, bool overlap) {
-        Training mine(*comm, begin, config(), rows, 1.1, threads, overlap);
+        Training mine(*comm, begin, config(), rows, 1.1, options(threads, overlap));
         for (int t = 0; t < 5; ++t) mine.step(batch(t), first(), last(), OptimizerConfig{}, t, 3e-3);
         return mine.state_bits();
     };
@@ -198,24 +195,65 @@ TEST_P(Distributed, OverlapAndThreadsChangeNoBit) {
     EXPECT_EQ(state(2, true), expected);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Steps, Distributed,
-    testing::Values(Case{"topk", "topk"}, Case{"batch_topk", "batch_topk"},
-                    Case{"batch_topk_fractional", "batch_topk", Awkward::none, 0, false, 2.7},
-                    Case{"batch_topk_ties_across_ranks", "batch_topk", Awkward::equal_rows},
-                    Case{"topk_ties", "topk", Awkward::equal_rows},
-                    Case{"batch_topk_capped_outliers", "batch_topk", Awkward::outliers, 2},
-                    Case{"batch_topk_fewer_positive_than_asked", "batch_topk", Awkward::none, 0, false, 140},
-                    Case{"batch_topk_idle_rank", "batch_topk", Awkward::none, 0, true},
-                    Case{"topk_idle_rank", "topk", Awkward::none, 0, true}),
-    [](const auto& info) { return info.param.name; });
+// Ranks of a host in one group; each alone; groups of two that reduce among each other.
+std::vector<int> divisions() {
+    const int ranks = make_mpi_communicator()->size();
+    std::vector<int> sizes = {0};
+    if (ranks > 1) sizes.push_back(1);
+    if (ranks > 2 && ranks % 2 == 0) sizes.push_back(2);
+    return sizes;
+}
+
+std::vector<Case> cases() {
+    std::vector<Case> all;
+    for (const Case& c :
+         {Case{"topk", "topk"}, Case{"batch_topk", "batch_topk"},
+          Case{"batch_topk_fractional", "batch_topk", Awkward::none, 0, false, 2.7},
+          Case{"batch_topk_ties_across_ranks", "batch_topk", Awkward::equal_rows},
+          Case{"topk_ties", "topk", Awkward::equal_rows},
+          Case{"batch_topk_capped_outliers", "batch_topk", Awkward::outliers, 2},
+          Case{"batch_topk_fewer_positive_than_asked", "batch_topk", Awkward::none, 0, false, 140},
+          Case{"batch_topk_idle_rank", "batch_topk", Awkward::none, 0, true},
+          Case{"topk_idle_rank", "topk", Awkward::none, 0, true}})
+        for (const int group_size : divisions()) {
+            all.push_back(c);
+            all.back().group_size = group_size;
+        }
+    return all;
+}
+INSTANTIATE_TEST_SUITE_P(Steps, Distributed, testing::ValuesIn(cases()), [](const auto& info) {
+    const int group = info.param.group_size;
+    return fmt::format("{}_{}", info.param.name, group == 0 ? "by_host" : fmt::format("groups_of_{}", group));
+});
+
+// Where memory is shared each rank updates its part, and all of them see the whole.
+TEST(DistributedReplicas, DivideTheLatents) {
+    const auto comm = make_mpi_communicator();
+    for (const int group_size : divisions()) {
+        const train::Replicas replicas(*comm, group_size);
+        EXPECT_EQ(replicas.group->size(), group_size == 0 ? comm->size() : group_size);
+        EXPECT_EQ(replicas.across->size() * replicas.group->size(), comm->size());
+        for (const std::int64_t latents : {1, 2, 7, 150}) {
+            std::vector<std::uint64_t> updated(static_cast<std::size_t>(latents)), saved(updated);
+            const train::Slice mine = replicas.updated(latents), share = replicas.saved(latents);
+            EXPECT_LE(mine.first, share.first);
+            EXPECT_LE(share.last, mine.last);
+            for (std::int64_t j = mine.first; j < mine.last; ++j) ++updated[static_cast<std::size_t>(j)];
+            for (std::int64_t j = share.first; j < share.last; ++j) ++saved[static_cast<std::size_t>(j)];
+            replicas.group->sum(updated);
+            comm->sum(saved);
+            EXPECT_EQ(updated, std::vector<std::uint64_t>(updated.size(), 1));
+            EXPECT_EQ(saved, std::vector<std::uint64_t>(saved.size(), 1));
+        }
+    }
+}
 
 // An error of one rank's rows reaches all through the sum of gradients, in the same step.
 TEST(DistributedErrors, ABadRowOnOneRankStopsAll) {
     const auto comm = make_mpi_communicator();
     for (int culprit = 0; culprit < comm->size(); ++culprit) {
         Training mine(*comm, test::make_problem(8, n, width).sae, make_config("batch_topk", width, 4),
-                      8 * comm->size(), 1, 1);
+                      8 * comm->size(), 1, {.threads = 1});
         std::vector<float> x = make_batch(8 * static_cast<std::size_t>(comm->size()), n, 0);
         x[static_cast<std::size_t>(culprit) * 8 * n + 3] = std::numeric_limits<float>::quiet_NaN();
         EXPECT_THROW(mine.step(x, comm->rank() * 8, comm->rank() * 8 + 8, OptimizerConfig{}, 0, 0.01),

@@ -112,7 +112,7 @@ TEST_P(TrainStep, StateDoesNotDependOnTheNumberOfThreads) {
     const test::Problem p = with_silent_latents();
     const SaeConfig config = with_auxiliary(GetParam(), 4, 2 * rows);
     const auto state_after_five = [&](int threads) {
-        Training training(*self, p.sae, config, rows, 1, threads);
+        Training training(*self, p.sae, config, rows, 1, {.threads = threads});
         for (int t = 0; t < 5; ++t) training.step(make_batch(rows, n, t), OptimizerConfig{}, t, 0.01);
         return training.state_bits();
     };
