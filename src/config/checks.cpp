@@ -118,6 +118,8 @@ void check_run(const Config& config, const Origins& origins, const std::set<std:
             std::none_of(keys.begin(), keys.end(), [&](const char* key) { return failed.contains(key); });
         if (known && !good) errors.add(blame(origins, keys), what);
     };
+    unless(config.optimizer.kind == "adam" || config.optimizer.beta1 > 0, {"optimizer.beta1", "optimizer.kind"},
+           fmt::format("0 leaves {} no average to save; expected a number > 0", config.optimizer.kind));
     const DataConfig& data = config.data;
     unless(
         data.target.empty() || (std::ranges::count(data.target, '*') <= 1 &&

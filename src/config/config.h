@@ -1,6 +1,6 @@
 #pragma once
 // The configuration of a run as plain structs; one field per key of the YAML file, defaults as documented in
-// docs/configuration.md. What is a key here but offers one value only (`prefixes: null`) is so because this
+// docs/configuration.md. What is a key here but offers one value only (`latent: 1`) is so because this
 // version implements one; any other value is refused by load_config.
 
 #include <cstdint>

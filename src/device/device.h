@@ -232,7 +232,7 @@ class Device {
     virtual void backprop(CodeSet set, const Tensors& sae) = 0;
     // For the observed codes, as their `gradient`, the change of sum_g |residual^(g)|^2 without the code, if
     // it is among the main codes, or, with the sign turned, with it, if it is not:
-    //   -2 f R . d + n f^2   or   -2 f R . d - n f^2,   n the prefixes that hold the latent (d of unit norm).
+    //   -2 f R . d + n f^2 |d|^2   or   -2 f R . d - n f^2 |d|^2,   n the prefixes that hold the latent.
     virtual void observe(const Tensors& sae) = 0;
 
     // Sums over this rank's rows of the columns of residual^(G) and of y, [n] doubles each (either may be
@@ -254,6 +254,8 @@ class Device {
     virtual void fired(CodeSet set, std::span<std::uint32_t> bits) = 0;
     // Adds to counts[j] the number of main codes of latent j; host memory, [M].
     virtual void count_codes(std::span<std::uint64_t> counts) = 0;
+    // Codes of a set that are masked.
+    virtual std::int64_t count_masked(CodeSet set) = 0;
     // Sums by latent.
     virtual void latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) = 0;
 

@@ -97,7 +97,7 @@ Measures measures(const Sums& sums) {
 }
 
 std::int64_t inference_rows(std::int64_t most, std::int64_t width) {
-    return std::clamp<std::int64_t>((std::int64_t{1} << 23) / width, 64, std::max<std::int64_t>(64, most));
+    return std::min(most, std::max<std::int64_t>(64, (std::int64_t{1} << 23) / width));
 }
 
 std::int64_t for_each_batch(const data::Dataset& dataset, std::int64_t first, std::int64_t last,

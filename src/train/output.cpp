@@ -22,6 +22,7 @@ using nlohmann::json;
 
 const json& definitions() {
     static const json text = {
+        {"x", "the rows read; for a transcoder, in these measures, its targets"},
         {"rows",
          "held-out rows evaluated: the last data.eval_rows of the dataset less those over the norm limit"},
         {"reconstruction", "mean over rows of the squared error summed over n, in scaled units"},

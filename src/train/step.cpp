@@ -60,6 +60,15 @@ std::vector<std::uint32_t> count_silence(Workbench& bench, TrainedSae& sae, bool
     return revived;
 }
 
+// Of this rank's codes without masks, those that are masked. Dense products take no pair in the place of one that is.
+double masked_codes(Workbench& bench, const Pass& pass, bool masked) {
+    if (!masked) return 0;
+    if (!pass.dense) return static_cast<double>(bench.device.count_masked(CodeSet::observed));
+    double sum = 0;
+    for (std::size_t j = 0; j < pass.main.count.size(); ++j) sum += pass.observed.count[j] - pass.main.count[j];
+    return sum;
+}
+
 // The averages learn from this step's codes without masks.
 void learn_importance(Workbench& bench, TrainedSae& sae, Pass& pass, bool masked,
                       const std::vector<std::uint32_t>& revived, AtmReport& report) {
@@ -72,12 +81,12 @@ void learn_importance(Workbench& bench, TrainedSae& sae, Pass& pass, bool masked
     std::vector<double> sums;
     for (const auto* part : {&pass.observed.value, &pass.observed.count, &pass.observed.gradient})
         sums.insert(sums.end(), part->begin(), part->end());
-    sums.push_back(static_cast<double>(pass.sums.active));
+    sums.push_back(masked_codes(bench, pass, masked));
     bench.comm().sum(sums);
     const std::span<const double> all = sums;
     double active = 0;
     for (const double count : all.subspan(width, width)) active += count;
-    report.masked_share = active > 0 ? std::max(0.0, 1 - sums.back() / active) : 0;
+    report.masked_share = active > 0 ? sums.back() / active : 0;
     update_atm(sae.atm, *sae.config.atm, all.first(width), all.subspan(width, width),
                all.subspan(2 * width, width), bench.batch_size, revived);
 }

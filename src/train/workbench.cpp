@@ -53,6 +53,7 @@ void start_from_saved(Workbench& bench, TrainedSae& sae, double scale) {
     if (saved.transcoder != t.transcoder || saved.w_skip.empty() == t.skip)
         fail("sae.init_from: {} is {}; {} is to be {}", folder,
              described(saved.transcoder, !saved.w_skip.empty()), sae.name, described(t.transcoder, t.skip));
+    if (t.unit_rows) saelens::fold_decoder_norms(saved);
     saelens::fold_scale(saved, 1 / scale);
     if (!saved.apply_b_dec_to_input && !saved.transcoder) saelens::subtract_from_input(saved);
     saved.threshold.resize(static_cast<std::size_t>(saved.width), 0.0F);  // plain ReLU: z > 0

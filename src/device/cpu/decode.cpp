@@ -143,12 +143,17 @@ void CpuDevice::observe(const Tensors& sae) {
     const CodeTable& main = table(CodeSet::main);
     const PairsByRow& pairs = observed.pairs;
     observed.gradient.grow(static_cast<std::size_t>(pairs.size()));
-    // Prefixes that hold a latent.
+    std::vector<float> square_norms(static_cast<std::size_t>(sae.width), 1.0F);
+    if (!sae.unit_rows) {
+        decoder_norms(sae, square_norms);
+        for (float& norm : square_norms) norm *= norm;
+    }
+    // Prefixes that hold a latent, times |d|^2.
     const auto held = [&](std::uint32_t j) {
         std::int64_t count = 1;
         for (std::int64_t g = 0; g + 1 < sae.groups(); ++g)
             count += j < static_cast<std::uint64_t>(sae.group_end(g));
-        return static_cast<float>(count);
+        return static_cast<float>(count) * square_norms[j];
     };
     const auto square = [&](std::uint32_t e) {
         return held(pairs.latent[e]) * pairs.value[e] * pairs.value[e];

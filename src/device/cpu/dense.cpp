@@ -47,6 +47,11 @@ DenseReport CpuDevice::dense(const Gate& gate, const Tensors& sae, float gradien
     for (Array<float>& r : own.residual) r.grow(row_elements);
     if (gate.frozen) own.gate_residual.grow(row_elements);
     own.encoder_sums.assign(static_cast<std::size_t>(sae.width), 0.0);
+    own.square_norms.assign(static_cast<std::size_t>(sae.width), 1.0F);
+    if (gate.observe && !sae.unit_rows) {
+        decoder_norms(sae, own.square_norms);
+        for (float& norm : own.square_norms) norm *= norm;
+    }
 
     DenseReport& report = dense_report_;
     report.sums = {};
@@ -261,7 +266,7 @@ void CpuDevice::dense_observe(const Gate& gate, const Tensors& sae, const Latent
         observed.count[j] += 1;
         observed.value[j] += f;
         const bool out = masked(static_cast<std::size_t>(row), static_cast<std::uint32_t>(j));
-        observed.gradient[j] += -2 * f * dot[c] / gradient_scale + (out ? -held : held) * f * f;
+        observed.gradient[j] += -2 * f * dot[c] / gradient_scale + (out ? -held : held) * f * f * dense_scratch_.square_norms[j];
     }
 }
 
