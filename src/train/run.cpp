@@ -117,7 +117,7 @@ Training begin(Run& run, const suite::Job& job, std::int64_t index, const std::o
         TrainedSae& sae =
             t.saes.emplace_back(make_sae(*run.device, *run.replicas, job.saes[i], job.names[i], shapes[i]));
         sae.rate = config.optimizer.lr.value_or(
-            automatic_rate(config.train.batch_size, sae.config.width, config.train.tokens));
+            automatic_rate(sae.config, config.train.batch_size, config.train.tokens));
         if (from) continue;
         std::vector<float> b_dec(static_cast<std::size_t>(n), 0.0F);
         const std::vector<double>& mean =

@@ -6,9 +6,22 @@
 
 namespace strata::train {
 
-double automatic_rate(std::int64_t batch_size, std::int64_t width, std::int64_t tokens) {
-    const double size = std::sqrt(static_cast<double>(batch_size) / 1024 * 2304 / static_cast<double>(width));
-    return 4e-3 * size * std::pow(std::min(1.0, 5e5 / static_cast<double>(tokens)), 0.32);
+namespace {
+
+// From the rates that the papers give for their lengths: BatchTopK 3e-4 for 1e9 rows (M = 12288); JumpReLU, as in Gemma
+// Scope, 7e-5 for 4e9 (M = 16384); gated 3e-4 for 1.2e9 (M = 131072); all with batches of 4096.
+double length_exponent(const std::string& kind) {
+    if (kind == "jumprelu") return 0.41;
+    return kind == "gated" || kind == "relu" ? 0.15 : 0.31;
+}
+
+}  // namespace
+
+double automatic_rate(const SaeConfig& sae, std::int64_t batch_size, std::int64_t tokens) {
+    const double size =
+        std::sqrt(static_cast<double>(batch_size) / 1024 * 2304 / static_cast<double>(sae.width));
+    const double length = std::min(1.0, 5e5 / static_cast<double>(tokens));
+    return 3.6e-3 * size * std::pow(length, length_exponent(sae.kind));
 }
 
 std::int64_t warmup_steps(const OptimizerConfig& optimizer, std::int64_t steps) {

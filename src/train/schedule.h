@@ -8,8 +8,9 @@
 namespace strata::train {
 
 // The rate that `lr: auto` stands for (docs/methods.md, "Learning rate"):
-//   4e-3 sqrt(B / 1024 * 2304 / M) * min(1, 5e5 / tokens)^0.32
-double automatic_rate(std::int64_t batch_size, std::int64_t width, std::int64_t tokens);
+//   3.6e-3 sqrt(B / 1024 * 2304 / M) * min(1, 5e5 / tokens)^e
+// with e by kind, so that runs as long as the papers' get the papers' rates.
+double automatic_rate(const SaeConfig& sae, std::int64_t batch_size, std::int64_t tokens);
 
 // Steps of warm-up actually used: warmup_steps, but at most a tenth of the run, so that a short run is
 // not all warm-up.

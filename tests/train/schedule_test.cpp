@@ -51,23 +51,57 @@ TEST(Schedule, WithoutWarmUpAndDecayTheRateIsConstant) {
     for (std::int64_t step = 0; step < 20; ++step) EXPECT_EQ(rate_at(0.1, schedule(0, 0), step, 20), 0.1);
 }
 
+SaeConfig shape(const char* kind, std::int64_t width) {
+    SaeConfig sae;
+    sae.kind = kind;
+    sae.width = width;
+    return sae;
+}
+
 TEST(AutomaticRate, FallsWithTokensAndWidthAndGrowsWithTheBatch) {
-    double before = automatic_rate(4096, 16384, 1);
-    for (std::int64_t tokens = 10; tokens <= 10'000'000'000; tokens *= 10) {
-        const double rate = automatic_rate(4096, 16384, tokens);
-        EXPECT_LE(rate, before);
-        if (tokens > 500'000) {
-            EXPECT_LT(rate, before);
+    for (const char* kind : {"topk", "jumprelu", "gated"}) {
+        const SaeConfig sae = shape(kind, 16384);
+        double before = automatic_rate(sae, 4096, 1);
+        for (std::int64_t tokens = 10; tokens <= 10'000'000'000; tokens *= 10) {
+            const double rate = automatic_rate(sae, 4096, tokens);
+            EXPECT_LE(rate, before);
+            if (tokens > 500'000) {
+                EXPECT_LT(rate, before);
+            }
+            before = rate;
         }
-        before = rate;
+        EXPECT_GT(before, 0);
+        EXPECT_NEAR(automatic_rate(shape(kind, 65536), 4096, 1'000'000'000),
+                    automatic_rate(sae, 4096, 1'000'000'000) / 2, 1e-12);
+        EXPECT_NEAR(automatic_rate(sae, 8192, 1'000'000'000),
+                    automatic_rate(sae, 4096, 1'000'000'000) * std::sqrt(2.0), 1e-12);
+        EXPECT_NEAR(automatic_rate(shape(kind, 2304), 1024, 500'000), 3.6e-3, 1e-15);
+        EXPECT_NEAR(automatic_rate(shape(kind, 2304), 1024, 1), 3.6e-3, 1e-15)
+            << "never above what short runs take";
     }
-    EXPECT_GT(before, 0);
-    EXPECT_NEAR(automatic_rate(4096, 65536, 1'000'000'000), automatic_rate(4096, 16384, 1'000'000'000) / 2,
-                1e-12);
-    EXPECT_NEAR(automatic_rate(8192, 16384, 1'000'000'000),
-                automatic_rate(4096, 16384, 1'000'000'000) * std::sqrt(2.0), 1e-12);
-    EXPECT_NEAR(automatic_rate(1024, 2304, 500'000), 4e-3, 1e-15);
-    EXPECT_NEAR(automatic_rate(1024, 2304, 1), 4e-3, 1e-15) << "never above what short runs take";
+}
+
+TEST(AutomaticRate, IsThePapersAtThePapersLengths) {
+    EXPECT_NEAR(automatic_rate(shape("batch_topk", 12288), 4096, 1'000'000'000), 3e-4, 0.1e-4);
+    EXPECT_NEAR(automatic_rate(shape("jumprelu", 16384), 4096, 4'000'000'000), 7e-5, 0.3e-5);
+    EXPECT_NEAR(automatic_rate(shape("gated", 131072), 4096, 1'200'000'000), 3e-4, 0.1e-4);
+}
+
+TEST(Schedule, CosineWarmUpRisesFromATenth) {
+    OptimizerConfig optimizer = schedule(100, 0);
+    optimizer.warmup = "cosine";
+    EXPECT_NEAR(rate_at(1, optimizer, 0, 2000), 0.1 + 0.9 * (1 - std::cos(M_PI / 100)) / 2, 1e-12);
+    EXPECT_NEAR(rate_at(1, optimizer, 49, 2000), 0.55, 1e-12);
+    EXPECT_EQ(rate_at(1, optimizer, 99, 2000), 1);
+    EXPECT_EQ(rate_at(1, optimizer, 1500, 2000), 1);
+}
+
+TEST(Schedule, AveragesNeedNoDecay) {
+    OptimizerConfig optimizer = schedule(0, 0.5);
+    for (const char* kind : {"adam_schedule_free", "signum"}) {
+        optimizer.kind = kind;
+        EXPECT_EQ(rate_at(1, optimizer, 999, 1000), 1);
+    }
 }
 
 }  // namespace
