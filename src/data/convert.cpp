@@ -194,6 +194,14 @@ float SumOfSquares(Type type, const void* in, std::size_t n) {
     });
 }
 
+void CopyPastCache(const std::uint8_t* HWY_RESTRICT in, std::size_t n, std::uint8_t* HWY_RESTRICT out) {
+    const hn::ScalableTag<std::uint8_t> d;
+    std::size_t i = 0;
+    if (reinterpret_cast<std::uintptr_t>(out) % hn::Lanes(d) == 0)
+        for (; i + hn::Lanes(d) <= n; i += hn::Lanes(d)) hn::Stream(hn::LoadU(d, in + i), d, out + i);
+    std::copy(in + i, in + n, out + i);
+}
+
 }  // namespace strata::data::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -203,6 +211,7 @@ namespace strata::data {
 HWY_EXPORT(ToFloat);
 HWY_EXPORT(FromFloat);
 HWY_EXPORT(SumOfSquares);
+HWY_EXPORT(CopyPastCache);
 
 void to_float(Type type, std::span<const std::byte> in, std::span<float> out, float scale) {
     STRATA_ASSERT(in.size() == out.size() * size_of(type));
@@ -216,6 +225,13 @@ void from_float(Type type, std::span<const float> in, std::span<std::byte> out) 
 
 float sum_of_squares(Type type, std::span<const std::byte> row) {
     return HWY_DYNAMIC_DISPATCH(SumOfSquares)(type, row.data(), row.size() / size_of(type));
+}
+
+void copy_past_cache(std::span<const std::byte> in, std::span<std::byte> out) {
+    STRATA_ASSERT(in.size() == out.size());
+    HWY_DYNAMIC_DISPATCH(CopyPastCache)
+    (reinterpret_cast<const std::uint8_t*>(in.data()), in.size(),
+     reinterpret_cast<std::uint8_t*>(out.data()));
 }
 
 }  // namespace strata::data

@@ -17,6 +17,11 @@ void to_float(Type type, std::span<const std::byte> in, std::span<float> out, fl
 // Rounds to nearest, ties to even; too large for the type becomes infinity; NaN stays NaN, quiet.
 void from_float(Type type, std::span<const float> in, std::span<std::byte> out);
 
+// Copies bytes that are not read again soon, past the caches where `out` is aligned as vectors are: neither
+// are its old contents fetched, nor are others displaced. The same thread may read them at once; another must
+// learn of them through a lock.
+void copy_past_cache(std::span<const std::byte> in, std::span<std::byte> out);
+
 // |row|^2 in float32 for a row of `type`: 32 partial sums however wide a vector is, folded pairwise, so that
 // which rows pass a limit does not depend on the machine. Not finite if an element is not, or if the sum
 // overflows.

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -176,6 +177,23 @@ TEST(Convert, SumOfSquaresShowsNonFiniteElements) {
                 on_every_target([&] { EXPECT_FALSE(std::isfinite(sum_of_squares(type, raw))); });
             }
         }
+}
+
+TEST(Convert, CopyPastCacheCopiesAnyBytesAnywhere) {
+    std::vector<std::byte> from(400), to(600);
+    for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::byte>(i * 37 % 251);
+    on_every_target([&] {
+        for (const std::size_t size : {0, 1, 63, 64, 65, 200, 256, 399})
+            for (std::size_t at = 0; at < 130; at += at < 66 ? 1 : 32) {
+                std::ranges::fill(to, std::byte{255});
+                copy_past_cache(std::span(from).subspan(1, size), std::span(to).subspan(at, size));
+                ASSERT_TRUE(std::equal(to.begin() + static_cast<std::ptrdiff_t>(at),
+                                       to.begin() + static_cast<std::ptrdiff_t>(at + size),
+                                       from.begin() + 1));
+                const auto untouched = std::ranges::count(to, std::byte{255});
+                ASSERT_EQ(static_cast<std::size_t>(untouched), to.size() - size);
+            }
+    });
 }
 
 }  // namespace
