@@ -19,8 +19,8 @@ KINDS = {
     "batch_topk": [{"kind": "batch_topk", "k": "L0", "row_cap": 4}],
     "matryoshka": [{"kind": "matryoshka", "k": "L0", "row_cap": 4}],
     "jumprelu": [{"kind": "jumprelu", "l0_target": "L0"}],
-    "gated": [{"kind": "gated", "l1": [0.2, 0.4, 0.8]}],
-    "relu": [{"kind": "relu", "l1": [0.2, 0.4, 0.8]}],
+    "gated": [{"kind": "gated", "l1": [0.13, 0.17]}],
+    "relu": [{"kind": "relu", "l1": [0.1, 0.13]}],
     "batch_topk + atm": [{"kind": "batch_topk", "k": "L0", "row_cap": 4, "atm": {"start_step": 30, "ramp_steps": 30}}],
     "jumprelu + atm": [{"kind": "jumprelu", "l0_target": "L0", "atm": {"start_step": 30, "ramp_steps": 30}}],
 }
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--width", type=int, default=2304)
     parser.add_argument("--l0", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=400_000, help="to train on")
+    parser.add_argument("--rows", type=int, default=307_200, help="to train on")
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--eval-rows", type=int, default=40_000)
     args = parser.parse_args()
