@@ -54,6 +54,11 @@ DenseReport CpuDevice::dense(const Gate& gate, const Tensors& sae, float gradien
     report.square_norm = 0;
     for (LatentSums* sums : {&report.main, &report.observed, &report.window, &report.gate})
         sums->reset(sae.width);
+    if (rows_ == 0 && gradient_scale != 0) {
+        std::fill_n(gradient.w_enc.data(), sae.width * n_, 0.0F);
+        std::fill_n(gradient.w_dec.data(), sae.width * n_, 0.0F);
+        if (sae.skip) std::fill_n(gradient.w_skip.data(), n_ * n_, 0.0F);
+    }
     const std::vector<LatentTile> tiles = tiles_of(sae);
     if (gate.observe) weigh_squares(sae);
     std::vector<double> columns(static_cast<std::size_t>(n_), 0.0);
