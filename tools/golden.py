@@ -64,11 +64,12 @@ def largest_of_rows(z, k):
     return torch.stack([largest(row, k) for row in z])
 
 
-def selection(z, rules):
+def selection(z, rules, keep):
     if rules["kind"] == "topk":
-        return largest_of_rows(z, int(rules["k"]))
-    if rules.get("row_cap"):
+        return largest_of_rows(z * keep, int(rules["k"]))
+    if rules.get("row_cap"):  # counts masked pairs too
         z = z * largest_of_rows(z, rules["row_cap"])
+    z = z * keep
     if rules.get("rank_rows"):
         return torch.cat([largest(part, math.floor(rules["k"] * len(part) + 0.5))
                           for part in z.split(rules["rank_rows"])])
@@ -90,9 +91,9 @@ def losses(p, x, target, kept, dead, rules):
 
     if kind in ("topk", "batch_topk", "matryoshka"):
         if rules.get("masks_after"):
-            chosen = selection(z.detach(), rules) * keep
+            chosen = selection(z.detach(), rules, 1) * keep
         else:
-            chosen = selection(z.detach() * keep, rules)
+            chosen = selection(z.detach(), rules, keep)
         f = z * chosen
     elif kind == "relu":
         f = torch.relu(z) * keep

@@ -233,7 +233,8 @@ class Device {
     // For the observed codes, as their `gradient`, the change of sum_g |residual^(g)|^2 without the code, if
     // it is among the main codes, or, with the sign turned, with it, if it is not:
     //   -2 f R . d + n f^2 |d|^2   or   -2 f R . d - n f^2 |d|^2,   n the prefixes that hold the latent.
-    virtual void observe(const Tensors& sae) = 0;
+    // Returns how many of the observed codes are masked.
+    virtual std::uint64_t observe(const Tensors& sae) = 0;
 
     // Sums over this rank's rows of the columns of residual^(G) and of y, [n] doubles each (either may be
     // empty), and the sums of their squared norms.

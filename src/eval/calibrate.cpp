@@ -10,6 +10,11 @@ namespace strata::eval {
 
 float calibrate_threshold(device::Device& device, Communicator& comm, const device::Tensors& sae, double k,
                           float lower, const EachBatch& each_batch) {
+    // All ranks from the lowest guess: they pass over the batches together, and a value between two guesses
+    // would be missing on one of them.
+    double highest = -static_cast<double>(lower);
+    comm.max(std::span(&highest, 1));
+    lower = static_cast<float>(-highest);
     for (;; lower *= 0.5F) {
         if (lower < 1e-30F) lower = 0;
         std::vector<float> values;

@@ -15,7 +15,7 @@ using EachBatch = std::function<void(const std::function<void(const data::Batch&
 
 // The threshold t that k * rows pre-activations reach over the batches of all ranks: the exact (k * rows)-th
 // largest. `lower` is a first guess of a value below t (speed only: the batches are passed over again with a
-// lower one where it was too high). Collective.
+// lower one where it was too high); ranks may guess differently. Collective.
 float calibrate_threshold(device::Device& device, Communicator& comm, const device::Tensors& sae, double k,
                           float lower, const EachBatch& each_batch);
 

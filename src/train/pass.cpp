@@ -80,6 +80,8 @@ void gate_rows(Workbench& bench, TrainedSae& sae, Pass& pass) {
     pass.window = std::move(report.window);
     pass.gate = std::move(report.gate);
     pass.observed = std::move(report.observed);
+    if (gate.observe)
+        pass.left_out = static_cast<std::uint64_t>(sum_of(pass.observed.count)) - pass.sums.active;
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ struct Pass {
     double gate_sum = 0;               // gated: sum of the gate's codes
     std::vector<device::SetUse> uses;  // what accumulate() has to do; views of `rule`
     device::LatentSums main, gate, window, observed;
+    std::uint64_t left_out = 0;  // of the observed codes, by masks
 };
 
 // The largest share of active pairs at which lists of them are cheaper than dense products: measured, a step

@@ -32,25 +32,53 @@ void start_anew(Workbench& bench, TrainedSae& sae, bool averaging, std::uint32_t
     constexpr float zero = 0;
     for (device::Tensors* t : {&sae.parameters, &sae.first, &sae.second}) {
         device.upload(std::as_bytes(std::span(&zero, 1)), t->b_enc.data() + latent);
-        for (std::int64_t p = 0; p < t->per_latent; ++p)
+        for (std::int64_t p = 0; p < t->per_latent; ++p)  // gated: its gain and bias
             device.upload(std::as_bytes(std::span(&zero, 1)), t->latent.data() + p * t->width + latent);
     }
     sae.silent[latent] = 0;
 }
 
-// The mean norm of the encoder's directions of the latents that are not silent; of all, if all are.
+// The mean norm of the encoder's directions of the latents that are not silent; of all where all are.
 double living_encoder_norm(Workbench& bench, const TrainedSae& sae, const std::vector<char>& is_silent) {
+    const bool none = std::ranges::count(is_silent, 0) == 0;
     const Slice mine = bench.replicas.updated(sae.parameters.width);
     std::vector<double> sums = {0, 0};
     const bool all = std::ranges::find(is_silent, 0) == is_silent.end();
     for (std::int64_t j = mine.first; j < mine.last; ++j) {
-        if (is_silent[static_cast<std::size_t>(j)] != 0 && !all) continue;
+        if (!none && is_silent[static_cast<std::size_t>(j)] != 0) continue;
         sums[0] += std::sqrt(bench.device.square_norm({sae.parameters.w_enc.data() + j * sae.parameters.n,
                                                        static_cast<std::size_t>(sae.parameters.n)}));
         sums[1] += 1;
     }
     bench.replicas.group->sum(sums);
-    return sums[1] > 0 ? sums[0] / sums[1] : 1;
+    return sums[0] / sums[1];
+}
+
+// What a row of this rank is drawn by: the norm of its error, nothing where it has no direction, as a row
+// that is b_dec itself.
+std::vector<double> weights_of_rows(Workbench& bench, const TrainedSae& sae) {
+    std::vector<float> norms;
+    bench.device.residual_norms(norms);
+    std::vector<double> weights(norms.begin(), norms.end());
+    std::vector<float> row(static_cast<std::size_t>(sae.parameters.n));
+    for (std::size_t b = 0; b < weights.size(); ++b) {
+        bench.device.centered_row(static_cast<std::int64_t>(b), row);
+        if (std::ranges::all_of(row, [](float v) { return v == 0; })) weights[b] = 0;
+    }
+    return weights;
+}
+
+// The first row at which the sum of the weights passes `at`; of those with a weight the last, should
+// roundings keep the sum below.
+std::size_t row_at(std::span<const double> weights, double at) {
+    std::size_t row = 0;
+    double sum = 0;
+    for (std::size_t b = 0; b < weights.size() && sum <= at; ++b) {
+        if (weights[b] == 0) continue;
+        row = b;
+        sum += weights[b];
+    }
+    return row;
 }
 
 }  // namespace
@@ -69,55 +97,44 @@ std::vector<std::uint32_t> resample(Workbench& bench, TrainedSae& sae, const Opt
         }
     if (silent.empty()) return {};
 
-    // Cumulative error norms over the global batch: this rank's stand between `before` and `before + own`.
+    // Cumulative weights over the global batch: this rank's stand between `before` and `after`, which is the
+    // next rank's `before`, so that each draw falls to one rank.
     Communicator& comm = bench.comm();
-    std::vector<float> norms;
-    bench.device.residual_norms(norms);
-    std::vector<float> row(static_cast<std::size_t>(sae.parameters.n));
-    for (std::size_t b = 0; b < norms.size(); ++b) {
-        bench.device.centered_row(static_cast<std::int64_t>(b), row);
-        if (std::ranges::all_of(row, [](float v) { return v == 0; })) norms[b] = 0;
-    }
+    const std::vector<double> weights = weights_of_rows(bench, sae);
     std::vector<double> of_rank(static_cast<std::size_t>(comm.size()), 0.0);
-    for (const float norm : norms) of_rank[static_cast<std::size_t>(comm.rank())] += norm;
+    for (const double weight : weights) of_rank[static_cast<std::size_t>(comm.rank())] += weight;
     comm.sum(of_rank);
-    double before = 0, total = 0;
+    double before = 0, after = 0, total = 0;
     for (std::size_t r = 0; r < of_rank.size(); ++r) {
         if (static_cast<int>(r) == comm.rank()) before = total;
         total += of_rank[r];
+        if (static_cast<int>(r) == comm.rank()) after = total;
     }
     if (total == 0) return {};
-    const double own = of_rank[static_cast<std::size_t>(comm.rank())];
     const auto encoder_norm = static_cast<float>(0.2 * living_encoder_norm(bench, sae, is_silent));
 
     // The rank with the chosen row gives its direction; the sum over ranks spreads it.
     const auto n = static_cast<std::size_t>(sae.parameters.n);
     std::vector<double> direction(n);
-    std::vector<std::uint32_t> fresh;
+    std::vector<float> row(n);
     for (const std::uint32_t j : silent) {
         std::ranges::fill(direction, 0.0);
         Random random(bench.seed, Purpose::resampling, (static_cast<std::uint64_t>(step) << 32) ^ j);
-        const double at = static_cast<double>(random.uniform()) * total - before;
-        if (at >= 0 && at < own) {
-            double sum = 0;
-            std::size_t b = 0;
-            while (b + 1 < norms.size() && (sum += norms[b]) <= at) ++b;
-            bench.device.centered_row(static_cast<std::int64_t>(b), row);
+        const double at = static_cast<double>(random.uniform()) * total;
+        if (before <= at && at < after) {
+            bench.device.centered_row(static_cast<std::int64_t>(row_at(weights, at - before)), row);
             double square = 0;
             for (const float v : row) square += static_cast<double>(v) * v;
-            for (std::size_t c = 0; c < n && square > 0; ++c) direction[c] = row[c] / std::sqrt(square);
+            for (std::size_t c = 0; c < n; ++c) direction[c] = row[c] / std::sqrt(square);
         }
         comm.sum(direction);
         std::ranges::transform(direction, row.begin(), [](double v) { return static_cast<float>(v); });
-        if (std::ranges::all_of(row, [](float v) { return v == 0; }))
-            continue;  // between two ranks, by rounding
-        start_anew(bench, sae, optimizer.kind != "adam", j, row, encoder_norm);
-        fresh.push_back(j);
+        start_anew(bench, sae, j, row, encoder_norm);
     }
     bench.replicas.group->barrier();  // before another rank reads the rows
-    if (sae.config.atm) refresh_atm(sae.atm, fresh);
-    if (!fresh.empty()) sae.resampled_at = step;
-    return fresh;
+    if (sae.config.atm) refresh_atm(sae.atm, silent);
+    sae.resampled_at = step;
+    return silent;
 }
 
 double rate_after_resampling(const TrainedSae& sae, std::int64_t step) {

@@ -75,13 +75,13 @@ void learn_importance(Workbench& bench, TrainedSae& sae, Pass& pass, bool masked
     const std::size_t width = sae.silent.size();
     if (!pass.dense) {
         if (!masked) bench.device.keep_unmasked(CodeSet::main, CodeSet::observed);  // all of them
-        bench.device.observe(sae.parameters);
+        pass.left_out = bench.device.observe(sae.parameters);
         bench.device.latent_sums(CodeSet::observed, pass.observed, sae.parameters.width);
     }
     std::vector<double> sums;
     for (const auto* part : {&pass.observed.value, &pass.observed.count, &pass.observed.gradient})
         sums.insert(sums.end(), part->begin(), part->end());
-    sums.push_back(masked_codes(bench, pass, masked));
+    sums.push_back(static_cast<double>(pass.left_out));
     bench.comm().sum(sums);
     const std::span<const double> all = sums;
     double active = 0;

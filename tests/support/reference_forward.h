@@ -91,7 +91,7 @@ Mask select_rank_top(const std::vector<T>& z, std::size_t width, const StepRules
     for (const std::size_t rows : rules.rank_rows) {
         const std::vector<T> mine(from, from + static_cast<std::ptrdiff_t>(rows * width));
         const auto count = static_cast<std::size_t>(std::llround(rules.k * static_cast<double>(rows)));
-        const Mask part = select_batch_top(mine, rows, width, count, rules.row_cap);
+        const Mask part = select_batch_top(mine, rows, width, count);
         mask.insert(mask.end(), part.begin(), part.end());
         from += static_cast<std::ptrdiff_t>(rows * width);
     }
@@ -106,18 +106,21 @@ T smallest_selected(const std::vector<T>& z, const Mask& mask) {
     return smallest;
 }
 
-// The selection of a kind that selects, among the pairs `kept`.
+// The selection of a kind that selects, among the pairs `kept`. The cap of a row counts masked pairs too.
 template <typename T>
 Mask select(const std::vector<T>& z, std::size_t rows, std::size_t width, const StepRules& rules,
             const Mask& kept) {
     std::vector<T> competing = z;
+    const Mask within = rules.kind == Kind::topk || rules.row_cap == 0
+                            ? Mask{}
+                            : select_row_top(z, rows, width, rules.row_cap);
     for (std::size_t i = 0; i < z.size(); ++i)
-        if (!has(kept, i)) competing[i] = 0;  // not positive: never selected
+        if (!has(kept, i) || !has(within, i)) competing[i] = 0;  // not positive: never selected
     if (rules.kind == Kind::topk)
         return select_row_top(competing, rows, width, static_cast<std::size_t>(rules.k));
     if (!rules.rank_rows.empty()) return select_rank_top(competing, width, rules);
     const auto count = static_cast<std::size_t>(std::llround(rules.k * static_cast<double>(rows)));
-    return select_batch_top(competing, rows, width, count, rules.row_cap);
+    return select_batch_top(competing, rows, width, count);
 }
 
 // f W_dec for the pairs of `mask`, [B, n]; no bias. Only latents before `end`.

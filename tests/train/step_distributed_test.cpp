@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "comm/mpi.h"
 #include "comm/self.h"
+#include "support/divisions.h"
 #include "support/problem.h"
 #include "support/training.h"
 #include "train/step.h"
@@ -50,12 +51,8 @@ class Distributed : public testing::TestWithParam<Case> {
         return {.threads = threads, .overlap = overlap, .group_size = GetParam().group_size};
     }
 
-    // The first row of a rank; consecutive slices, no two alike at three ranks.
     std::int64_t first_row(int rank) const {
-        const auto all = static_cast<std::int64_t>(rows);
-        if (GetParam().first_rank_idle && comm->size() > 1)
-            return rank == 0 ? 0 : all * (rank - 1) / (comm->size() - 1);
-        return all * rank / comm->size();
+        return test::first_row(rows, rank, comm->size(), GetParam().first_rank_idle);
     }
     std::int64_t first() const { return first_row(comm->rank()); }
     std::int64_t last() const { return first_row(comm->rank() + 1); }
@@ -195,15 +192,6 @@ TEST_P(Distributed, OverlapAndThreadsChangeNoBit) {
     EXPECT_EQ(state(2, true), expected);
 }
 
-// Ranks of a host in one group; each alone; groups of two that reduce among each other.
-std::vector<int> divisions() {
-    const int ranks = make_mpi_communicator()->size();
-    std::vector<int> sizes = {0};
-    if (ranks > 1) sizes.push_back(1);
-    if (ranks > 2 && ranks % 2 == 0) sizes.push_back(2);
-    return sizes;
-}
-
 std::vector<Case> cases() {
     std::vector<Case> all;
     for (const Case& c :
@@ -215,21 +203,20 @@ std::vector<Case> cases() {
           Case{"batch_topk_fewer_positive_than_asked", "batch_topk", Awkward::none, 0, false, 140},
           Case{"batch_topk_idle_rank", "batch_topk", Awkward::none, 0, true},
           Case{"topk_idle_rank", "topk", Awkward::none, 0, true}})
-        for (const int group_size : divisions()) {
+        for (const int group_size : test::divisions()) {
             all.push_back(c);
             all.back().group_size = group_size;
         }
     return all;
 }
 INSTANTIATE_TEST_SUITE_P(Steps, Distributed, testing::ValuesIn(cases()), [](const auto& info) {
-    const int group = info.param.group_size;
-    return fmt::format("{}_{}", info.param.name, group == 0 ? "by_host" : fmt::format("groups_of_{}", group));
+    return fmt::format("{}_{}", info.param.name, test::name_of_division(info.param.group_size));
 });
 
 // Where memory is shared each rank updates its part, and all of them see the whole.
 TEST(DistributedReplicas, DivideTheLatents) {
     const auto comm = make_mpi_communicator();
-    for (const int group_size : divisions()) {
+    for (const int group_size : test::divisions()) {
         const train::Replicas replicas(*comm, group_size);
         EXPECT_EQ(replicas.group->size(), group_size == 0 ? comm->size() : group_size);
         EXPECT_EQ(replicas.across->size() * replicas.group->size(), comm->size());

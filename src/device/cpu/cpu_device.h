@@ -122,7 +122,7 @@ class CpuDevice final : public Device {
     void keep_unmasked(CodeSet from, CodeSet set) override;
     DecodeSums decode(CodeSet set, const Tensors& sae, float gradient_scale) override;
     void backprop(CodeSet set, const Tensors& sae) override;
-    void observe(const Tensors& sae) override;
+    std::uint64_t observe(const Tensors& sae) override;
     Moments column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) override;
     void residual_norms(std::vector<float>& norms) override;
     void centered_row(std::int64_t b, std::span<float> row) override;
@@ -175,6 +175,9 @@ class CpuDevice final : public Device {
     void for_each_dot(const PairsByRow& pairs, const Tensors& sae, const Wanted& wanted, const Pair& pair);
     void transpose(CodeTable& codes, std::int64_t width);
     void sum_by_latent(const CodeTable& codes, LatentSums& sums, std::int64_t width);
+    // Of what a code adds to the error besides its product with the residual: prefixes that hold the latent,
+    // times |d_j|^2, [M].
+    void weigh_squares(const Tensors& sae);
     void add_columns(const Tiles& rows, std::span<double> sums);
     double accumulate_group(std::span<const SetUse> sets, const Tensors& sae, Tensors& gradient,
                             std::int64_t group, std::int64_t tile);
@@ -184,7 +187,7 @@ class CpuDevice final : public Device {
     void dense_backprop(const Gate& gate, const Tensors& sae, std::span<const LatentTile> tiles,
                         std::int64_t first, std::int64_t count, float gradient_scale, Tensors& gradient);
     void dense_observe(const Gate& gate, const Tensors& sae, const LatentTile& tile, std::int64_t row,
-                       const float* z, const float* dot, float gradient_scale, float held);
+                       const float* z, const float* dot, float gradient_scale);
     void finish_outputs(const Tensors& sae, std::span<const double> residual, float gradient_scale,
                         Tensors& gradient);
     void unit_row(float* d) const;
@@ -212,7 +215,8 @@ class CpuDevice final : public Device {
     std::vector<DecodeSums> other_row_sums_;
     Array<double> partial_;  // [groups, n] sums by group of rows or latents
     std::vector<double> part_norms_;
-    std::vector<float> along_;  // [M] multiple of d_j taken from the decoder's gradient
+    std::vector<float> along_;          // [M] multiple of d_j taken from the decoder's gradient
+    std::vector<float> square_weight_;  // [M] of weigh_squares()
     DenseScratch dense_scratch_;
     bool dense_ = false;  // the present batch went through dense()
     DenseReport dense_report_;

@@ -138,33 +138,37 @@ void CpuDevice::backprop(CodeSet set, const Tensors& sae) {
         [&](std::size_t, std::uint32_t e, float dot) { codes.gradient[e] = scale * dot; });
 }
 
-void CpuDevice::observe(const Tensors& sae) {
+void CpuDevice::weigh_squares(const Tensors& sae) {
+    square_weight_.assign(static_cast<std::size_t>(sae.width), 1.0F);
+    if (!sae.unit_rows) decoder_norms(sae, square_weight_);
+    std::int64_t g = 0;
+    for (std::int64_t j = 0; j < sae.width; ++j) {
+        while (j >= sae.group_end(g)) ++g;
+        float& weight = square_weight_[static_cast<std::size_t>(j)];
+        weight *= weight * static_cast<float>(sae.groups() - g);
+    }
+}
+
+std::uint64_t CpuDevice::observe(const Tensors& sae) {
     CodeTable& observed = table(CodeSet::observed);
     const CodeTable& main = table(CodeSet::main);
     const PairsByRow& pairs = observed.pairs;
     observed.gradient.grow(static_cast<std::size_t>(pairs.size()));
-    std::vector<float> square_norms(static_cast<std::size_t>(sae.width), 1.0F);
-    if (!sae.unit_rows) {
-        decoder_norms(sae, square_norms);
-        for (float& norm : square_norms) norm *= norm;
-    }
-    // Prefixes that hold a latent, times |d|^2.
-    const auto held = [&](std::uint32_t j) {
-        std::int64_t count = 1;
-        for (std::int64_t g = 0; g + 1 < sae.groups(); ++g)
-            count += j < static_cast<std::uint64_t>(sae.group_end(g));
-        return static_cast<float>(count) * square_norms[j];
-    };
+    weigh_squares(sae);
     const auto square = [&](std::uint32_t e) {
-        return held(pairs.latent[e]) * pairs.value[e] * pairs.value[e];
+        return square_weight_[pairs.latent[e]] * pairs.value[e] * pairs.value[e];
     };
     // Codes that are not masked are main codes, whose gradient is known.
-#pragma omp parallel for num_threads(threads_) schedule(static)
+    std::uint64_t left_out = 0;
+#pragma omp parallel for num_threads(threads_) schedule(static) reduction(+ : left_out)
     for (std::int64_t b = 0; b < rows_; ++b) {
         const auto r = static_cast<std::size_t>(b);
         std::uint32_t m = main.pairs.begin[r];
         for (std::uint32_t e = pairs.begin[r]; e < pairs.begin[r + 1]; ++e) {
-            if (masked(r, pairs.latent[e])) continue;
+            if (masked(r, pairs.latent[e])) {
+                ++left_out;
+                continue;
+            }
             while (main.pairs.latent[m] < pairs.latent[e]) ++m;
             observed.gradient[e] = -2 * pairs.value[e] * main.gradient[m] / main.gradient_scale + square(e);
         }
@@ -174,6 +178,7 @@ void CpuDevice::observe(const Tensors& sae) {
         [&](std::size_t, std::uint32_t e, float dot) {
             observed.gradient[e] = -2 * pairs.value[e] * dot - square(e);
         });
+    return left_out;
 }
 
 // Adds the columns of `rows` [B, n] to sums [n]: groups of rows, added in order.

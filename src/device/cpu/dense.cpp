@@ -59,7 +59,13 @@ DenseReport CpuDevice::dense(const Gate& gate, const Tensors& sae, float gradien
     report.square_norm = 0;
     for (LatentSums* sums : {&report.main, &report.observed, &report.window, &report.gate})
         sums->reset(sae.width);
+    if (rows_ == 0 && gradient_scale != 0) {
+        std::fill_n(gradient.w_enc.data(), sae.width * n_, 0.0F);
+        std::fill_n(gradient.w_dec.data(), sae.width * n_, 0.0F);
+        if (sae.skip) std::fill_n(gradient.w_skip.data(), n_ * n_, 0.0F);
+    }
     const std::vector<LatentTile> tiles = tiles_of(sae);
+    if (gate.observe) weigh_squares(sae);
     std::vector<double> columns(static_cast<std::size_t>(n_), 0.0);
     for (std::int64_t first = 0; first < rows_; first += block) {
         const std::int64_t count = std::min(block, rows_ - first);
@@ -206,14 +212,13 @@ void CpuDevice::dense_backprop(const Gate& gate, const Tensors& sae, std::span<c
         multiply('N', 'T', count, columns, n_, gradient_scale, residual, d, 0, dots);
         if (gate.frozen)
             multiply('N', 'T', count, columns, n_, gradient_scale, own.gate_residual.data(), d, 0, frozen);
-        const auto held = static_cast<float>(sae.groups() - group);  // prefixes that hold the tile's latents
         for (std::int64_t b = 0; b < count; ++b) {
             float* z = own.z.data() + b * sae.width + begin;
             const float* code = own.code.data() + b * sae.width + begin;
             const float* dot = dots + b * columns;
             if (gate.observe)
                 dense_observe(gate, sae, tiles[static_cast<std::size_t>(t)], first + b, z, dot,
-                              gradient_scale, held);
+                              gradient_scale);
             for (std::int64_t c = 0; c < columns; ++c) {
                 const auto j = static_cast<std::size_t>(begin + c);
                 const bool out = masked(static_cast<std::size_t>(first + b), static_cast<std::uint32_t>(j));
@@ -255,7 +260,7 @@ void CpuDevice::dense_backprop(const Gate& gate, const Tensors& sae, std::span<c
 
 // The observed codes of one row in one tile: what the rule takes without the mask.
 void CpuDevice::dense_observe(const Gate& gate, const Tensors& sae, const LatentTile& tile, std::int64_t row,
-                              const float* z, const float* dot, float gradient_scale, float held) {
+                              const float* z, const float* dot, float gradient_scale) {
     LatentSums& observed = dense_report_.observed;
     for (std::int64_t c = 0; c < tile.last - tile.first; ++c) {
         const auto j = static_cast<std::size_t>(tile.first + c);
@@ -266,7 +271,8 @@ void CpuDevice::dense_observe(const Gate& gate, const Tensors& sae, const Latent
         observed.count[j] += 1;
         observed.value[j] += f;
         const bool out = masked(static_cast<std::size_t>(row), static_cast<std::uint32_t>(j));
-        observed.gradient[j] += -2 * f * dot[c] / gradient_scale + (out ? -held : held) * f * f * dense_scratch_.square_norms[j];
+        const float square = square_weight_[j] * f * f;
+        observed.gradient[j] += -2 * f * dot[c] / gradient_scale + (out ? -square : square);
     }
 }
 
