@@ -255,8 +255,6 @@ class Device {
     virtual void fired(CodeSet set, std::span<std::uint32_t> bits) = 0;
     // Adds to counts[j] the number of main codes of latent j; host memory, [M].
     virtual void count_codes(std::span<std::uint64_t> counts) = 0;
-    // Codes of a set that are masked.
-    virtual std::int64_t count_masked(CodeSet set) = 0;
     // Sums by latent.
     virtual void latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) = 0;
 

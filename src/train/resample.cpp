@@ -43,7 +43,6 @@ double living_encoder_norm(Workbench& bench, const TrainedSae& sae, const std::v
     const bool none = std::ranges::count(is_silent, 0) == 0;
     const Slice mine = bench.replicas.updated(sae.parameters.width);
     std::vector<double> sums = {0, 0};
-    const bool all = std::ranges::find(is_silent, 0) == is_silent.end();
     for (std::int64_t j = mine.first; j < mine.last; ++j) {
         if (!none && is_silent[static_cast<std::size_t>(j)] != 0) continue;
         sums[0] += std::sqrt(bench.device.square_norm({sae.parameters.w_enc.data() + j * sae.parameters.n,
@@ -129,7 +128,7 @@ std::vector<std::uint32_t> resample(Workbench& bench, TrainedSae& sae, const Opt
         }
         comm.sum(direction);
         std::ranges::transform(direction, row.begin(), [](double v) { return static_cast<float>(v); });
-        start_anew(bench, sae, j, row, encoder_norm);
+        start_anew(bench, sae, optimizer.kind != "adam", j, row, encoder_norm);
     }
     bench.replicas.group->barrier();  // before another rank reads the rows
     if (sae.config.atm) refresh_atm(sae.atm, silent);

@@ -14,7 +14,8 @@ namespace strata::train {
 // the others times that, b_enc_j and the kind's own parameters = 0, zero moments and silence. Returns them;
 // none where every row is reconstructed without error or is b_dec itself. Collective; every rank draws the
 // same rows.
-std::vector<std::uint32_t> resample(Workbench& bench, TrainedSae& sae, std::int64_t step);
+std::vector<std::uint32_t> resample(Workbench& bench, TrainedSae& sae, const OptimizerConfig& optimizer,
+                                    std::int64_t step);
 
 // What the learning rate is multiplied with after a resampling: from a tenth back to one by half a cosine.
 double rate_after_resampling(const TrainedSae& sae, std::int64_t step);

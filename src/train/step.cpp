@@ -60,15 +60,6 @@ std::vector<std::uint32_t> count_silence(Workbench& bench, TrainedSae& sae, bool
     return revived;
 }
 
-// Of this rank's codes without masks, those that are masked. Dense products take no pair in the place of one that is.
-double masked_codes(Workbench& bench, const Pass& pass, bool masked) {
-    if (!masked) return 0;
-    if (!pass.dense) return static_cast<double>(bench.device.count_masked(CodeSet::observed));
-    double sum = 0;
-    for (std::size_t j = 0; j < pass.main.count.size(); ++j) sum += pass.observed.count[j] - pass.main.count[j];
-    return sum;
-}
-
 // The averages learn from this step's codes without masks.
 void learn_importance(Workbench& bench, TrainedSae& sae, Pass& pass, bool masked,
                       const std::vector<std::uint32_t>& revived, AtmReport& report) {

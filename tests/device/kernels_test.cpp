@@ -222,7 +222,7 @@ TEST_P(EveryKernel, TilesAreAddedAndProjected) {
 }
 
 TEST_P(EveryKernel, AdamIsTheFormula) {
-    AdamStep step{.lr = 0.01F,
+    OptimizerStep step{.lr = 0.01F,
                   .beta1 = 0.9F,
                   .beta2 = 0.99F,
                   .epsilon = 1e-6F,
@@ -238,7 +238,7 @@ TEST_P(EveryKernel, AdamIsTheFormula) {
         std::vector<float> g = numbers(length, 16);
         g[0] = 0;
         Guarded w(w0), m(m0), v(v0);
-        set.adam(w.data(), m.data(), v.data(), g.data(), n, step);
+        set.optimize(w.data(), m.data(), v.data(), g.data(), n, step);
         EXPECT_TRUE(w.intact() && m.intact() && v.intact());
         for (std::size_t i = 0; i < length; ++i) {
             const double gradient = 0.37 * g[i];
@@ -276,7 +276,7 @@ TEST_P(EveryKernel, HasTheBitsOfTheBestSetIfItFuses) {
             out.push_back(k.subtract(a.data(), base.data(), n, difference.data()));
             k.multiply(0.3F, n, scaled.data());
             for (float& x : v) x *= x;
-            k.adam(w.data(), m.data(), v.data(), base.data(), n,
+            k.optimize(w.data(), m.data(), v.data(), base.data(), n,
                    {.lr = 0.01F, .correction1 = 0.1F, .correction2 = 0.001F, .gradient_scale = 0.7F});
             for (const auto* part : {&sum, &difference, &scaled, &added, &w, &m, &v})
                 out.insert(out.end(), part->begin(), part->end());

@@ -256,17 +256,6 @@ void CpuDevice::count_codes(std::span<std::uint64_t> counts) {
     for (std::int64_t e = 0; e < pairs.size(); ++e) ++counts[pairs.latent[static_cast<std::size_t>(e)]];
 }
 
-std::int64_t CpuDevice::count_masked(CodeSet set) {
-    const PairsByRow& pairs = table(set).pairs;
-    std::int64_t count = 0;
-#pragma omp parallel for num_threads(threads_) schedule(static) reduction(+ : count)
-    for (std::int64_t b = 0; b < rows_; ++b)
-        for (std::uint32_t e = pairs.begin[static_cast<std::size_t>(b)];
-             e < pairs.begin[static_cast<std::size_t>(b) + 1]; ++e)
-            count += masked(static_cast<std::size_t>(b), pairs.latent[e]);
-    return count;
-}
-
 void CpuDevice::latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) {
     CodeTable& codes = table(set);
     codes.gradient_scale = 1;

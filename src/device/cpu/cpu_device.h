@@ -80,7 +80,6 @@ struct DenseScratch {
     std::vector<Array<float>> residual;  // by group, [rows, n]
     Array<float> gate_residual;          // [rows, n]
     std::vector<double> encoder_sums;    // [M] of dL/dz
-    std::vector<float> square_norms;     // [M] |d|^2 where rows are free
 };
 
 // Latents [first, last), all of one prefix group.
@@ -130,7 +129,6 @@ class CpuDevice final : public Device {
                     std::vector<float>& value) override;
     void fired(CodeSet set, std::span<std::uint32_t> bits) override;
     void count_codes(std::span<std::uint64_t> counts) override;
-    std::int64_t count_masked(CodeSet set) override;
     void latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) override;
     double accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
                       Tensors& gradient, std::span<LatentSums> sums,

@@ -47,11 +47,6 @@ DenseReport CpuDevice::dense(const Gate& gate, const Tensors& sae, float gradien
     for (Array<float>& r : own.residual) r.grow(row_elements);
     if (gate.frozen) own.gate_residual.grow(row_elements);
     own.encoder_sums.assign(static_cast<std::size_t>(sae.width), 0.0);
-    own.square_norms.assign(static_cast<std::size_t>(sae.width), 1.0F);
-    if (gate.observe && !sae.unit_rows) {
-        decoder_norms(sae, own.square_norms);
-        for (float& norm : own.square_norms) norm *= norm;
-    }
 
     DenseReport& report = dense_report_;
     report.sums = {};
