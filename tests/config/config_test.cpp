@@ -165,8 +165,14 @@ TEST(Load, TheAuxiliaryLossIsOffByDefaultForKindsWithoutK) {
         EXPECT_EQ(load(least, {"sae.kind=" + kind}).saes.front().aux_k, 512) << kind;
     for (const std::string kind : {"relu", "jumprelu", "gated"}) {
         EXPECT_EQ(load(least, {"sae.kind=" + kind}).saes.front().aux_k, 0) << kind;
-        EXPECT_EQ(load(least, {"sae.kind=" + kind, "sae.aux_k=512"}).saes.front().aux_k, 512) << kind;
+        EXPECT_THROW(load(least, {"sae.kind=" + kind, "sae.aux_k=512"}), UsageError) << kind;
     }
+}
+
+TEST(Load, TranscodersAreNotResampled) {
+    const std::string resampled = "sae: {kind: relu, resample_every: 10}\n";
+    EXPECT_EQ(load(least + resampled).saes.front().resample_every, 10);
+    EXPECT_THROW(load(least + resampled, {"data.target=mlp_out/*"}), UsageError);
 }
 
 TEST(Load, AtmIsAMap) {
@@ -327,7 +333,7 @@ TEST(ToYaml, ReadsBackEqual) {
         "parallel: {data: 3, threads: 2}\noptimizer: {lr: 0.1, epsilon: 1e-300, beta2: 0.3333333333333333}\n",
         "train: {tokens: 9007199254740992}\n",
         "sae: {kind: jumprelu, l0: 1e-5, l0_target: 0.3, frequency: 3, theta: log, prefixes: [0.1, 1]}\n",
-        "sae: {kind: relu, l1: 0.3, decoder: free, resample_every: 3, aux_k: 3, init_from: \"null\"}\n",
+        "sae: {kind: relu, l1: 0.3, decoder: free, resample_every: 3, init_from: \"null\"}\n",
         "sae: {kind: gated, atm: {}}\noptimizer: {kind: adam_schedule_free, warmup: cosine}\n",
         "sae: {kind: matryoshka, prefixes: [1, 20, 300], threshold_scope: local}\n",
         "suite:\n  - {kind: batch_topk, k: 8, atm: [null, {c: [0, 0.3], weights: [0, 0, 1]}]}\n"

@@ -195,6 +195,10 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Bad{"sae:\n  width: 64\n  k: 65\n", "6: sae.k: k 65 exceeds width 64; expected k <= width"},
         Bad{"sae: {width: 32}\n", "4: sae.width: k 64 exceeds width 32; expected k <= width"},
+        Bad{"sae: {kind: relu, aux_k: 3}\n",
+            "4: sae.aux_k: 3 has no meaning for kind relu; expected 0, or a kind that selects the k largest"},
+        Bad{"optimizer: {kind: signum, beta1: 0}\n",
+            "4: optimizer.beta1: 0 leaves signum no average to save; expected a number > 0"},
         Bad{"sae:\n  aux_k: 129\n  width: 128\n",
             "5: sae.aux_k: aux_k 129 exceeds width 128; expected aux_k <= width"},
         Bad{"sae: {kind: topk, k: 12.5}\n",
