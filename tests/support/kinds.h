@@ -2,6 +2,8 @@
 // Every kind of SAE with every option, as small problems in which each of their branches is reached, and the
 // rules and draws by which the reference takes the same steps.
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -32,6 +34,10 @@ struct KindCase {
     }
 };
 
+inline std::string name_of_case(const testing::TestParamInfo<KindCase>& info) {
+    return info.param.name;
+}
+
 inline void PrintTo(const KindCase& c, std::ostream* out) {
     *out << c.name;
 }
@@ -47,7 +53,8 @@ inline OptimizerConfig optimizer_at(std::int64_t step) {
 // Every third latent fires rarely or never. Thresholds, gains and offsets differ from latent to latent, and
 // so do the norms of free decoder rows.
 inline reference::Sae<float> start_of(const KindCase& c) {
-    const std::size_t width = KindCase::width, n = KindCase::n;
+    const auto width = static_cast<std::size_t>(c.config.width);
+    const std::size_t n = KindCase::n;
     reference::Sae<float> sae = make_problem(KindCase::rows, n, width).sae;
     Random random(5, Purpose::synthetic);
     for (std::size_t j = 0; j < width; j += 3)
@@ -74,10 +81,10 @@ struct Rows {
     std::vector<float> x, target;
 };
 
-inline Rows rows_of(const KindCase& c, int number) {
-    Rows rows{make_batch(KindCase::rows, KindCase::n, number), {}};
+inline Rows rows_of(const KindCase& c, int number, std::size_t count = KindCase::rows) {
+    Rows rows{make_batch(count, KindCase::n, number), {}};
     if (!c.transcoder) return rows;
-    rows.target = make_batch(KindCase::rows, KindCase::n, 500000 + number);
+    rows.target = make_batch(count, KindCase::n, 500000 + number);
     for (std::size_t i = 0; i < rows.x.size(); ++i)
         rows.target[i] = 0.5F * rows.target[i] + 0.7F * rows.x[i] + 0.1F;
     return rows;
@@ -146,27 +153,31 @@ inline reference::Draws draws_of(const KindCase& c, std::int64_t step) {
 // may fall on either side.
 inline double nearest_edge(const reference::Sae<double>& sae, const Rows& rows,
                            const reference::StepRules& rules) {
-    const reference::Batch<double> batch{KindCase::rows, widen(rows.x), widen(rows.target)};
-    const reference::Forward<double> at = reference::forward(sae, batch, rules);
+    const reference::Batch<double> batch{rows.x.size() / sae.n, widen(rows.x), widen(rows.target)};
+    const std::vector<double> z = reference::pre_activations(sae, batch);
     const std::vector<double> theta = reference::thetas(sae, rules);
     const double half = std::sqrt(rules.mean_square) * rules.bandwidth / 2;
     double nearest = 1;
-    for (std::size_t i = 0; i < at.z.size(); ++i) {
-        nearest = std::min(nearest, std::abs(at.z[i]));
-        if (!at.magnitude.empty()) nearest = std::min(nearest, std::abs(at.magnitude[i]));
+    for (std::size_t i = 0; i < z.size(); ++i) {
+        const std::size_t j = i % sae.width;
+        nearest = std::min(nearest, std::abs(z[i]));
+        if (rules.kind == reference::Kind::gated)
+            nearest = std::min(nearest, std::abs(std::exp(sae.latent[j]) * (z[i] - sae.b_enc[j]) +
+                                                 sae.latent[sae.width + j]));
         if (rules.kind != reference::Kind::jumprelu) continue;
-        const double from = std::abs(at.z[i] - theta[i % sae.width]);
+        const double from = std::abs(z[i] - theta[j]);
         nearest = std::min({nearest, from, std::abs(from - half)});
     }
     return nearest;
 }
 
 // The rows of a step, such that with these parameters no pair of an elementwise kind depends on roundings.
-inline Rows rows_of(const KindCase& c, std::int64_t step, const reference::Sae<float>& sae) {
+inline Rows clear_rows_of(const KindCase& c, std::int64_t step, const reference::Sae<float>& sae,
+                          std::size_t count = KindCase::rows, double margin = 1e-6) {
     const reference::StepRules rules = rules_of(c, step);
     for (int attempt = 0;; ++attempt) {
-        Rows rows = rows_of(c, static_cast<int>(1000 * step) + attempt);
-        if (c.selects() || nearest_edge(reference::Sae<double>(sae), rows, rules) > 1e-6) return rows;
+        Rows rows = rows_of(c, static_cast<int>(1000 * step) + attempt, count);
+        if (c.selects() || nearest_edge(reference::Sae<double>(sae), rows, rules) > margin) return rows;
     }
 }
 

@@ -143,6 +143,24 @@ struct Training {
         return hash;
     }
 
+    // The same in every division of the ranks. Collective.
+    std::uint64_t whole_state_bits() {
+        std::uint64_t hash = common_bits();
+        for (const device::Tensors* t : {&sae.first, &sae.second})
+            for (const device::Memory<float>* m : {&t->w_enc, &t->w_dec}) {
+                const std::vector<float> own = get(*m, device);
+                std::vector<float> whole(own.size(), 0.0F);
+                each_slice([&](std::size_t rank, std::size_t begin, std::size_t end) {
+                    if (static_cast<int>(rank) != replicas.group->rank()) return;
+                    std::copy(own.data() + begin, own.data() + end, whole.data() + begin);
+                });
+                replicas.group->sum(std::span(whole));
+                for (float& v : whole) v += 0.0F;  // a sum has no negative zeros
+                hash = bits_of(whole, hash);
+            }
+        return hash;
+    }
+
     // Whether the replicas hold the same: all of them what all hold, and ranks with the same place in their
     // groups the same moments. Collective.
     bool replicas_agree() {

@@ -124,7 +124,7 @@ TEST_P(DistributedKinds, AStepFromTheSameStateIsTheSame) {
         ASSERT_EQ(mine.sae.silent, alone.sae.silent);
         mine.take_over(alone);
         alone.sae.density = GetParam().dense ? 1 : 0;
-        const test::Rows batch = test::rows_of(kind, t, alone.parameters());
+        const test::Rows batch = test::clear_rows_of(kind, t, alone.parameters());
         const train::StepReport expected =
             alone.step(batch.x, batch.target, 0, rows, test::optimizer_at(t), t, KindCase::lr);
         const train::StepReport found = step(mine, batch, t);
@@ -193,7 +193,7 @@ TEST_P(DistributedLocalThresholds, StepsAreThoseOfTheReference) {
         const Sae<float> before = mine.parameters();
         comm->barrier();  // before a rank goes on to change them
         expected.sae = Sae<double>(before);
-        const test::Rows batch = test::rows_of(kind, t, before);
+        const test::Rows batch = test::clear_rows_of(kind, t, before);
         const train::StepReport report = step(mine, batch, t);
         const reference::StepResult<double> result =
             test::reference_step(kind, expected, batch, resampled_at, rank_rows);
@@ -213,6 +213,29 @@ TEST_P(DistributedLocalThresholds, StepsAreThoseOfTheReference) {
         if (sum(HasFailure() ? 1 : 0) > 0) break;
     }
     RecordProperty("loss", fmt::format("{:.2e}", worst));
+}
+
+// The lists of a rank without rows have room; those of the others have not.
+TEST(DistributedForms, AllRanksTakeDenseProductsWhereOneHasTooManyPairs) {
+    const auto comm = make_mpi_communicator();
+    constexpr std::int64_t many = 600;
+    KindCase kind = test::elementwise_cases().front();
+    ASSERT_EQ(kind.config.kind, "relu");
+    kind.config.width = 1100;
+    const Sae<float> start = test::start_of(kind);
+    for (const int group_size : test::divisions()) {
+        Training::Options options = kind.options(1);
+        options.group_size = group_size;
+        Training mine(*comm, start, kind.config, many, KindCase::mean_square, options);
+        mine.sae.density = 0;
+        const test::Rows batch = test::rows_of(kind, 0, many);
+        const train::StepReport report =
+            mine.step(batch.x, test::first_row(many, comm->rank(), comm->size(), true),
+                      test::first_row(many, comm->rank() + 1, comm->size(), true), test::optimizer_at(0), 0,
+                      KindCase::lr);
+        EXPECT_TRUE(report.dense);
+        EXPECT_TRUE(mine.replicas_agree());
+    }
 }
 
 bool is_local(const KindCase& kind) {

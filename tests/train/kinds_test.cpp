@@ -185,7 +185,7 @@ class Kinds : public testing::TestWithParam<KindCase> {
             const train::AtmState atm_before = training.sae.atm;
             const Sae<float> before = training.parameters();
             expected.sae = Sae<double>(before);
-            const test::Rows batch = test::rows_of(c, t, before);
+            const test::Rows batch = test::clear_rows_of(c, t, before);
             const train::StepReport report =
                 training.step(batch.x, batch.target, 0, rows, test::optimizer_at(t), t, KindCase::lr);
             const StepResult<double> result = test::reference_step(c, expected, batch, resampled_at);
@@ -246,9 +246,9 @@ TEST_P(ElementwiseKinds, StepsOfDenseProductsAreThoseOfTheReference) {
     match(1);
 }
 
-const auto name_of_case = [](const auto& info) { return info.param.name; };
-INSTANTIATE_TEST_SUITE_P(With, Kinds, testing::ValuesIn(test::kind_cases()), name_of_case);
-INSTANTIATE_TEST_SUITE_P(With, ElementwiseKinds, testing::ValuesIn(test::elementwise_cases()), name_of_case);
+INSTANTIATE_TEST_SUITE_P(With, Kinds, testing::ValuesIn(test::kind_cases()), test::name_of_case);
+INSTANTIATE_TEST_SUITE_P(With, ElementwiseKinds, testing::ValuesIn(test::elementwise_cases()),
+                         test::name_of_case);
 
 }  // namespace
 }  // namespace strata
