@@ -8,20 +8,29 @@ namespace strata::train {
 
 namespace {
 
-// From the rates that the papers give for their lengths: BatchTopK 3e-4 for 1e9 rows (M = 12288); JumpReLU, as in Gemma
-// Scope, 7e-5 for 4e9 (M = 16384); gated 3e-4 for 1.2e9 (M = 131072); all with batches of 4096.
-double length_exponent(const std::string& kind) {
-    if (kind == "jumprelu") return 0.41;
-    return kind == "gated" || kind == "relu" ? 0.15 : 0.31;
+// lr = shortest * sqrt(B / 1024 * 2304 / M) for runs of 5e5 rows or fewer, and falls from there by `exponent`.
+struct RateRule {
+    double shortest, exponent;
+};
+
+// At short lengths the highest rate that leaves less than one latent in a hundred dead (docs/methods.md); the exponents
+// lead to the rates that the papers give for their lengths: BatchTopK 3e-4 for 1e9 rows (M = 12288); JumpReLU, as in
+// Gemma Scope, 7e-5 for 4e9 (M = 16384); gated 3e-4 for 1.2e9 (M = 131072); all with batches of 4096.
+RateRule rule_of(const std::string& kind) {
+    if (kind == "jumprelu") return {0.9e-3, 0.25};
+    if (kind == "gated") return {2.4e-3, 0.1};
+    if (kind == "relu") return {3.6e-3, 0.15};
+    return {3.6e-3, 0.31};
 }
 
 }  // namespace
 
 double automatic_rate(const SaeConfig& sae, std::int64_t batch_size, std::int64_t tokens) {
+    const RateRule rule = rule_of(sae.kind);
     const double size =
         std::sqrt(static_cast<double>(batch_size) / 1024 * 2304 / static_cast<double>(sae.width));
     const double length = std::min(1.0, 5e5 / static_cast<double>(tokens));
-    return 3.6e-3 * size * std::pow(length, length_exponent(sae.kind));
+    return rule.shortest * size * std::pow(length, rule.exponent);
 }
 
 std::int64_t warmup_steps(const OptimizerConfig& optimizer, std::int64_t steps) {

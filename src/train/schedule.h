@@ -8,8 +8,8 @@
 namespace strata::train {
 
 // The rate that `lr: auto` stands for (docs/methods.md, "Learning rate"):
-//   3.6e-3 sqrt(B / 1024 * 2304 / M) * min(1, 5e5 / tokens)^e
-// with e by kind, so that runs as long as the papers' get the papers' rates.
+//   a sqrt(B / 1024 * 2304 / M) * min(1, 5e5 / tokens)^e
+// with a and e by kind: a measured, e so that runs as long as the papers' get the papers' rates.
 double automatic_rate(const SaeConfig& sae, std::int64_t batch_size, std::int64_t tokens);
 
 // Steps of warm-up actually used: warmup_steps, but at most a tenth of the run, so that a short run is
