@@ -103,7 +103,8 @@ void check_sae(const WrittenSae& written, const Config& config, Errors& errors) 
            fmt::format("{} has no meaning for kind {}; expected 0, or a kind that selects the k largest",
                        sae.aux_k, sae.kind));
     unless(sae.resample_every == 0 || config.data.target.empty(), {"resample_every"},
-           "new starts take directions of inputs, which mean nothing to a transcoder's outputs; expected 0, or no "
+           "new starts take directions of inputs, which mean nothing to a transcoder's outputs; expected 0, "
+           "or no "
            "data.target");
     unless(!sae.skip || !config.data.target.empty(), {"skip"},
            "true connects the input with another dataset; expected data.target to name it, or skip false");
@@ -118,7 +119,8 @@ void check_run(const Config& config, const Origins& origins, const std::set<std:
             std::none_of(keys.begin(), keys.end(), [&](const char* key) { return failed.contains(key); });
         if (known && !good) errors.add(blame(origins, keys), what);
     };
-    unless(config.optimizer.kind == "adam" || config.optimizer.beta1 > 0, {"optimizer.beta1", "optimizer.kind"},
+    unless(config.optimizer.kind == "adam" || config.optimizer.beta1 > 0,
+           {"optimizer.beta1", "optimizer.kind"},
            fmt::format("0 leaves {} no average to save; expected a number > 0", config.optimizer.kind));
     const DataConfig& data = config.data;
     unless(

@@ -236,8 +236,7 @@ std::vector<Key> make_keys() {
     parallel.only("groups", {"auto", "1"}, "all ranks work on the same SAEs").decides = false;
     parallel.key("data", &ParallelConfig::data, or_auto(whole(1))).decides = false;
     parallel.only("latent", {"1"}, "latents are not divided among ranks").decides = false;
-    parallel.only("shard_optimizer", {"false"}, "ranks of a host share its state already").decides =
-        false;
+    parallel.only("shard_optimizer", {"false"}, "ranks of a host share its state already").decides = false;
     parallel.key("threads", &ParallelConfig::threads, or_auto(whole(1, 4096))).decides = false;
     return all;
 }

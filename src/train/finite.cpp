@@ -34,28 +34,33 @@ std::size_t first_spoilt(Workbench& bench, const device::Tensors& t) {
 
 }  // namespace
 
-void fail_not_finite(Workbench& bench, const TrainedSae& sae, const StepReport& report, std::int64_t step, double lr) {
+void fail_not_finite(Workbench& bench, const TrainedSae& sae, const StepReport& report, std::int64_t step,
+                     double lr) {
     const std::uint64_t mine = std::isfinite(report.sums.squared_error) ? 0 : 1;
     std::vector<std::uint64_t> all(static_cast<std::size_t>(bench.comm().size()));
     bench.comm().gather({&mine, 1}, all);
     const auto culprit = std::ranges::find(all, 1U);
     const std::size_t tensor = first_spoilt(bench, bench.gradient);
     fail(
-        "{}: the gradient{} of step {} is not finite (norm {}){}; lower optimizer.lr (now {:.3g}), or look for extreme "
+        "{}: the gradient{} of step {} is not finite (norm {}){}; lower optimizer.lr (now {:.3g}), or look "
+        "for extreme "
         "rows with `strata data check`; the last checkpoint is as it was",
-        sae.name, tensor < names.size() ? fmt::format(" of {}", names[tensor]) : "", step + 1, report.gradient_norm,
+        sae.name, tensor < names.size() ? fmt::format(" of {}", names[tensor]) : "", step + 1,
+        report.gradient_norm,
         culprit == all.end() ? std::string()
                              : fmt::format(", nor the loss of rank {}'s rows", culprit - all.begin()),
         lr);
 }
 
 void check_finite(Workbench& bench, const TrainedSae& sae, std::int64_t step) {
-    for (const auto& [what, tensors] : {std::pair{"parameters", &sae.parameters},
-                                        std::pair{"first moments", &sae.first},
-                                        std::pair{"second moments", &sae.second}})
+    for (const auto& [what, tensors] :
+         {std::pair{"parameters", &sae.parameters}, std::pair{"first moments", &sae.first},
+          std::pair{"second moments", &sae.second}})
         if (const std::size_t tensor = first_spoilt(bench, *tensors); tensor < names.size())
-            fail("{}: {} of the {} after step {} is not finite; lower optimizer.lr; the last checkpoint is as it was",
-                 sae.name, names[tensor], what, step);
+            fail(
+                "{}: {} of the {} after step {} is not finite; lower optimizer.lr; the last checkpoint is as "
+                "it was",
+                sae.name, names[tensor], what, step);
 }
 
 }  // namespace strata::train

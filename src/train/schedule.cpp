@@ -8,14 +8,16 @@ namespace strata::train {
 
 namespace {
 
-// lr = shortest * sqrt(B / 1024 * 2304 / M) for runs of 5e5 rows or fewer, and falls from there by `exponent`.
+// lr = shortest * sqrt(B / 1024 * 2304 / M) for runs of 5e5 rows or fewer, and falls from there by
+// `exponent`.
 struct RateRule {
     double shortest, exponent;
 };
 
-// At short lengths the highest rate that leaves less than one latent in a hundred dead (docs/methods.md); the exponents
-// lead to the rates that the papers give for their lengths: BatchTopK 3e-4 for 1e9 rows (M = 12288); JumpReLU, as in
-// Gemma Scope, 7e-5 for 4e9 (M = 16384); gated 3e-4 for 1.2e9 (M = 131072); all with batches of 4096.
+// At short lengths the highest rate that leaves less than one latent in a hundred dead (docs/methods.md); the
+// exponents lead to the rates that the papers give for their lengths: BatchTopK 3e-4 for 1e9 rows (M =
+// 12288); JumpReLU, as in Gemma Scope, 7e-5 for 4e9 (M = 16384); gated 3e-4 for 1.2e9 (M = 131072); all with
+// batches of 4096.
 RateRule rule_of(const std::string& kind) {
     if (kind == "jumprelu") return {0.9e-3, 0.25};
     if (kind == "gated") return {2.4e-3, 0.1};

@@ -221,14 +221,50 @@ TEST_P(EveryKernel, TilesAreAddedAndProjected) {
                 }
 }
 
+TEST_P(EveryKernel, ScheduleFreeIsTheFormula) {
+    using Kind = OptimizerStep::Kind;
+    for (const Kind kind : {Kind::adam_schedule_free, Kind::signum})
+        for (const std::int64_t n : lengths) {
+            OptimizerStep step;
+            step.kind = kind;
+            step.lr = 0.01F;
+            step.beta2 = 0.99F;
+            step.epsilon = 1e-6F;
+            step.correction2 = 0.0297F;
+            step.gradient_scale = 0.37F;
+            step.average = 0.2F;
+            const auto length = static_cast<std::size_t>(n);
+            const std::vector<float> w0 = numbers(length, 13);
+            const std::vector<float> z0 = numbers(length, 14);
+            std::vector<float> v0 = numbers(length, 15);
+            for (float& v : v0) v *= v;
+            std::vector<float> g = numbers(length, 16);
+            g[0] = 0;
+            Guarded w(w0), z(z0), v(v0);
+            set.optimize(w.data(), z.data(), v.data(), g.data(), n, step);
+            EXPECT_TRUE(w.intact() && z.intact() && v.intact());
+            for (std::size_t i = 0; i < length; ++i) {
+                const double gradient = 0.37 * g[i];
+                const double square = 0.99 * v0[i] + 0.01 * gradient * gradient;
+                const double sign = g[i] > 0 ? 1 : g[i] < 0 ? -1 : 0;
+                const double u = kind == Kind::signum ? sign : gradient / (std::sqrt(square / 0.0297) + 1e-6);
+                const double move = 0.01 * (1 - 0.9 * (1 - 0.2)) * u;
+                const double scale = std::abs(w0[i]) + std::abs(z0[i]) + std::abs(u) * 0.01;
+                EXPECT_NEAR(v.data()[i], kind == Kind::signum ? v0[i] : square, 1e-6);
+                EXPECT_NEAR(z.data()[i], z0[i] - 0.01 * u, 1e-6 * scale);
+                EXPECT_NEAR(w.data()[i], w0[i] + 0.2 * (z0[i] - w0[i]) - move, 1e-6 * scale);
+            }
+        }
+}
+
 TEST_P(EveryKernel, AdamIsTheFormula) {
     OptimizerStep step{.lr = 0.01F,
-                  .beta1 = 0.9F,
-                  .beta2 = 0.99F,
-                  .epsilon = 1e-6F,
-                  .correction1 = 0.271F,
-                  .correction2 = 0.0297F,
-                  .gradient_scale = 0.37F};
+                       .beta1 = 0.9F,
+                       .beta2 = 0.99F,
+                       .epsilon = 1e-6F,
+                       .correction1 = 0.271F,
+                       .correction2 = 0.0297F,
+                       .gradient_scale = 0.37F};
     for (const std::int64_t n : lengths) {
         const auto length = static_cast<std::size_t>(n);
         const std::vector<float> w0 = numbers(length, 13);
@@ -277,7 +313,7 @@ TEST_P(EveryKernel, HasTheBitsOfTheBestSetIfItFuses) {
             k.multiply(0.3F, n, scaled.data());
             for (float& x : v) x *= x;
             k.optimize(w.data(), m.data(), v.data(), base.data(), n,
-                   {.lr = 0.01F, .correction1 = 0.1F, .correction2 = 0.001F, .gradient_scale = 0.7F});
+                       {.lr = 0.01F, .correction1 = 0.1F, .correction2 = 0.001F, .gradient_scale = 0.7F});
             for (const auto* part : {&sum, &difference, &scaled, &added, &w, &m, &v})
                 out.insert(out.end(), part->begin(), part->end());
             return out;

@@ -75,7 +75,8 @@ TEST(AutomaticRate, FallsWithTokensAndWidthAndGrowsWithTheBatch) {
                     automatic_rate(sae, 4096, 1'000'000'000) / 2, 1e-12);
         EXPECT_NEAR(automatic_rate(sae, 8192, 1'000'000'000),
                     automatic_rate(sae, 4096, 1'000'000'000) * std::sqrt(2.0), 1e-12);
-        EXPECT_EQ(automatic_rate(shape(kind, 2304), 1024, 500'000), automatic_rate(shape(kind, 2304), 1024, 1))
+        EXPECT_EQ(automatic_rate(shape(kind, 2304), 1024, 500'000),
+                  automatic_rate(shape(kind, 2304), 1024, 1))
             << "never above what short runs take";
     }
     EXPECT_NEAR(automatic_rate(shape("batch_topk", 2304), 1024, 500'000), 3.6e-3, 1e-15);

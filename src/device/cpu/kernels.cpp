@@ -47,6 +47,12 @@ HWY_INLINE V load_first(D d, const float* p, std::int64_t count) {
 #endif
 }
 
+HWY_INLINE void store_first(D d, V v, float* p, std::int64_t count) {
+    HWY_ALIGN float copy[lanes];
+    hn::Store(v, d, copy);
+    std::copy_n(copy, count, p);
+}
+
 // Adds the products of the chain elements [i, n) that do not fill all chains.
 HWY_INLINE void add_tail(D d, const float* a, const float* b, std::int64_t i, std::int64_t n, V* sums) {
     for (std::int64_t c = 0; c < vectors && i < n; ++c, i += lanes) {
@@ -223,9 +229,7 @@ float AddTile(const TileSource* sources, std::int64_t count, std::int64_t valid,
         } else {
             if (direction != nullptr)
                 sum[v] = hn::MulAdd(minus_along, load_first(d, direction + v * lanes, left), sum[v]);
-            HWY_ALIGN float tail[lanes];
-            hn::Store(sum[v], d, tail);
-            std::copy_n(tail, left, out + v * lanes);
+            store_first(d, sum[v], out + v * lanes, left);
         }
         V& chain = square[v % square_vectors];
         chain = hn::MulAdd(sum[v], sum[v], chain);
@@ -322,13 +326,9 @@ void ScheduleFree(float* HWY_RESTRICT w, float* HWY_RESTRICT z, float* HWY_RESTR
     if (i == n) return;
     V ws = load_first(d, w + i, n - i), zs = load_first(d, z + i, n - i), vs = load_first(d, v + i, n - i);
     advance(load_first(d, g + i, n - i), ws, zs, vs);
-    HWY_ALIGN float tail[3][lanes];
-    hn::Store(ws, d, tail[0]);
-    hn::Store(zs, d, tail[1]);
-    hn::Store(vs, d, tail[2]);
-    std::copy_n(tail[0], n - i, w + i);
-    std::copy_n(tail[1], n - i, z + i);
-    std::copy_n(tail[2], n - i, v + i);
+    store_first(d, ws, w + i, n - i);
+    store_first(d, zs, z + i, n - i);
+    store_first(d, vs, v + i, n - i);
 }
 
 void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, const float* HWY_RESTRICT g,
@@ -360,13 +360,9 @@ void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, c
         one(load_first(d, g + i, n - i), load_first(d, m + i, n - i), load_first(d, v + i, n - i), w_step,
             m_new, v_new);
         const V w_new = hn::Sub(load_first(d, w + i, n - i), w_step);
-        HWY_ALIGN float tail[3][lanes];
-        hn::Store(m_new, d, tail[0]);
-        hn::Store(v_new, d, tail[1]);
-        hn::Store(w_new, d, tail[2]);
-        std::copy_n(tail[0], n - i, m + i);
-        std::copy_n(tail[1], n - i, v + i);
-        std::copy_n(tail[2], n - i, w + i);
+        store_first(d, m_new, m + i, n - i);
+        store_first(d, v_new, v + i, n - i);
+        store_first(d, w_new, w + i, n - i);
     }
 }
 
