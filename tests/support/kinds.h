@@ -22,6 +22,7 @@ struct KindCase {
     SaeConfig config;
     bool transcoder = false;
     double theta = 0;  // jumprelu: about where thresholds start
+    std::string optimizer = "adam";
 
     static constexpr std::size_t rows = 48, n = 20, width = 150;  // of the global batch
     static constexpr double mean_square = 1.3, lr = 0.01;
@@ -43,8 +44,9 @@ inline void PrintTo(const KindCase& c, std::ostream* out) {
 }
 
 // Clips in all steps but the fourth.
-inline OptimizerConfig optimizer_at(std::int64_t step) {
+inline OptimizerConfig optimizer_at(std::int64_t step, const std::string& kind = "adam") {
     OptimizerConfig optimizer;
+    optimizer.kind = kind;
     optimizer.clip_norm = step == 3 ? 100 : 0.5;
     optimizer.epsilon = 1e-5;  // gradients that are zero but for rounding do not move anything far
     return optimizer;
@@ -91,7 +93,7 @@ inline Rows rows_of(const KindCase& c, int number, std::size_t count = KindCase:
 }
 
 inline reference::StepRules rules_of(const KindCase& c, std::int64_t step) {
-    const OptimizerConfig optimizer = optimizer_at(step);
+    const OptimizerConfig optimizer = optimizer_at(step, c.optimizer);
     const SaeConfig& config = c.config;
     reference::StepRules rules;
     rules.kind = reference::kind_named(config.kind);
@@ -127,6 +129,9 @@ inline reference::StepRules rules_of(const KindCase& c, std::int64_t step) {
             .geometric = config.atm->combine == "geometric",
             .weights = {config.atm->weights[0], config.atm->weights[1], config.atm->weights[2]}};
     rules.clip_norm = optimizer.clip_norm;
+    rules.optimiser = c.optimizer == "adam"     ? reference::Optimiser::adam
+                      : c.optimizer == "signum" ? reference::Optimiser::signum
+                                                : reference::Optimiser::adam_schedule_free;
     rules.rates = {
         .lr = KindCase::lr, .beta1 = optimizer.beta1, .beta2 = optimizer.beta2, .epsilon = optimizer.epsilon};
     return rules;
@@ -307,6 +312,21 @@ inline std::vector<KindCase> kind_cases() {
                 masks("latent", "before")(c);
                 resampling(c);
             });
+    }
+    return all;
+}
+
+// Every kind under the optimisers that average.
+inline std::vector<KindCase> averaging_cases() {
+    std::vector<KindCase> all;
+    for (KindCase c : detail::kinds()) {
+        c.name += "_averaged";
+        c.optimizer = "adam_schedule_free";
+        all.push_back(c);
+        if (c.config.kind != "relu" && c.config.kind != "gated") continue;
+        c.name += "_resampling";
+        c.config.resample_every = 3;
+        all.push_back(c);
     }
     return all;
 }

@@ -175,7 +175,8 @@ class Kinds : public testing::TestWithParam<KindCase> {
         const KindCase& c = GetParam();
         const Sae<float> start = test::start_of(c);
         Training training(*self, start, c.config, rows, KindCase::mean_square, c.options());
-        reference::Trained<double> expected{Sae<double>(start)};
+        train::start_average(training.bench, training.sae, test::optimizer_at(0, c.optimizer));
+        reference::Trained<double> expected(Sae<double>(start), test::rules_of(c, 0).optimiser);
         std::int64_t resampled_at = -1;
         Reached reached;
         Worst worst;
@@ -186,8 +187,8 @@ class Kinds : public testing::TestWithParam<KindCase> {
             const Sae<float> before = training.parameters();
             expected.sae = Sae<double>(before);
             const test::Rows batch = test::clear_rows_of(c, t, before);
-            const train::StepReport report =
-                training.step(batch.x, batch.target, 0, rows, test::optimizer_at(t), t, KindCase::lr);
+            const train::StepReport report = training.step(
+                batch.x, batch.target, 0, rows, test::optimizer_at(t, c.optimizer), t, KindCase::lr);
             const StepResult<double> result = test::reference_step(c, expected, batch, resampled_at);
             add_reached(reached, c, t, result, expected.silent, Sae<double>(before));
 
@@ -225,9 +226,24 @@ class Kinds : public testing::TestWithParam<KindCase> {
                 expect_near(worst.parameter, 2e-5, parameters.tensor(i), expected.sae.tensor(i),
                             Sae<float>::names[i]);
             }
+            if (c.optimizer != "adam") {
+                const Sae<float> z = test::get(training.sae.first, training.device);
+                for (int i = 0; i < Sae<float>::tensors; ++i)
+                    expect_near(worst.parameter, 2e-5, z.tensor(i), expected.first.tensor(i),
+                                Sae<float>::names[i]);
+            }
             if (HasFailure()) break;  // the rest follows from it
         }
         if (!HasFailure()) expect_reached(reached, c);
+        if (c.optimizer != "adam") {
+            train::take_average(training.bench, training.sae, test::optimizer_at(0, c.optimizer));
+            const Sae<double> average =
+                reference::averaged(expected.sae, expected.first, test::rules_of(c, 0));
+            const Sae<float> parameters = training.parameters();
+            for (int i = 0; i < Sae<float>::tensors; ++i)
+                expect_near(worst.parameter, 2e-5, parameters.tensor(i), average.tensor(i),
+                            Sae<float>::names[i]);
+        }
         RecordProperty("loss", fmt::format("{:.2e}", worst.loss));
         RecordProperty("gradient", fmt::format("{:.2e}", worst.gradient));
         RecordProperty("parameter", fmt::format("{:.2e}", worst.parameter));
@@ -247,6 +263,7 @@ TEST_P(ElementwiseKinds, StepsOfDenseProductsAreThoseOfTheReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(With, Kinds, testing::ValuesIn(test::kind_cases()), test::name_of_case);
+INSTANTIATE_TEST_SUITE_P(Averaging, Kinds, testing::ValuesIn(test::averaging_cases()), test::name_of_case);
 INSTANTIATE_TEST_SUITE_P(With, ElementwiseKinds, testing::ValuesIn(test::elementwise_cases()),
                          test::name_of_case);
 
