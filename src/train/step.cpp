@@ -139,11 +139,28 @@ void constrain_own(Workbench& bench, TrainedSae& sae, const sae::Moment& moment,
     }
 }
 
-device::OptimizerStep::Kind kind_of_step(const OptimizerConfig& optimizer) {
+// The optimiser's step on a gradient of this norm. Averages weigh steps by the square of the largest rate so
+// far.
+device::OptimizerStep optimizer_step(TrainedSae& sae, const OptimizerConfig& optimizer, std::int64_t step,
+                                     double lr, double gradient_norm) {
     using Kind = device::OptimizerStep::Kind;
-    return optimizer.kind == "adam"     ? Kind::adam
-           : optimizer.kind == "signum" ? Kind::signum
-                                        : Kind::adam_schedule_free;
+    device::OptimizerStep next;
+    next.kind = optimizer.kind == "adam"     ? Kind::adam
+                : optimizer.kind == "signum" ? Kind::signum
+                                             : Kind::adam_schedule_free;
+    next.lr = static_cast<float>(lr * rate_after_resampling(sae, step));
+    next.beta1 = static_cast<float>(optimizer.beta1);
+    next.beta2 = static_cast<float>(optimizer.beta2);
+    next.epsilon = static_cast<float>(optimizer.epsilon);
+    next.correction1 = static_cast<float>(1 - std::pow(optimizer.beta1, static_cast<double>(step + 1)));
+    next.correction2 = static_cast<float>(1 - std::pow(optimizer.beta2, static_cast<double>(step + 1)));
+    if (optimizer.clip_norm > 0 && gradient_norm > optimizer.clip_norm)
+        next.gradient_scale = static_cast<float>(optimizer.clip_norm / gradient_norm);
+    sae.largest_rate = std::max(sae.largest_rate, static_cast<double>(next.lr));
+    sae.weight_sum += sae.largest_rate * sae.largest_rate;
+    if (sae.weight_sum > 0)
+        next.average = static_cast<float>(sae.largest_rate * sae.largest_rate / sae.weight_sum);
+    return next;
 }
 
 }  // namespace
@@ -201,24 +218,10 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     report.gradient_norm = std::sqrt(reduce_gradients(bench, own_norm));
     if (!std::isfinite(report.gradient_norm)) fail_not_finite(bench, sae, report, step, lr);
 
-    device::OptimizerStep adam;
-    adam.kind = kind_of_step(optimizer);
-    adam.lr = static_cast<float>(lr * rate_after_resampling(sae, step));
-    // Averages weigh steps by the square of the largest rate so far.
-    sae.largest_rate = std::max(sae.largest_rate, static_cast<double>(adam.lr));
-    sae.weight_sum += sae.largest_rate * sae.largest_rate;
-    if (sae.weight_sum > 0)
-        adam.average = static_cast<float>(sae.largest_rate * sae.largest_rate / sae.weight_sum);
-    adam.beta1 = static_cast<float>(optimizer.beta1);
-    adam.beta2 = static_cast<float>(optimizer.beta2);
-    adam.epsilon = static_cast<float>(optimizer.epsilon);
-    adam.correction1 = static_cast<float>(1 - std::pow(optimizer.beta1, static_cast<double>(step + 1)));
-    adam.correction2 = static_cast<float>(1 - std::pow(optimizer.beta2, static_cast<double>(step + 1)));
-    if (optimizer.clip_norm > 0 && report.gradient_norm > optimizer.clip_norm)
-        adam.gradient_scale = static_cast<float>(optimizer.clip_norm / report.gradient_norm);
+    const device::OptimizerStep next = optimizer_step(sae, optimizer, step, lr, report.gradient_norm);
     const Slice slice = bench.replicas.updated(sae.parameters.width);
-    device.update(sae.parameters, bench.gradient, sae.first, sae.second, adam, slice.first, slice.last);
-    constrain_own(bench, sae, moment, adam.kind != device::OptimizerStep::Kind::adam);
+    device.update(sae.parameters, bench.gradient, sae.first, sae.second, next, slice.first, slice.last);
+    constrain_own(bench, sae, moment, next.kind != device::OptimizerStep::Kind::adam);
     bench.replicas.group->barrier();  // all slices are new
     report.resampled = std::ssize(resample(bench, sae, optimizer, step));
     return report;
