@@ -259,6 +259,7 @@ bool train_steps(Run& run, Training& t) {
 
 // Calibrates, measures on the held-out rows and saves every SAE of the job.
 void finish(Run& run, Training& t) {
+    t.bench->gradient = {};  // makes room for the candidates of calibration and the copies of saving
     const Config& config = run.config;
     const data::InputStatistics& statistics = t.progress.statistics;
     std::uint64_t skipped = 0;
