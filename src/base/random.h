@@ -20,7 +20,8 @@ enum class Purpose : std::uint32_t {
     synthetic,
     encoder_weights,
     mask,
-    resampling
+    resampling,
+    dither
 };
 
 struct Random {

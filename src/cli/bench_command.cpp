@@ -37,6 +37,7 @@ struct Arguments {
     std::vector<std::string> files;
     std::string dataset = "resid_post/*";
     bool json = false, atm = false;
+    device::CpuOptions cpu;
 };
 
 double seconds() {
@@ -107,7 +108,7 @@ int bench(const Arguments& a, Communicator& comm) {
     together(comm, [&] { x = make_batch(a, comm); });
     const std::int64_t rows = std::ssize(x) / a.n;
     const int threads = a.threads > 0 ? a.threads : std::max(1, omp_get_num_procs() / comm.ranks_on_node());
-    const std::unique_ptr<device::Device> device = device::make_cpu_device(threads);
+    const std::unique_ptr<device::Device> device = device::make_cpu_device(threads, a.cpu);
     const train::Replicas replicas(comm);
     Reducer reducer(*replicas.across, false);
     SaeConfig config;
@@ -244,6 +245,10 @@ void add_bench_command(CLI::App& app, Action& action) {
     command->add_option("--data", arguments->files,
                         "Activation files to take the batch from; synthetic rows otherwise");
     command->add_option("--dataset", arguments->dataset, "Dataset in them");
+    command->add_option("--encoder", arguments->cpu.encoder, "As run.encoder")
+        ->check(CLI::IsMember({"auto", "float32", "screened"}));
+    command->add_option("--screen-bound", arguments->cpu.screen_bound, "As run.screen_bound")
+        ->check(CLI::IsMember({"dithered", "certain"}));
     command->add_flag("--atm", arguments->atm, "With adaptive temporal masking");
     command->add_flag("--json", arguments->json, "One JSON object");
     command->footer("Example: mpirun -n 2 strata bench --k 32");

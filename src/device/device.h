@@ -182,8 +182,8 @@ class Device {
     virtual void mask(const Mask& mask) = 0;
 
     // Screening: which pairs (row, latent) have a pre-activation z = xc . w_enc_j + b_enc_j that matters. The
-    // product is made block by block in float32 and scanned in cache; a pair that could pass within the
-    // product's rounding error is recomputed by a dot product with one fixed summation order, and that value
+    // product is made block by block, in float32 or coarser, and scanned in cache; a pair that could pass
+    // within the product's error is recomputed by a dot product with one fixed summation order, and that value
     // is what counts, so that candidates and values do not depend on block sizes, threads or ranks.
 
     // Candidates: every pair with z >= at_least_j and z > 0; at_least is [M], or one number for all. Gives up
@@ -300,7 +300,12 @@ class Device {
     virtual std::size_t workspace_bytes() const = 0;
 };
 
-std::unique_ptr<Device> make_cpu_device(int threads);
+// How the CPU finds the pairs that matter (docs/screening.md); the result does not depend on it.
+struct CpuOptions {
+    std::string encoder = "auto";           // auto: whichever is faster | float32 | screened
+    std::string screen_bound = "dithered";  // | certain
+};
+std::unique_ptr<Device> make_cpu_device(int threads, const CpuOptions& options = {});
 
 template <typename T>
 Memory<T> make_memory(Device& device, std::size_t size) {

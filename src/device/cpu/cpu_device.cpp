@@ -10,7 +10,11 @@
 
 namespace strata::device {
 
-CpuDevice::CpuDevice(int threads) : threads_(threads), kernels_(kernels()) {
+CpuDevice::CpuDevice(int threads, const CpuOptions& options)
+    : threads_(threads),
+      options_(options),
+      kernels_(kernels()),
+      screen_(make_screen(options.screen_bound == "certain")) {
     scratch_.resize(static_cast<std::size_t>(threads));
     // For oneDNN, which is called inside parallel regions: in one of a single thread it would start as many
     // of its own as the machine has cores, and ranks that share the cores would wait for each other's.
@@ -127,7 +131,7 @@ std::size_t CpuDevice::workspace_bytes() const {
         return p.begin.capacity() * sizeof(std::uint32_t) + p.latent.size() * sizeof(std::uint32_t) +
                p.value.size() * sizeof(float);
     };
-    bytes += pairs(candidates_) + counts_.capacity() * sizeof(std::uint32_t);
+    bytes += screen_bytes(screen_) + pairs(candidates_) + counts_.capacity() * sizeof(std::uint32_t);
     for (const CodeTable& c : codes_)
         bytes += pairs(c.pairs) + c.latent_begin.capacity() * sizeof(std::uint32_t) +
                  c.row_of.size() * sizeof(std::uint32_t) +
@@ -142,8 +146,8 @@ std::size_t CpuDevice::workspace_bytes() const {
     return bytes;
 }
 
-std::unique_ptr<Device> make_cpu_device(int threads) {
-    return std::make_unique<CpuDevice>(threads);
+std::unique_ptr<Device> make_cpu_device(int threads, const CpuOptions& options) {
+    return std::make_unique<CpuDevice>(threads, options);
 }
 
 }  // namespace strata::device

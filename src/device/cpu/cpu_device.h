@@ -3,14 +3,27 @@
 // else. Results do not depend on the number of threads: work is cut into blocks whose sums are added in block
 // order.
 
+#include <algorithm>
 #include <atomic>
+#include <map>
 #include <vector>
 
 #include "base/memory.h"
 #include "device/cpu/kernels.h"
+#include "device/cpu/screen.h"
 #include "device/device.h"
 
 namespace strata::device {
+
+// Of a block of the product.
+constexpr std::int64_t block_columns = 384;
+constexpr std::int64_t most_block_rows = 512;  // x 384 columns x 4 bytes = 768 KiB, within a core's L2
+
+template <typename T>
+void ensure(std::vector<T>& v, std::int64_t size) {
+    if (static_cast<std::int64_t>(v.size()) < size)
+        v.resize(static_cast<std::size_t>(std::max(size, 2 * std::ssize(v))));
+}
 
 // Pairs (row, latent) with a value, by row; the latents of a row ascend.
 struct PairsByRow {
@@ -95,7 +108,7 @@ struct Rounding {
 
 class CpuDevice final : public Device {
   public:
-    explicit CpuDevice(int threads);
+    explicit CpuDevice(int threads, const CpuOptions& options = {});
 
     std::string name() const override;
     void* allocate(std::size_t bytes) override;
@@ -144,12 +157,28 @@ class CpuDevice final : public Device {
     std::size_t workspace_bytes() const override;
 
   private:
-    std::int64_t block_rows(std::int64_t bytes_per_row) const;
+    // One use of the encoder: by which product, since when, and whether its time counts.
+    struct Encoding {
+        double start = 0;
+        bool screened = false, timed = true;
+    };
+    // The best seconds of the first calls, then their moving averages.
+    struct EncoderTimes {
+        double float32 = 1e30, screened = 1e30;
+        std::uint64_t calls = 0;
+    };
+    Encoding start_encoding(const Tensors& sae, std::span<const float> at_least, bool by_row);
+    void finish_encoding(const Tensors& sae, const Encoding& encoding);
+    std::int64_t block_rows(std::int64_t bytes_per_row, bool screened) const;
     Rounding rounding_of(const Tensors& sae, std::span<const float> at_least) const;
     void screen_block(const Tensors& sae, const float* bias, std::int64_t block, std::int64_t first,
-                      std::int64_t count, std::span<const float> at_least, const Rounding& rounding);
+                      std::int64_t count, std::span<const float> at_least, const Rounding& rounding,
+                      bool screened);
+    std::int64_t screen_columns(std::int64_t column, std::int64_t columns, std::int64_t first,
+                                std::int64_t count, std::int64_t kept, RowBlock& out);
     void top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset,
-                   std::int64_t block, std::int64_t first, std::int64_t count, const Rounding& rounding);
+                   std::int64_t block, std::int64_t first, std::int64_t count, const Rounding& rounding,
+                   bool screened);
     void collect_candidates(std::int64_t rows_per_block);
     float* xc(std::int64_t b) { return centered_.data() + b * n_; }
     const float* xc(std::int64_t b) const { return centered_.data() + b * n_; }
@@ -193,7 +222,10 @@ class CpuDevice final : public Device {
                            float keep, Tensors& gradient);
 
     int threads_;
+    CpuOptions options_;
     Kernels kernels_;
+    Screen screen_;
+    std::map<const float*, EncoderTimes> encoder_times_;  // by W_enc
     std::int64_t rows_ = 0, n_ = 0;  // of the present batch
     std::vector<float> no_bias_;     // [n] zeros
     Rows batch_;                     // the same, in host memory

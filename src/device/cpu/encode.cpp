@@ -1,7 +1,8 @@
 // Screening. The product xc . W_enc^T is made in blocks of rows by columns small enough to stay in cache,
-// scanned there, and never stored. What survives is rescored by kernels_.dots, one fixed summation order.
+// scanned there, and never stored: in float32, or in integers with a bound on their error (screen.h). What
+// survives is rescored by kernels_.dots, one fixed summation order, so the two give the same.
 //
-// Rounding: a float32 product of any summation order differs from the exact sum by at most n u / (1 - n u)
+// Rounding in float32: a float32 product of any summation order differs from the exact sum by at most n u / (1 - n u)
 // |x| |w|, u = 2^-24; so the block product and the rescored value differ by at most twice that, and adding
 // the bias rounds each once more, by u |z|. rounding_of() rounds up.
 
@@ -9,30 +10,34 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "device/cpu/cpu_device.h"
 #include "device/cpu/product.h"
 
 namespace strata::device {
 namespace {
 
-constexpr std::int64_t block_columns = 384;
-constexpr std::int64_t most_block_rows = 512;  // x 384 columns x 4 bytes = 768 KiB, within a core's L2
+constexpr std::int64_t retry_calls = 1024;  // after which the encoder that lost is timed again
 
-template <typename T>
-void ensure(std::vector<T>& v, std::int64_t size) {
-    if (static_cast<std::int64_t>(v.size()) < size)
-        v.resize(static_cast<std::size_t>(std::max(size, 2 * std::ssize(v))));
+double seconds() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 }  // namespace
 
-// Rows of a block: enough blocks to share among the threads, and at most what keeps a block in cache.
-std::int64_t CpuDevice::block_rows(std::int64_t bytes_per_row) const {
+// Rows of a block: enough blocks to share among the threads, and at most what keeps a block in cache; whole
+// tiles of the integer product.
+std::int64_t CpuDevice::block_rows(std::int64_t bytes_per_row, bool screened) const {
+    if (screened) {
+        const std::int64_t tile = screen_.kernels->tile_rows;
+        return std::max(tile, block_rows(bytes_per_row, false) / tile * tile);
+    }
     const std::int64_t parts = 4 * static_cast<std::int64_t>(threads_);
     const std::int64_t share = (rows_ + parts - 1) / parts;
     const std::int64_t cached =
@@ -55,10 +60,11 @@ Rounding CpuDevice::rounding_of(const Tensors& sae, std::span<const float> at_le
 
 bool CpuDevice::screen_above(const Tensors& sae, std::span<const float> at_least, std::int64_t limit) {
     STRATA_ASSERT(at_least.size() == 1 || std::ssize(at_least) == sae.width);
-    const std::int64_t per_block = block_rows(0);
+    const Encoding encoding = start_encoding(sae, at_least, false);
+    const std::int64_t per_block = block_rows(0, encoding.screened);
     const std::int64_t count = (rows_ + per_block - 1) / per_block;
     if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
-    const Rounding rounding = rounding_of(sae, at_least);
+    const Rounding rounding = encoding.screened ? Rounding{} : rounding_of(sae, at_least);
     // With a limit for each latent the scan looks for z - at_least_j >= 0.
     const float* bias = sae.b_enc.data();
     if (at_least.size() > 1) {
@@ -71,16 +77,75 @@ bool CpuDevice::screen_above(const Tensors& sae, std::span<const float> at_least
     for (std::int64_t block = 0; block < count; ++block) {
         if (limit > 0 && total > limit) continue;
         const std::int64_t first = block * per_block;
-        screen_block(sae, bias, block, first, std::min(per_block, rows_ - first), at_least, rounding);
+        screen_block(sae, bias, block, first, std::min(per_block, rows_ - first), at_least, rounding,
+                     encoding.screened);
         total += blocks_[static_cast<std::size_t>(block)].found;
     }
     if (limit > 0 && total > limit) return false;
     collect_candidates(per_block);
+    finish_encoding(sae, encoding);
     return true;
 }
 
+// Which product: the one that was faster so far, both timed twice before. Rows or weights that the integers
+// cannot hold, not finite ones, go to float32.
+CpuDevice::Encoding CpuDevice::start_encoding(const Tensors& sae, std::span<const float> at_least,
+                                              bool by_row) {
+    Encoding encoding{.start = seconds()};
+    if (screen_.kernels == nullptr || options_.encoder == "float32") return encoding;
+    bool screened = options_.encoder == "screened";
+    if (!screened) {
+        const EncoderTimes& times = encoder_times_[sae.w_enc.data()];
+        const bool faster = times.screened < times.float32;
+        screened = times.calls < 4                  ? times.calls % 2 == 1
+                   : times.calls % retry_calls == 0 ? !faster
+                                                    : faster;
+    }
+    encoding.screened =
+        screened && prepare_screen(screen_, sae, xc(0), std::span(centered_norm_).first(
+                                                            static_cast<std::size_t>(rows_)),
+                                   at_least, by_row, threads_);
+    encoding.timed = encoding.screened == screened;
+    return encoding;
+}
+
+void CpuDevice::finish_encoding(const Tensors& sae, const Encoding& encoding) {
+    if (!encoding.timed || options_.encoder != "auto") return;
+    EncoderTimes& times = encoder_times_[sae.w_enc.data()];
+    const bool before = times.screened < times.float32;
+    double& mine = encoding.screened ? times.screened : times.float32;
+    const double taken = seconds() - encoding.start;
+    mine = times.calls < 4 ? std::min(mine, taken) : 0.9 * mine + 0.1 * taken;
+    ++times.calls;
+    const bool now = times.screened < times.float32;
+    if (times.calls == 4 || (times.calls > 4 && now != before))
+        log::info("encoder of {} latents: {} takes {:.1f} ms for {} rows, {} {:.1f} ms", sae.width,
+                  now ? "the screened integer product" : "the float32 product",
+                  1e3 * std::min(times.screened, times.float32), rows_,
+                  now ? "the float32 product" : "the screened one",
+                  1e3 * std::max(times.screened, times.float32));
+}
+
+// Appends to `out` after its first `kept` pairs those of a block of rows and of some latents that may pass.
+std::int64_t CpuDevice::screen_columns(std::int64_t column, std::int64_t columns, std::int64_t first,
+                                       std::int64_t count, std::int64_t kept, RowBlock& out) {
+    const std::int64_t tile_rows = screen_.kernels->tile_rows, tile_columns = screen_.kernels->tile_columns;
+    const std::int64_t row_tiles = (count + tile_rows - 1) / tile_rows;
+    std::int64_t found = kept;
+    for (std::int64_t tile = column / tile_columns; tile * tile_columns < column + columns; ++tile) {
+        const std::int64_t room = found + row_tiles * tile_rows * tile_columns;
+        ensure(out.row, room);
+        ensure(out.latent, room);
+        ensure(out.value, room);
+        found += screen_tile(screen_, first / tile_rows, row_tiles, tile, out.row.data() + found,
+                             out.latent.data() + found, out.value.data() + found);
+    }
+    return found;
+}
+
 void CpuDevice::screen_block(const Tensors& sae, const float* bias, std::int64_t block, std::int64_t first,
-                             std::int64_t count, std::span<const float> at_least, const Rounding& rounding) {
+                             std::int64_t count, std::span<const float> at_least, const Rounding& rounding,
+                             bool screened) {
     Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
     if (mine.product.size() == 0) mine.product.reset(most_block_rows * block_columns);
     RowBlock& out = blocks_[static_cast<std::size_t>(block)];
@@ -90,10 +155,13 @@ void CpuDevice::screen_block(const Tensors& sae, const float* bias, std::int64_t
     std::int64_t kept = 0;
     for (std::int64_t column = 0; column < sae.width; column += block_columns) {
         const std::int64_t columns = std::min(block_columns, sae.width - column);
-        multiply('N', 'T', count, columns, n_, 1, xc(first), sae.w_enc.data() + column * n_, 0,
-                 mine.product.data());
         std::int64_t found = kept;
-        for (std::int64_t r = 0; r < count; ++r) {
+        if (screened)
+            found = screen_columns(column, columns, first, count, kept, out);
+        else
+            multiply('N', 'T', count, columns, n_, 1, xc(first), sae.w_enc.data() + column * n_, 0,
+                     mine.product.data());
+        for (std::int64_t r = 0; r < count && !screened; ++r) {
             ensure(out.latent, found + columns);
             ensure(out.value, found + columns);
             const float slack = rounding.slack(centered_norm_[static_cast<std::size_t>(first + r)]);
@@ -137,190 +205,6 @@ void CpuDevice::screen_block(const Tensors& sae, const float* bias, std::int64_t
     out.found = kept;
 }
 
-void CpuDevice::screen_row_top(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset) {
-    const std::int64_t per_block = block_rows((4 * k + block_columns) * 8);
-    const std::int64_t count = (rows_ + per_block - 1) / per_block;
-    if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
-    const Rounding rounding = rounding_of(sae, {});
-#pragma omp parallel for num_threads(threads_) schedule(dynamic)
-    for (std::int64_t block = 0; block < count; ++block) {
-        const std::int64_t first = block * per_block;
-        top_block(sae, k, subset, block, first, std::min(per_block, rows_ - first), rounding);
-    }
-    collect_candidates(per_block);
-}
-
-namespace {
-
-// The candidates of one row while its columns go by: those that may still be among the k largest, or among
-// the k largest of those that are not masked, whose limit is the lower one.
-struct RowList {
-    std::uint32_t* latent;
-    float* value;
-    std::int64_t& used;
-    float& limit;       // of all
-    float& open_limit;  // of those not masked; the same without a mask
-};
-
-// The `k`-th largest of `values`, which it reorders; -infinity if there are fewer.
-float largest(std::vector<float>& values, std::int64_t k) {
-    if (std::ssize(values) < k) return -std::numeric_limits<float>::infinity();
-    std::nth_element(values.begin(), values.begin() + (k - 1), values.end(), std::greater<>());
-    return values[static_cast<std::size_t>(k - 1)];
-}
-
-// Drops what is certainly in neither: each value is within `slack` of the one that counts.
-template <typename Masked>
-void drop_certain(RowList list, std::int64_t k, float slack, const Masked& masked, bool with_mask,
-                  std::vector<float>& selected) {
-    selected.assign(list.value, list.value + list.used);
-    list.limit = std::max(list.limit, largest(selected, k) - 2 * slack);
-    if (with_mask) {
-        selected.clear();
-        for (std::int64_t e = 0; e < list.used; ++e)
-            if (!masked(list.latent[e])) selected.push_back(list.value[e]);
-        list.open_limit = std::max(list.open_limit, largest(selected, k) - 2 * slack);
-    } else {
-        list.open_limit = list.limit;
-    }
-    std::int64_t kept = 0;
-    for (std::int64_t e = 0; e < list.used; ++e) {
-        if (list.value[e] < list.open_limit) continue;
-        if (with_mask && list.value[e] < list.limit && masked(list.latent[e])) continue;
-        list.latent[kept] = list.latent[e];
-        list.value[kept++] = list.value[e];
-    }
-    list.used = kept;
-}
-
-}  // namespace
-
-void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset,
-                          std::int64_t block, std::int64_t first, std::int64_t count,
-                          const Rounding& rounding) {
-    Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
-    if (mine.product.size() == 0) mine.product.reset(most_block_rows * block_columns);
-    const std::int64_t capacity = 4 * k + block_columns;
-    ensure(mine.latent, count * capacity);
-    ensure(mine.value, count * capacity);
-    mine.used.assign(static_cast<std::size_t>(count), 0);
-    mine.limit.resize(static_cast<std::size_t>(count));
-    mine.open_limit.resize(static_cast<std::size_t>(count));
-    const bool with_mask = !mask_.empty() && subset.empty();
-
-    const auto slack_of = [&](std::int64_t r) {
-        return rounding.slack(centered_norm_[static_cast<std::size_t>(first + r)]);
-    };
-    const auto list_of = [&](std::int64_t r) {
-        const auto i = static_cast<std::size_t>(r);
-        return RowList{mine.latent.data() + r * capacity, mine.value.data() + r * capacity, mine.used[i],
-                       mine.limit[i], mine.open_limit[i]};
-    };
-    const auto masked_in = [&](std::int64_t r) {
-        return [this, row = static_cast<std::size_t>(first + r)](std::uint32_t j) { return masked(row, j); };
-    };
-    for (std::int64_t r = 0; r < count; ++r)
-        mine.limit[static_cast<std::size_t>(r)] = mine.open_limit[static_cast<std::size_t>(r)] =
-            std::nextafter(-slack_of(r), 1.0F);
-
-    // The k best by the value that counts, ties to the lower latent, and the k best of those not masked; the
-    // list then ascends by latent.
-    const auto settle = [&](std::int64_t r) {
-        const RowList list = list_of(r);
-        std::vector<float>& exact = mine.selected;
-        exact.resize(static_cast<std::size_t>(list.used));
-        kernels_.dots(xc(first + r), sae.w_enc.data(), list.latent, list.used, n_, exact.data());
-        std::vector<std::uint32_t>& order = mine.order;
-        order.clear();
-        for (std::int64_t e = 0; e < list.used; ++e) {
-            list.value[e] = exact[static_cast<std::size_t>(e)] + sae.b_enc.data()[list.latent[e]];
-            if (list.value[e] > 0) order.push_back(static_cast<std::uint32_t>(e));
-        }
-        const auto better = [&](std::uint32_t a, std::uint32_t b) {
-            return list.value[a] != list.value[b] ? list.value[a] > list.value[b]
-                                                  : list.latent[a] < list.latent[b];
-        };
-        // Leaves the best in front; returns the end of them.
-        const auto best = [&](std::vector<std::uint32_t>::iterator begin, float& limit) {
-            if (order.end() - begin <= k) return order.end();
-            std::nth_element(begin, begin + (k - 1), order.end(), better);
-            limit = std::max(limit, list.value[begin[k - 1]] - slack_of(r));
-            return begin + k;
-        };
-        const auto end = best(order.begin(), list.limit);
-        if (with_mask) {
-            // Of the best k of all, those not masked count among the best k that are not masked.
-            const auto masked = masked_in(r);
-            const auto open =
-                std::partition(order.begin(), end, [&](std::uint32_t e) { return masked(list.latent[e]); });
-            const auto rest =
-                std::partition(end, order.end(), [&](std::uint32_t e) { return !masked(list.latent[e]); });
-            order.erase(rest, order.end());
-            order.erase(best(open, list.open_limit), order.end());
-        } else {
-            list.open_limit = list.limit;
-            order.erase(end, order.end());
-        }
-        std::ranges::sort(order, {}, [&](std::uint32_t e) { return list.latent[e]; });
-        // `order` may point back and forth, so gather before storing.
-        exact.clear();
-        for (std::uint32_t& e : order) {
-            exact.push_back(list.value[e]);
-            e = list.latent[e];
-        }
-        std::ranges::copy(order, list.latent);
-        std::ranges::copy(exact, list.value);
-        list.used = std::ssize(order);
-    };
-
-    const std::int64_t width = subset.empty() ? sae.width : std::ssize(subset);
-    for (std::int64_t column = 0; column < width; column += block_columns) {
-        const std::int64_t columns = std::min(block_columns, width - column);
-        const float* weights = sae.w_enc.data() + column * n_;
-        const float* bias = sae.b_enc.data() + column;
-        if (!subset.empty()) {
-            if (static_cast<std::int64_t>(mine.weights.size()) < block_columns * n_)
-                mine.weights.reset(block_columns * n_);
-            mine.bias.resize(block_columns);
-            for (std::int64_t c = 0; c < columns; ++c) {
-                const std::uint32_t j = subset[static_cast<std::size_t>(column + c)];
-                std::copy_n(sae.w_enc.data() + j * n_, n_, mine.weights.data() + c * n_);
-                mine.bias[static_cast<std::size_t>(c)] = sae.b_enc.data()[j];
-            }
-            weights = mine.weights.data();
-            bias = mine.bias.data();
-        }
-        multiply('N', 'T', count, columns, n_, 1, xc(first), weights, 0, mine.product.data());
-        for (std::int64_t r = 0; r < count; ++r) {
-            const RowList list = list_of(r);
-            const std::int64_t before = list.used;
-            list.used +=
-                kernels_.scan(mine.product.data() + r * columns, bias, columns, list.open_limit,
-                              static_cast<std::uint32_t>(column), list.latent + before, list.value + before);
-            if (!subset.empty())
-                for (std::int64_t e = before; e < list.used; ++e)
-                    list.latent[e] = subset[static_cast<std::size_t>(list.latent[e])];
-            if (list.used > 3 * k) drop_certain(list, k, slack_of(r), masked_in(r), with_mask, mine.selected);
-            if (list.used > 4 * k) settle(r);  // a crowd of near-equal values; 2 k at most remain
-        }
-    }
-
-    RowBlock& out = blocks_[static_cast<std::size_t>(block)];
-    out.count.assign(static_cast<std::size_t>(count) + 1, 0);
-    ensure(out.latent, count * (with_mask ? 2 * k : k));
-    ensure(out.value, count * (with_mask ? 2 * k : k));
-    std::int64_t found = 0;
-    for (std::int64_t r = 0; r < count; ++r) {
-        settle(r);
-        const RowList list = list_of(r);
-        std::copy_n(list.latent, list.used, out.latent.begin() + found);
-        std::copy_n(list.value, list.used, out.value.begin() + found);
-        found += list.used;
-        out.count[static_cast<std::size_t>(r) + 1] = static_cast<std::uint32_t>(found);
-    }
-    out.found = found;
-}
-
 // Joins the blocks' candidates; out.count holds each block's row offsets.
 void CpuDevice::collect_candidates(std::int64_t rows_per_block) {
     const std::int64_t count = (rows_ + rows_per_block - 1) / rows_per_block;
@@ -351,7 +235,7 @@ void CpuDevice::pre_activation_histogram(const Tensors& sae, std::int64_t rows,
                                          std::span<std::uint64_t> counts) {
     std::ranges::fill(counts, 0);
     rows = std::min(rows, rows_);
-    const std::int64_t per_block = std::min(block_rows(0), (rows + threads_ - 1) / threads_);
+    const std::int64_t per_block = std::min(block_rows(0, false), (rows + threads_ - 1) / threads_);
     const std::int64_t blocks = rows == 0 ? 0 : (rows + per_block - 1) / per_block;
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
     for (std::int64_t block = 0; block < blocks; ++block) {

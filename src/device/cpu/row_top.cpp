@@ -1,0 +1,224 @@
+// The k largest of every row: lists of candidates whose limits rise while the latents go by.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "device/cpu/cpu_device.h"
+#include "device/cpu/product.h"
+
+namespace strata::device {
+
+void CpuDevice::screen_row_top(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset) {
+    const Encoding encoding = subset.empty() ? start_encoding(sae, {}, true) : Encoding{};
+    const std::int64_t per_block = block_rows((4 * k + block_columns) * 8, encoding.screened);
+    const std::int64_t count = (rows_ + per_block - 1) / per_block;
+    if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
+    const Rounding rounding = rounding_of(sae, {});
+#pragma omp parallel for num_threads(threads_) schedule(dynamic)
+    for (std::int64_t block = 0; block < count; ++block) {
+        const std::int64_t first = block * per_block;
+        top_block(sae, k, subset, block, first, std::min(per_block, rows_ - first), rounding,
+                  encoding.screened);
+    }
+    collect_candidates(per_block);
+    if (subset.empty()) finish_encoding(sae, encoding);
+}
+
+namespace {
+
+// The candidates of one row while its columns go by: those that may still be among the k largest, or among
+// the k largest of those that are not masked, whose limit is the lower one.
+struct RowList {
+    std::uint32_t* latent;
+    float* value;  // the most that the pre-activation may be
+    std::int64_t& used;
+    float& limit;       // of all
+    float& open_limit;  // of those not masked; the same without a mask
+};
+
+// The `k`-th largest of `values`, which it reorders; -infinity if there are fewer.
+float largest(std::vector<float>& values, std::int64_t k) {
+    if (std::ssize(values) < k) return -std::numeric_limits<float>::infinity();
+    std::nth_element(values.begin(), values.begin() + (k - 1), values.end(), std::greater<>());
+    return values[static_cast<std::size_t>(k - 1)];
+}
+
+// Drops what is certainly in neither: each pre-activation is at most `width` below its value.
+template <typename Masked>
+void drop_certain(RowList list, std::int64_t k, float width, const Masked& masked, bool with_mask,
+                  std::vector<float>& selected) {
+    selected.assign(list.value, list.value + list.used);
+    list.limit = std::max(list.limit, largest(selected, k) - width);
+    if (with_mask) {
+        selected.clear();
+        for (std::int64_t e = 0; e < list.used; ++e)
+            if (!masked(list.latent[e])) selected.push_back(list.value[e]);
+        list.open_limit = std::max(list.open_limit, largest(selected, k) - width);
+    } else {
+        list.open_limit = list.limit;
+    }
+    std::int64_t kept = 0;
+    for (std::int64_t e = 0; e < list.used; ++e) {
+        if (list.value[e] < list.open_limit) continue;
+        if (with_mask && list.value[e] < list.limit && masked(list.latent[e])) continue;
+        list.latent[kept] = list.latent[e];
+        list.value[kept++] = list.value[e];
+    }
+    list.used = kept;
+}
+
+}  // namespace
+
+void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset,
+                          std::int64_t block, std::int64_t first, std::int64_t count,
+                          const Rounding& rounding, bool screened) {
+    Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
+    if (mine.product.size() == 0) mine.product.reset(most_block_rows * block_columns);
+    const std::int64_t capacity = 4 * k + block_columns;
+    ensure(mine.latent, count * capacity);
+    ensure(mine.value, count * capacity);
+    mine.used.assign(static_cast<std::size_t>(count), 0);
+    mine.limit.resize(static_cast<std::size_t>(count));
+    mine.open_limit.resize(static_cast<std::size_t>(count));
+    const bool with_mask = !mask_.empty() && subset.empty();
+
+    const auto slack_of = [&](std::int64_t r) {  // of the float32 product, either way
+        return rounding.slack(centered_norm_[static_cast<std::size_t>(first + r)]);
+    };
+    const auto list_of = [&](std::int64_t r) {
+        const auto i = static_cast<std::size_t>(r);
+        return RowList{mine.latent.data() + r * capacity, mine.value.data() + r * capacity, mine.used[i],
+                       mine.limit[i], mine.open_limit[i]};
+    };
+    const auto width_of = [&](std::int64_t r) {
+        return screened ? screen_width(screen_, first + r, list_of(r).limit) : 2 * slack_of(r);
+    };
+    const auto masked_in = [&](std::int64_t r) {
+        return [this, row = static_cast<std::size_t>(first + r)](std::uint32_t j) { return masked(row, j); };
+    };
+    for (std::int64_t r = 0; r < count; ++r)
+        mine.limit[static_cast<std::size_t>(r)] = mine.open_limit[static_cast<std::size_t>(r)] =
+            std::numeric_limits<float>::min();
+
+    // The k best by the value that counts, ties to the lower latent, and the k best of those not masked; the
+    // list then ascends by latent.
+    const auto settle = [&](std::int64_t r) {
+        const RowList list = list_of(r);
+        std::vector<float>& exact = mine.selected;
+        exact.resize(static_cast<std::size_t>(list.used));
+        kernels_.dots(xc(first + r), sae.w_enc.data(), list.latent, list.used, n_, exact.data());
+        std::vector<std::uint32_t>& order = mine.order;
+        order.clear();
+        for (std::int64_t e = 0; e < list.used; ++e) {
+            list.value[e] = exact[static_cast<std::size_t>(e)] + sae.b_enc.data()[list.latent[e]];
+            if (list.value[e] > 0) order.push_back(static_cast<std::uint32_t>(e));
+        }
+        const auto better = [&](std::uint32_t a, std::uint32_t b) {
+            return list.value[a] != list.value[b] ? list.value[a] > list.value[b]
+                                                  : list.latent[a] < list.latent[b];
+        };
+        // Leaves the best in front; returns the end of them.
+        const auto best = [&](std::vector<std::uint32_t>::iterator begin, float& limit) {
+            if (order.end() - begin <= k) return order.end();
+            std::nth_element(begin, begin + (k - 1), order.end(), better);
+            limit = std::max(limit, list.value[begin[k - 1]]);
+            return begin + k;
+        };
+        const auto end = best(order.begin(), list.limit);
+        if (with_mask) {
+            // Of the best k of all, those not masked count among the best k that are not masked.
+            const auto masked = masked_in(r);
+            const auto open =
+                std::partition(order.begin(), end, [&](std::uint32_t e) { return masked(list.latent[e]); });
+            const auto rest =
+                std::partition(end, order.end(), [&](std::uint32_t e) { return !masked(list.latent[e]); });
+            order.erase(rest, order.end());
+            order.erase(best(open, list.open_limit), order.end());
+        } else {
+            list.open_limit = list.limit;
+            order.erase(end, order.end());
+        }
+        std::ranges::sort(order, {}, [&](std::uint32_t e) { return list.latent[e]; });
+        // `order` may point back and forth, so gather before storing.
+        exact.clear();
+        for (std::uint32_t& e : order) {
+            exact.push_back(list.value[e]);
+            e = list.latent[e];
+        }
+        std::ranges::copy(order, list.latent);
+        std::ranges::copy(exact, list.value);
+        list.used = std::ssize(order);
+    };
+
+    RowBlock& out = blocks_[static_cast<std::size_t>(block)];
+    const std::int64_t width = subset.empty() ? sae.width : std::ssize(subset);
+    for (std::int64_t column = 0; column < width; column += block_columns) {
+        const std::int64_t columns = std::min(block_columns, width - column);
+        const float* weights = sae.w_enc.data() + column * n_;
+        const float* bias = sae.b_enc.data() + column;
+        if (!subset.empty()) {
+            if (static_cast<std::int64_t>(mine.weights.size()) < block_columns * n_)
+                mine.weights.reset(block_columns * n_);
+            mine.bias.resize(block_columns);
+            for (std::int64_t c = 0; c < columns; ++c) {
+                const std::uint32_t j = subset[static_cast<std::size_t>(column + c)];
+                std::copy_n(sae.w_enc.data() + j * n_, n_, mine.weights.data() + c * n_);
+                mine.bias[static_cast<std::size_t>(c)] = sae.b_enc.data()[j];
+            }
+            weights = mine.weights.data();
+            bias = mine.bias.data();
+        }
+        if (screened) {
+            const std::int64_t found = screen_columns(column, columns, first, count, 0, out);
+            for (auto e = std::size_t{0}; e < static_cast<std::size_t>(found); ++e) {
+                const RowList list = list_of(out.row[e]);
+                const std::int64_t b = first + out.row[e];
+                float most = screen_most(screen_, b, out.latent[e], out.value[e], list.open_limit);
+                if (!std::isfinite(most))
+                    most = kernels_.dot(xc(b), sae.w_enc.data() + std::int64_t{out.latent[e]} * n_, n_) +
+                           sae.b_enc.data()[out.latent[e]];
+                list.latent[list.used] = out.latent[e];
+                list.value[list.used++] = most;
+            }
+        } else {
+            multiply('N', 'T', count, columns, n_, 1, xc(first), weights, 0, mine.product.data());
+            for (std::int64_t r = 0; r < count; ++r) {
+                const RowList list = list_of(r);
+                const std::int64_t before = list.used;
+                list.used += kernels_.scan(mine.product.data() + r * columns, bias, columns,
+                                           list.open_limit - slack_of(r), static_cast<std::uint32_t>(column),
+                                           list.latent + before, list.value + before);
+                for (std::int64_t e = before; e < list.used; ++e) {
+                    list.value[e] += slack_of(r);
+                    if (!subset.empty()) list.latent[e] = subset[static_cast<std::size_t>(list.latent[e])];
+                }
+            }
+        }
+        for (std::int64_t r = 0; r < count; ++r) {
+            const RowList list = list_of(r);
+            if (list.used > 3 * k) drop_certain(list, k, width_of(r), masked_in(r), with_mask, mine.selected);
+            if (list.used > 4 * k) settle(r);  // a crowd of near-equal values; 2 k at most remain
+            if (screened) screen_limit(screen_, first + r, list.open_limit);
+        }
+    }
+
+    out.count.assign(static_cast<std::size_t>(count) + 1, 0);
+    ensure(out.latent, count * (with_mask ? 2 * k : k));
+    ensure(out.value, count * (with_mask ? 2 * k : k));
+    std::int64_t found = 0;
+    for (std::int64_t r = 0; r < count; ++r) {
+        drop_certain(list_of(r), k, width_of(r), masked_in(r), with_mask, mine.selected);
+        settle(r);
+        const RowList list = list_of(r);
+        std::copy_n(list.latent, list.used, out.latent.begin() + found);
+        std::copy_n(list.value, list.used, out.value.begin() + found);
+        found += list.used;
+        out.count[static_cast<std::size_t>(r) + 1] = static_cast<std::uint32_t>(found);
+    }
+    out.found = found;
+}
+
+}  // namespace strata::device

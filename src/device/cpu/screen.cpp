@@ -1,0 +1,252 @@
+#include "device/cpu/screen.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "base/random.h"
+#include "device/cpu/kernels.h"
+
+namespace strata::device {
+namespace {
+
+constexpr float unit = 0x1p-24F;  // of float32 rounding
+// P(error > bound) <= 1e-22 for a pair: sqrt(2 ln 1e22 / 12).
+constexpr double deviations = 2.9054;
+constexpr std::int64_t mean_rows = 256;
+
+// What the bounds of rows and latents have in common.
+struct Error {
+    double dims, largest, log_group;
+    double tangent = 1;                          // S of docs/screening.md
+    double row_residual = 0, latent_residual = 0;  // certain: largest |i - x/s|
+    double widest_latent = 0;                    // largest |w/s|
+    double fixed = 0;                            // of the test's own arithmetic
+
+    double root(float square) const { return std::sqrt(square * (1 + (dims / 8 + 16) * unit)); }
+    // By AM-GM, of the rotations' rounding.
+    double rotation(double root) const { return (2 * log_group + 12) * unit * root * root; }
+    // Of rounding while integers are made, and of their sum with the dither.
+    double dithering(double root) const {
+        return (4 * (largest + 1) * std::sqrt(dims) * unit + (dims / 8 + 8) * unit * std::sqrt(dims) / 2) *
+               (root + std::sqrt(dims) / 2);
+    }
+    double by_tangent(double square) const {
+        return deviations * (square + tangent / 2) / (2 * std::sqrt(tangent));
+    }
+};
+
+void start(Screen& s, std::int64_t n) {
+    if (s.n == n) return;
+    s.n = n;
+    s.padded = (n + 15) / 16 * 16;
+    const auto size = static_cast<std::size_t>(s.padded);
+    for (auto* a : {&s.sign, &s.row_dither, &s.latent_dither, &s.mean, &s.zeros}) a->reset(size);
+    Random random(0, Purpose::dither);
+    double product = 0;
+    for (std::size_t i = 0; i < size; ++i) {
+        s.sign[i] = (random.bits() & 1U) != 0 ? 1.0F : -1.0F;
+        if (s.certain) continue;
+        s.row_dither[i] = random.uniform() - 0.5F + 0x1p-25F;
+        s.latent_dither[i] = random.uniform() - 0.5F + 0x1p-25F;
+        product += static_cast<double>(s.row_dither[i]) * s.latent_dither[i];
+    }
+    s.dither_product = static_cast<float>(product);
+}
+
+// The mean of some rows: any vector is right, and one near their mean makes what is left small.
+void take_mean(Screen& s, const float* xc, std::int64_t count) {
+    const std::int64_t used = std::min(count, mean_rows);
+    std::fill(s.mean.begin(), s.mean.end(), 0.0F);
+    for (std::int64_t i = 0; i < used; ++i)
+        kernels().add(xc + (i * count / used) * s.n, 1.0F / static_cast<float>(used), s.n, s.mean.data());
+    s.mean_norm = std::sqrt(kernels().dot(s.mean.data(), s.mean.data(), s.n));
+}
+
+// Integers of `count` vectors [count, n], packed.
+void quantize(const Screen& s, ScreenSide& side, const float* from, std::int64_t count, bool latents,
+              int threads) {
+    const std::int64_t of_tile = latents ? s.kernels->tile_columns : s.kernels->tile_rows;
+    const std::int64_t tiles = (count + of_tile - 1) / of_tile, steps = s.padded / 4;
+    const auto size = static_cast<std::size_t>(tiles * of_tile);
+    if (side.packed.size() != size * static_cast<std::size_t>(s.padded))
+        side.packed.reset(size * static_cast<std::size_t>(s.padded));
+    side.quantized.resize(size);
+    side.add.resize(size);
+    side.inverse.resize(size);
+    const float* mean = latents ? s.zeros.data() : s.mean.data();
+    const float* own = latents ? s.latent_dither.data() : s.row_dither.data();
+    const float* other = latents ? s.row_dither.data() : s.latent_dither.data();
+#pragma omp parallel num_threads(threads)
+    {
+        Array<float> rotated(static_cast<std::size_t>(s.padded));
+        Array<std::uint8_t> integers(static_cast<std::size_t>(s.padded));
+#pragma omp for schedule(static)
+        for (std::int64_t tile = 0; tile < tiles; ++tile) {
+            std::uint8_t* out = side.packed.data() + tile * of_tile * s.padded;
+            for (std::int64_t i = 0; i < of_tile; ++i) {
+                const std::int64_t at = tile * of_tile + i;
+                if (at >= count) {
+                    side.quantized[static_cast<std::size_t>(at)] = {};
+                    continue;
+                }
+                s.kernels->rotate(from + at * s.n, mean, s.sign.data(), s.n, s.padded, rotated.data());
+                side.quantized[static_cast<std::size_t>(at)] =
+                    s.kernels->quantize(rotated.data(), own, other, s.padded, latents, integers.data());
+                for (std::int64_t k = 0; k < steps; ++k)
+                    std::memcpy(out + (k * of_tile + i) * 4, integers.data() + k * 4, 4);
+            }
+        }
+    }
+}
+
+double mean_square(const std::vector<Quantized>& all, std::int64_t count) {
+    double sum = 0;
+    for (std::int64_t i = 0; i < count; ++i) sum += all[static_cast<std::size_t>(i)].square;
+    return sum / static_cast<double>(std::max<std::int64_t>(count, 1));
+}
+
+}  // namespace
+
+Screen make_screen(bool certain) {
+    Screen screen{};
+    screen.kernels = screen_kernels();
+    screen.certain = certain;
+    return screen;
+}
+
+bool prepare_screen(Screen& s, const Tensors& sae, const float* xc, std::span<const float> xc_norm,
+                    std::span<const float> at_least, bool by_row, int threads) {
+    const std::int64_t count = std::ssize(xc_norm);
+    for (const float norm : xc_norm)
+        if (!(norm < 1e18F)) return false;  // its square is a number
+    start(s, sae.n);
+    take_mean(s, xc, count);
+    quantize(s, s.rows, xc, count, false, threads);
+    quantize(s, s.latents, sae.w_enc.data(), sae.width, true, threads);
+
+    Error error{.dims = static_cast<double>(s.padded),
+                .largest = static_cast<double>(s.kernels->largest),
+                .log_group = std::log2(std::bit_floor(static_cast<std::uint64_t>(s.padded / 16)))};
+    const double half = std::sqrt(error.dims) / 2;
+    const auto grown = [&](double square) {  // |w/s + v|^2 at the most
+        const double root = std::sqrt(square) + half;
+        return root * root;
+    };
+    error.tangent =
+        mean_square(s.rows.quantized, count) + grown(mean_square(s.latents.quantized, sae.width));
+    error.fixed = 18 * unit * (s.kernels->largest + s.kernels->offset) * error.largest * error.dims;
+    for (std::int64_t j = 0; j < sae.width; ++j) {
+        const Quantized& q = s.latents.quantized[static_cast<std::size_t>(j)];
+        error.latent_residual = std::max(error.latent_residual, error.root(q.residual));
+        error.widest_latent = std::max(error.widest_latent, error.root(q.square));
+    }
+    for (std::int64_t b = 0; b < count; ++b)
+        error.row_residual =
+            std::max(error.row_residual, error.root(s.rows.quantized[static_cast<std::size_t>(b)].residual));
+
+    // Of a dot product of 32 chains, relative to the norms.
+    const double dot_rounding = (static_cast<double>(sae.n) / 32 + 8) * unit;
+    const float never = -std::numeric_limits<float>::infinity();
+    s.row_limit.assign(s.rows.add.size(), 0.0F);
+    s.row_bound.assign(s.rows.add.size(), 0.0F);
+    for (std::int64_t b = 0; b < std::ssize(s.rows.add); ++b) {
+        const auto i = static_cast<std::size_t>(b);
+        const Quantized& q = s.rows.quantized[i];
+        s.rows.add[i] = never;
+        s.rows.inverse[i] = 0;
+        if (b >= count) continue;
+        const double root = error.root(q.square);
+        const double bound = s.certain ? (root + error.row_residual) * error.latent_residual
+                                       : error.by_tangent(root * root);
+        const double scored = dot_rounding * xc_norm[i] / q.scale * error.widest_latent;
+        s.rows.inverse[i] = 1.0F / q.scale;
+        const double all = bound + error.rotation(root) + error.dithering(root) + scored;
+        s.row_bound[i] = static_cast<float>(all);
+        s.rows.add[i] =
+            static_cast<float>(all - static_cast<double>(s.kernels->offset) * q.sum - q.with);
+    }
+
+    s.latent_bias.assign(s.latents.add.size(), 0.0F);
+    bool finite = true;
+    float scale = 0, widest = 0, most_rounding = 0;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : finite) \
+    reduction(max : scale, widest, most_rounding)
+    for (std::int64_t j = 0; j < std::ssize(s.latents.add); ++j) {
+        const auto i = static_cast<std::size_t>(j);
+        const Quantized& q = s.latents.quantized[i];
+        s.latents.add[i] = never;
+        s.latents.inverse[i] = 0;
+        if (j >= sae.width) continue;
+        const double root = error.root(q.square);
+        const double bound =
+            s.certain ? root * error.row_residual : error.by_tangent((root + half) * (root + half));
+        const double all = bound + error.rotation(root) + error.dithering(root) + error.fixed;
+        s.latents.add[i] = static_cast<float>(all + s.dither_product - q.with);
+        s.latents.inverse[i] = 1.0F / q.scale;
+        const float of_mean = kernels().dot(s.mean.data(), sae.w_enc.data() + j * sae.n, sae.n);
+        const float bias = sae.b_enc.data()[j];
+        const float limit = by_row ? 0.0F : at_least.size() > 1 ? at_least[i] : at_least.front();
+        const double rounding = dot_rounding * s.mean_norm * root * q.scale +
+                                8 * unit * (std::abs(of_mean) + std::abs(bias) + std::abs(limit));
+        s.latent_bias[i] = static_cast<float>((double{of_mean} + bias - limit + rounding) / q.scale);
+        scale = std::max(scale, q.scale);
+        widest = std::max(widest, static_cast<float>(all) * q.scale);
+        most_rounding = std::max(most_rounding, static_cast<float>(rounding));
+        finite = finite && q.scale < 1e18F && std::isfinite(of_mean + bias) && std::isfinite(q.square);
+    }
+    s.widest_scale = scale;
+    s.widest_bound = widest;
+    s.widest_rounding = most_rounding;
+    return finite;
+}
+
+float screen_most(const Screen& s, std::int64_t b, std::uint32_t latent, float passed, float limit) {
+    return passed * s.rows.quantized[static_cast<std::size_t>(b)].scale *
+               s.latents.quantized[latent].scale +
+           limit * (1 + 16 * unit);
+}
+
+float screen_width(const Screen& s, std::int64_t b, float limit) {
+    const auto i = static_cast<std::size_t>(b);
+    return 2.001F * (s.rows.quantized[i].scale * (s.row_bound[i] * s.widest_scale + s.widest_bound) +
+                     s.widest_rounding + 16 * unit * limit);
+}
+
+// The test's rounding counts against the limit.
+void screen_limit(Screen& s, std::int64_t b, float limit) {
+    const auto i = static_cast<std::size_t>(b);
+    s.row_limit[i] = (limit - 8 * unit * std::abs(limit)) * s.rows.inverse[i];
+}
+
+std::size_t screen_bytes(const Screen& s) {
+    std::size_t bytes = 0;
+    for (const ScreenSide* side : {&s.rows, &s.latents})
+        bytes += side->packed.size() + side->quantized.capacity() * sizeof(Quantized) +
+                 (side->add.capacity() + side->inverse.capacity()) * sizeof(float);
+    return bytes + (s.row_limit.capacity() + s.latent_bias.capacity() + s.row_bound.capacity()) * sizeof(float);
+}
+
+std::int64_t screen_tile(const Screen& s, std::int64_t first_row_tile, std::int64_t row_tiles,
+                         std::int64_t latent_tile, std::uint32_t* row, std::uint32_t* latent, float* value) {
+    const std::int64_t first_row = first_row_tile * s.kernels->tile_rows;
+    const std::int64_t first_latent = latent_tile * s.kernels->tile_columns;
+    return s.kernels->screen({.rows = s.rows.packed.data() + first_row * s.padded,
+                              .latents = s.latents.packed.data() + first_latent * s.padded,
+                              .row_tiles = row_tiles,
+                              .steps = s.padded / 4,
+                              .row_add = s.rows.add.data() + first_row,
+                              .row_inverse = s.rows.inverse.data() + first_row,
+                              .row_limit = s.row_limit.data() + first_row,
+                              .latent_add = s.latents.add.data() + first_latent,
+                              .latent_bias = s.latent_bias.data() + first_latent,
+                              .latent_inverse = s.latents.inverse.data() + first_latent,
+                              .first_latent = static_cast<std::uint32_t>(first_latent)},
+                             row, latent, value);
+}
+
+}  // namespace strata::device

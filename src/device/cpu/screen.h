@@ -1,0 +1,64 @@
+#pragma once
+// The screened encoder: an integer product with a bound on its error in place of the float32 one. It tells
+// which pairs can pass a limit; their values are computed afterwards like those of the other path. The
+// mathematics is in docs/screening.md.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/memory.h"
+#include "device/cpu/screen_kernels.h"
+#include "device/device.h"
+
+namespace strata::device {
+
+// Rows or latents as integers in tiles, padded to whole tiles with ones that never pass.
+struct ScreenSide {
+    Array<std::uint8_t> packed;  // [tiles, steps, of a tile, 4]
+    std::vector<Quantized> quantized;
+    std::vector<float> add;      // what the pair test adds, in units of the two scales
+    std::vector<float> inverse;  // 1 / scale
+};
+
+struct Screen {
+    const ScreenKernels* kernels;  // null: this CPU has none
+    bool certain;                  // the Cauchy-Schwarz bound, without dither
+
+    std::int64_t n = 0, padded = 0;  // input width; rounded up to 16
+    Array<float> sign, row_dither, latent_dither, mean, zeros;
+    float mean_norm = 0;
+    float dither_product = 0;
+
+    ScreenSide rows, latents;
+    std::vector<float> row_limit;    // limit / scale, of screens with a limit by row
+    std::vector<float> latent_bias;  // (pre-activation of the mean - limit) / scale
+    // Bounds of rows, in units of the two scales; the largest scale, bound times scale and rounding of a
+    // latent.
+    std::vector<float> row_bound;
+    float widest_scale = 0, widest_bound = 0, widest_rounding = 0;
+};
+
+// `certain` or dithered. No memory is taken before the first use.
+Screen make_screen(bool certain);
+
+// All rows xc [count, n] against all latents, for limits at_least_j (one, or [M]; by row if `by_row`, then
+// zero here). False, with nothing usable, where a number is not finite.
+bool prepare_screen(Screen& screen, const Tensors& sae, const float* xc, std::span<const float> xc_norm,
+                    std::span<const float> at_least, bool by_row, int threads);
+
+// Appends the pairs of the latents of one tile and the rows of `row_tiles` tiles that may pass: rows counted
+// from the first of these, latents, and how far the test was passed.
+std::int64_t screen_tile(const Screen& screen, std::int64_t first_row_tile, std::int64_t row_tiles,
+                         std::int64_t latent_tile, std::uint32_t* row, std::uint32_t* latent, float* value);
+
+// The largest that the pre-activation of a pair may be, of how far it passed the test of its row's limit.
+float screen_most(const Screen& screen, std::int64_t b, std::uint32_t latent, float passed, float limit);
+// A pre-activation of row b is at most this far below screen_most() of a limit >= 0 up to this one.
+float screen_width(const Screen& screen, std::int64_t b, float limit);
+// The limit of row b, for later tiles.
+void screen_limit(Screen& screen, std::int64_t b, float limit);
+
+std::size_t screen_bytes(const Screen& screen);
+
+}  // namespace strata::device
