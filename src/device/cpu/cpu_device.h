@@ -4,7 +4,10 @@
 // order.
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <bit>
+#include <limits>
 #include <map>
 #include <vector>
 
@@ -72,6 +75,36 @@ struct RowBlock {
     std::int64_t found = 0;
 };
 
+// The k-th largest of values that come one by one, to a sixteenth of a power of two: counts of the values on
+// and above a rung that rises as soon as k of them stand higher.
+struct Ladder {
+    static constexpr int shift = 19;  // keeps four bits of the mantissa
+    static constexpr std::int32_t rungs = 128;
+    std::int32_t lowest = -1, rung = 0;
+    std::int64_t above = 0;
+    std::array<std::uint32_t, rungs> counts{};
+
+    bool begun() const { return lowest >= 0; }
+    // Most rungs lie below `value`; what is beyond the last counts there.
+    void begin(float value) { lowest = std::max(0, bits(value) - 3 * rungs / 4); }
+    void add(float value, std::int64_t k) {
+        const std::int32_t at = std::clamp(bits(value) - lowest, 0, rungs - 1);
+        if (at < rung) return;
+        ++counts[static_cast<std::size_t>(at)];
+        ++above;
+        while (rung + 1 < rungs && above - counts[static_cast<std::size_t>(rung)] >= k)
+            above -= counts[static_cast<std::size_t>(rung++)];
+    }
+    // At least k values are not below it.
+    float edge() const {
+        return rung == 0 ? -std::numeric_limits<float>::infinity()
+                         : std::bit_cast<float>(static_cast<std::uint32_t>(lowest + rung) << shift);
+    }
+    static std::int32_t bits(float value) {
+        return static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(std::max(value, 0.0F)) >> shift);
+    }
+};
+
 // A thread's own memory.
 struct Scratch {
     Array<float> product;               // a block of the product
@@ -82,8 +115,9 @@ struct Scratch {
     std::vector<std::uint32_t> order;   // sorting
     std::vector<std::uint32_t> latent;  // [rows, capacity] lists of screen_row_top
     std::vector<float> value;
-    std::vector<std::int64_t> used;
+    std::vector<std::int64_t> used, seen;
     std::vector<float> limit, open_limit;
+    std::vector<Ladder> ladders;
     std::vector<float> selected;
 };
 

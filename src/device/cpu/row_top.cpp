@@ -46,9 +46,9 @@ float largest(std::vector<float>& values, std::int64_t k) {
     return values[static_cast<std::size_t>(k - 1)];
 }
 
-// Drops what is certainly in neither: each pre-activation is at most `width` below its value.
+// Raises the limits by the values on the list: each pre-activation is at most `width` below its value.
 template <typename Masked>
-void drop_certain(RowList list, std::int64_t k, float width, const Masked& masked, bool with_mask,
+void raise_limits(RowList list, std::int64_t k, float width, const Masked& masked, bool with_mask,
                   std::vector<float>& selected) {
     selected.assign(list.value, list.value + list.used);
     list.limit = std::max(list.limit, largest(selected, k) - width);
@@ -60,6 +60,11 @@ void drop_certain(RowList list, std::int64_t k, float width, const Masked& maske
     } else {
         list.open_limit = list.limit;
     }
+}
+
+// Drops what is in neither.
+template <typename Masked>
+void drop_certain(RowList list, const Masked& masked, bool with_mask) {
     std::int64_t kept = 0;
     for (std::int64_t e = 0; e < list.used; ++e) {
         if (list.value[e] < list.open_limit) continue;
@@ -102,6 +107,30 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
     for (std::int64_t r = 0; r < count; ++r)
         mine.limit[static_cast<std::size_t>(r)] = mine.open_limit[static_cast<std::size_t>(r)] =
             std::numeric_limits<float>::min();
+
+    // Counts what is new on the list of a row, and raises its limits to what the counts tell.
+    mine.ladders.assign(static_cast<std::size_t>(with_mask ? 2 * count : count), {});
+    mine.seen.assign(static_cast<std::size_t>(count), 0);
+    const auto climb = [&](std::int64_t r) {
+        const RowList list = list_of(r);
+        std::int64_t& seen = mine.seen[static_cast<std::size_t>(r)];
+        if (list.used == seen) return;
+        Ladder& all = mine.ladders[static_cast<std::size_t>(r)];
+        Ladder* open = with_mask ? &mine.ladders[static_cast<std::size_t>(count + r)] : nullptr;
+        if (!all.begun()) {
+            const float most = *std::max_element(list.value, list.value + list.used);
+            all.begin(most);
+            if (with_mask) open->begin(most);
+        }
+        const auto masked = masked_in(r);
+        for (; seen < list.used; ++seen) {
+            all.add(list.value[seen], k);
+            if (with_mask && !masked(list.latent[seen])) open->add(list.value[seen], k);
+        }
+        const float width = width_of(r);
+        list.limit = std::max(list.limit, all.edge() - width);
+        list.open_limit = with_mask ? std::max(list.open_limit, open->edge() - width) : list.limit;
+    };
 
     // The k best by the value that counts, ties to the lower latent, and the k best of those not masked; the
     // list then ascends by latent.
@@ -150,7 +179,7 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
         }
         std::ranges::copy(order, list.latent);
         std::ranges::copy(exact, list.value);
-        list.used = std::ssize(order);
+        list.used = mine.seen[static_cast<std::size_t>(r)] = std::ssize(order);
     };
 
     RowBlock& out = blocks_[static_cast<std::size_t>(block)];
@@ -199,7 +228,9 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
         }
         for (std::int64_t r = 0; r < count; ++r) {
             const RowList list = list_of(r);
-            if (list.used > 3 * k) drop_certain(list, k, width_of(r), masked_in(r), with_mask, mine.selected);
+            climb(r);
+            if (list.used > 3 * k) drop_certain(list, masked_in(r), with_mask);
+            mine.seen[static_cast<std::size_t>(r)] = list.used;
             if (list.used > 4 * k) settle(r);  // a crowd of near-equal values; 2 k at most remain
             if (screened) screen_limit(screen_, first + r, list.open_limit);
         }
@@ -210,7 +241,8 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
     ensure(out.value, count * (with_mask ? 2 * k : k));
     std::int64_t found = 0;
     for (std::int64_t r = 0; r < count; ++r) {
-        drop_certain(list_of(r), k, width_of(r), masked_in(r), with_mask, mine.selected);
+        raise_limits(list_of(r), k, width_of(r), masked_in(r), with_mask, mine.selected);
+        drop_certain(list_of(r), masked_in(r), with_mask);
         settle(r);
         const RowList list = list_of(r);
         std::copy_n(list.latent, list.used, out.latent.begin() + found);
