@@ -31,6 +31,8 @@ struct Training {
         std::int64_t steps = 0;  // of the run
         std::uint64_t seed = 0;
         bool transcoder = false;
+        device::CpuOptions cpu{};
+        const device::ScreenKernels* screen = device::screen_kernels();
     };
 
     device::CpuDevice device;
@@ -42,7 +44,7 @@ struct Training {
     // `rows` of the global batch; any rank may have all of them. Collective.
     Training(Communicator& comm, const reference::Sae<float>& start, const SaeConfig& config,
              std::int64_t rows, double mean_square, const Options& options)
-        : device(options.threads),
+        : device(options.threads, options.cpu, options.screen),
           replicas(comm, options.group_size),
           reducer(*replicas.across, options.overlap),
           sae(train::make_sae(device, replicas, config, "the SAE",

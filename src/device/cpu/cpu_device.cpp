@@ -10,11 +10,11 @@
 
 namespace strata::device {
 
-CpuDevice::CpuDevice(int threads, const CpuOptions& options)
+CpuDevice::CpuDevice(int threads, const CpuOptions& options, const ScreenKernels* screen)
     : threads_(threads),
       options_(options),
       kernels_(kernels()),
-      screen_(make_screen(options.screen_bound == "certain")) {
+      screen_(make_screen(options.screen_bound == "certain", screen)) {
     scratch_.resize(static_cast<std::size_t>(threads));
     // For oneDNN, which is called inside parallel regions: in one of a single thread it would start as many
     // of its own as the machine has cores, and ranks that share the cores would wait for each other's.

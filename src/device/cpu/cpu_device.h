@@ -142,7 +142,9 @@ struct Rounding {
 
 class CpuDevice final : public Device {
   public:
-    explicit CpuDevice(int threads, const CpuOptions& options = {});
+    // `screen`: the instruction set of the screened encoder; null: none.
+    explicit CpuDevice(int threads, const CpuOptions& options = {},
+                       const ScreenKernels* screen = screen_kernels());
 
     std::string name() const override;
     void* allocate(std::size_t bytes) override;

@@ -112,9 +112,9 @@ double mean_square(const std::vector<Quantized>& all, std::int64_t count) {
 
 }  // namespace
 
-Screen make_screen(bool certain) {
+Screen make_screen(bool certain, const ScreenKernels* kernels) {
     Screen screen{};
-    screen.kernels = screen_kernels();
+    screen.kernels = kernels;
     screen.certain = certain;
     return screen;
 }

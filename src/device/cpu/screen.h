@@ -40,7 +40,7 @@ struct Screen {
 };
 
 // `certain` or dithered. No memory is taken before the first use.
-Screen make_screen(bool certain);
+Screen make_screen(bool certain, const ScreenKernels* kernels);
 
 // All rows xc [count, n] against all latents, for limits at_least_j (one, or [M]; by row if `by_row`, then
 // zero here). False, with nothing usable, where a number is not finite.
