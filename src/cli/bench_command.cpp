@@ -37,6 +37,7 @@ struct Arguments {
     std::vector<std::string> files;
     std::string dataset = "resid_post/*";
     bool json = false, atm = false;
+    bool avx2 = false;
     device::CpuOptions cpu;
 };
 
@@ -104,6 +105,7 @@ struct Line {
 };
 
 int bench(const Arguments& a, Communicator& comm) {
+    if (a.avx2) device::use_avx2_only();
     Array<float> x;
     together(comm, [&] { x = make_batch(a, comm); });
     const std::int64_t rows = std::ssize(x) / a.n;
@@ -249,6 +251,7 @@ void add_bench_command(CLI::App& app, Action& action) {
         ->check(CLI::IsMember({"auto", "float32", "screened"}));
     command->add_option("--screen-bound", arguments->cpu.screen_bound, "As run.screen_bound")
         ->check(CLI::IsMember({"dithered", "certain"}));
+    command->add_flag("--avx2", arguments->avx2, "As on a CPU without AVX-512, oneDNN included");
     command->add_flag("--atm", arguments->atm, "With adaptive temporal masking");
     command->add_flag("--json", arguments->json, "One JSON object");
     command->footer("Example: mpirun -n 2 strata bench --k 32");

@@ -13,7 +13,9 @@ namespace strata {
 struct RunConfig {
     std::string output;  // required
     std::uint64_t seed = 0;
-    std::string device = "auto";  // auto | cpu
+    std::string device = "auto";           // auto | cpu
+    std::string encoder = "auto";          // auto | float32 | screened
+    std::string screen_bound = "dithered"; // | certain
     bool reproducible = false;
     bool operator==(const RunConfig&) const = default;
 };
@@ -80,8 +82,8 @@ struct SaeConfig {
     std::optional<double> l0_target = {};  // jumprelu: L0 that the penalty aims at; nullopt: null
     double frequency = 0;                  // jumprelu: coefficient of the frequency penalty; 0: off
     double frequency_limit = 0.1;          // firing frequency above which it acts
-    double bandwidth = 0.001;              // jumprelu: of the straight-through estimate
-    double theta_init = 0.001;             // jumprelu: thresholds at the start
+    double bandwidth = 0.05;               // jumprelu: of the straight-through estimate
+    double theta_init = 0.06;              // jumprelu: thresholds at the start
     std::string theta = "direct";          // jumprelu: direct | log, what is trained
     std::int64_t penalty_warmup_steps = 10000;
     std::string decoder = "unit";     // unit | free (relu only)
@@ -132,7 +134,7 @@ std::string to_yaml(const Config& config);
 
 // One line that is equal for two configurations exactly if a checkpoint of one may be continued under the
 // other: everything that decides the result, so not run.output, train.log_every, train.checkpoint_every,
-// train.keep_checkpoints, run.device, parallel.*.
+// train.keep_checkpoints, run.device, run.encoder, run.screen_bound, parallel.*.
 std::string fingerprint(const Config& config);
 
 // Cumulative widths of the prefixes, ascending, the last of them the whole width: the only one where

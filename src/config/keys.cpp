@@ -146,6 +146,8 @@ std::vector<Key> make_keys() {
     run.key("seed", &RunConfig::seed, at_least(0));
     run.key("device", &RunConfig::device, words({"auto", "cpu"}, "this program is built without CUDA"))
         .decides = false;
+    run.key("encoder", &RunConfig::encoder, words({"auto", "float32", "screened"})).decides = false;
+    run.key("screen_bound", &RunConfig::screen_bound, words({"dithered", "certain"})).decides = false;
     run.only("reproducible", {"false"}, "sums depend on the number of ranks by rounding");
 
     Section<DataConfig> data{all, "data", &Config::data};

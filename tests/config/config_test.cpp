@@ -27,6 +27,8 @@ run:
   output: runs/demo            # required; a folder, made if missing
   seed: 0
   device: auto                 # auto | cpu | cuda
+  encoder: auto                # auto | float32 | screened; what is found is the same
+  screen_bound: dithered       # dithered | certain
   reproducible: false          # true: the same bits at any rank and thread count
 data:
   files: [activations/*.h5]    # required; globs; files in sorted order make one long dataset per name
@@ -62,8 +64,8 @@ sae:                           # the one SAE, or what the items of suite share
   l0_target: null
   frequency: 0
   frequency_limit: 0.1
-  bandwidth: 0.001
-  theta_init: 0.001
+  bandwidth: 0.05
+  theta_init: 0.06
   theta: direct
   penalty_warmup_steps: 10000
   decoder: unit
@@ -116,7 +118,7 @@ TEST(Load, TheSuiteOfTheSample) {
                              "batch_topk.w16384.k20", "batch_topk.w16384.k40", "batch_topk.w16384.k80"));
     EXPECT_THAT(
         complaint(sample + sample_suite + "  - {kind: jumprelu, l0_target: [20, 40, 80]}\n" + sample_end),
-        HasSubstr("run.yaml:35: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
+        HasSubstr("run.yaml:37: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
                   "batch_topk or matryoshka"));
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <dnnl.h>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "device/cpu/kernels.cpp"
@@ -399,6 +400,12 @@ HWY_EXPORT(Table);
 const Kernels& kernels() {
     static const Kernels chosen = HWY_DYNAMIC_DISPATCH(Table)();
     return chosen;
+}
+
+// A better target of x86 has a lower bit.
+void use_avx2_only() {
+    hwy::DisableTargets(HWY_AVX2 - 1);
+    dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2);
 }
 
 std::vector<Kernels> all_kernels() {

@@ -65,6 +65,9 @@ struct Kernels {
 // The best set this CPU has.
 const Kernels& kernels();
 
+// From now on this CPU counts as one with AVX2 and no more; to be called before any kernel is used.
+void use_avx2_only();
+
 // All sets this CPU has, for tests and benchmarks.
 std::vector<Kernels> all_kernels();
 

@@ -15,8 +15,8 @@ namespace strata::device {
 namespace {
 
 constexpr float unit = 0x1p-24F;  // of float32 rounding
-// P(error > bound) <= 1e-22 for a pair: sqrt(2 ln 1e22 / 12).
-constexpr double deviations = 2.9054;
+// P(error > bound) <= 1e-22 for a pair: sqrt(ln(1e22) / 6), rounded up.
+constexpr double deviations = 2.9057;
 constexpr std::int64_t mean_rows = 256;
 
 // What the bounds of rows and latents have in common.
@@ -28,7 +28,7 @@ struct Error {
     double fixed = 0;                            // of the test's own arithmetic
 
     double root(float square) const { return std::sqrt(square * (1 + (dims / 8 + 16) * unit)); }
-    // By AM-GM, of the rotations' rounding.
+    // Half of it for either side, since a product of norms is at most half the sum of their squares.
     double rotation(double root) const { return (2 * log_group + 12) * unit * root * root; }
     // Of rounding while integers are made, and of their sum with the dither.
     double dithering(double root) const {
