@@ -36,7 +36,8 @@ struct Arguments {
     int threads = 0;
     std::vector<std::string> files;
     std::string dataset = "resid_post/*";
-    bool json = false, atm = false;
+    bool json = false, atm = false, check = false;
+    double dead = 0;
     bool avx2 = false;
     device::CpuOptions cpu;
 };
@@ -99,10 +100,50 @@ void begin_sparse(train::Workbench& bench, train::TrainedSae& sae, const data::B
     sae.density = sae.config.k / static_cast<double>(sae.config.width);
 }
 
-struct Line {
+// Latents that count as dead, their encoders so short that they are never selected and still have positive
+// pre-activations for the auxiliary loss to take.
+void make_dead(train::TrainedSae& sae, std::int64_t n, double share) {
+    const auto every = static_cast<std::size_t>(std::llround(1 / share));
+    for (std::size_t j = 0; j < sae.silent.size(); j += every) {
+        sae.silent[j] = static_cast<std::uint64_t>(sae.config.dead_after_tokens);
+        device::kernels().multiply(1e-3F, n, sae.parameters.w_enc.data() + static_cast<std::int64_t>(j) * n);
+    }
+}
+
+// Whether the codes of the batch are those of the float32 encoder, bit for bit.
+bool codes_agree(device::Device& device, device::Device& plain, Communicator& comm,
+                 const train::TrainedSae& sae, const data::Batch& batch, std::int64_t rows_of_all) {
+    using Codes = std::tuple<std::vector<std::uint32_t>, std::vector<std::uint32_t>, std::vector<float>>;
+    const auto codes_of = [&](device::Device& one) {
+        float guess = sae.guess, margin = sae.margin;
+        one.center({batch.x, batch.rows}, sae.parameters);
+        sae.kind->select(
+            {one, comm, sae.parameters, sae.config, rows_of_all, batch.rows, guess, margin});
+        Codes codes;
+        std::apply([&](auto&... part) { one.read_codes(part...); }, codes);
+        return codes;
+    };
+    std::array<std::uint32_t, 1> differ = {codes_of(device) == codes_of(plain) ? 0U : 1U};
+    comm.any(differ);
+    return differ[0] == 0;
+}
+
+// A thing timed: what it computes and moves at the least.
+struct Case {
     std::string what;
+    std::function<void()> work;
+    double operations = 0, bytes = 0;
     double best = 1e30;
 };
+
+// Reads and writes `bytes` in all: what a verb that streams its operands could reach.
+void copy(Array<float>& from, Array<float>& to, int threads) {
+    constexpr std::int64_t parts = 64;
+    const auto part = static_cast<std::int64_t>(from.size()) / parts;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (std::int64_t i = 0; i < parts; ++i)
+        std::copy_n(from.data() + i * part, part, to.data() + i * part);
+}
 
 int bench(const Arguments& a, Communicator& comm) {
     if (a.avx2) device::use_avx2_only();
@@ -131,7 +172,9 @@ int bench(const Arguments& a, Communicator& comm) {
     if (sae.kind->elementwise()) begin_sparse(workbench, sae, batch);
     std::int64_t step = 0;
     train::StepReport report;
-    const double lr = sae.kind->elementwise() ? 0 : 1e-3;  // so that as many pairs stay active
+    // Without a rate where as many pairs are to stay active, or latents dead.
+    const double lr = sae.kind->elementwise() || a.dead > 0 ? 0 : 1e-3;
+    if (a.dead > 0) make_dead(sae, a.n, a.dead);
     const auto one_step = [&] { report = train::train_step(workbench, sae, {}, batch, step++, lr); };
     for (std::int64_t i = 0; i < a.warm_steps; ++i) one_step();
 
@@ -147,50 +190,66 @@ int bench(const Arguments& a, Communicator& comm) {
     device::LatentSums sums;
     const float scale = 2.0F / static_cast<float>(a.rows);
     device::OptimizerStep nothing;  // lr 0: the state stays what it is
-    std::vector<std::pair<std::string, std::function<void()>>> cases = {
+    // Least work, of all ranks: K codes; matrices and rows once. Gathered rows count each time.
+    const double n = static_cast<double>(a.n), m = static_cast<double>(a.width);
+    const double b = static_cast<double>(a.rows), codes = a.k * b;
+    Array<float> from(static_cast<std::size_t>(a.n * a.width)), to(from.size());
+    std::vector<Case> cases = {
         {"plain product",
          [&] {
              omp_set_num_threads(threads);
              dnnl_sgemm('N', 'N', rows, a.width, a.n, 1, x.data(), a.n, plain_weights.data(), a.width, 0,
                         product.data(), a.width);
-         }},
-        {"step", one_step}};
+         },
+         2 * b * n * m, 4 * (b * n + n * m + b * m)},
+        {"copy of W", [&] { copy(from, to, threads); }, 0, 8 * n * m * comm.size()},
+        {"step", one_step, 2 * b * n * m + 8 * n * codes, 4 * n * m * 17}};
     // The verbs by themselves, of kinds that have no more than these.
     if (!sae.kind->elementwise() && shape.groups() == 1 && !config.atm)
         cases.insert(cases.end(),
-                     {{"  center",
-                       [&] {
-                           device->center({x, rows}, sae.parameters);
-                       }},
+                     {{"  center", [&] { device->center({x, rows}, sae.parameters); }, b * n, 12 * b * n},
                       {"  encode + gate",
                        [&] {
                            sae.kind->select(
                                {*device, comm, sae.parameters, config, a.rows, rows, sae.guess, sae.margin});
-                       }},
-                      {"  decode + backprop", [&] { device->decode(CodeSet::main, sae.parameters, scale); }},
+                       },
+                       2 * b * n * m, 4 * (b * n + n * m)},
+                      {"  decode + backprop",
+                       [&] { device->decode(CodeSet::main, sae.parameters, scale); }, 4 * n * codes,
+                       4 * n * (codes + 2 * b)},
                       {"  accumulate",
                        [&] {
                            device->accumulate({&main, 1}, {}, sae.parameters, workbench.gradient, {&sums, 1},
                                               [](std::int64_t, std::int64_t) {});
-                       }},
+                       },
+                       4 * n * codes, 4 * n * (2 * codes + 3 * m)},
                       {"  reduce", [&] { train::reduce_gradients(workbench, 1); }},
-                      {"  update", [&] {
+                      {"  update",
+                       [&] {
                            device->update(sae.parameters, workbench.gradient, sae.first, sae.second, nothing,
                                           slice.first, slice.last);
-                       }}});
-    std::vector<Line> lines;
-    for (const auto& [what, work] : cases) lines.push_back({what});
+                       },
+                       0, 4 * n * m * 14}});
     for (std::int64_t r = 0; r < a.repeats; ++r) {
-        for (std::size_t i = 0; i < cases.size(); ++i) {
+        for (Case& one : cases) {
             comm.barrier();
             const double start = seconds();
-            cases[i].second();
+            one.work();
             double taken = seconds() - start;
             comm.max(std::span(&taken, 1));
-            lines[i].best = std::min(lines[i].best, taken);
+            one.best = std::min(one.best, taken);
         }
     }
+    bool agree = true;
+    if (a.check) {
+        if (sae.kind->elementwise()) refuse("--check compares selections: topk, batch_topk or matryoshka");
+        const std::unique_ptr<device::Device> plain = device::make_cpu_device(threads, {"float32", "dithered"});
+        plain->prepare(rows, a.n, a.width, static_cast<std::int64_t>(a.k * static_cast<double>(rows)) + 1);
+        agree = codes_agree(*device, *plain, comm, sae, batch, a.rows);
+    }
+    if (!agree) fail("the codes are not those of the float32 encoder");
     if (comm.rank() != 0) return exit_done;
+    const Case &plain_product = cases[0], &whole = cases[2];
     nlohmann::ordered_json result = {
         {"kind", a.kind},
         {"rows", a.rows},
@@ -201,12 +260,16 @@ int bench(const Arguments& a, Communicator& comm) {
         {"dense", report.dense},
         {"ranks", comm.size()},
         {"device", device->name()},
-        {"rows_per_second", static_cast<double>(a.rows) / lines[1].best},
-        {"step_over_product", lines[1].best / lines[0].best},
+        {"rows_per_second", static_cast<double>(a.rows) / whole.best},
+        {"step_over_product", whole.best / plain_product.best},
+        {"encoder", a.cpu.encoder},
+        {"checked", a.check},
         {"workspace_bytes", device->workspace_bytes()}};
-    for (const Line& line : lines) {
-        const std::size_t at = line.what.find_first_not_of(' ');
-        result["seconds"][line.what.substr(at)] = line.best;
+    for (const Case& one : cases) {
+        const std::string name = one.what.substr(one.what.find_first_not_of(' '));
+        result["seconds"][name] = one.best;
+        if (one.operations > 0) result["operations"][name] = one.operations;
+        if (one.bytes > 0) result["bytes"][name] = one.bytes;
     }
     if (a.json) {
         fmt::print("{}\n", result.dump());
@@ -216,11 +279,17 @@ int bench(const Arguments& a, Communicator& comm) {
                a.rows, a.n, a.width, a.k, comm.size(), comm.size() == 1 ? "" : "s", device->name(),
                static_cast<double>(report.sums.active) / static_cast<double>(rows),
                report.dense ? "dense products" : "lists of pairs");
-    fmt::print("{:<20} {:>10} {:>10}\n", "", "ms", "/ product");
-    for (const Line& line : lines)
-        fmt::print("{:<20} {:>10.2f} {:>10.3f}\n", line.what, 1e3 * line.best, line.best / lines[0].best);
-    fmt::print("{:.0f} rows/s; workspace {} MB above parameters, gradients and moments\n",
-               static_cast<double>(a.rows) / lines[1].best, device->workspace_bytes() >> 20);
+    // A rate above the copy's comes out of caches; one above the product's out of narrower numbers.
+    const auto rate = [](double amount, const Case& one) {
+        return amount > 0 ? fmt::format("{:.1f}", amount / one.best / 1e9) : "";
+    };
+    fmt::print("{:<20} {:>10} {:>10} {:>10} {:>10}\n", "", "ms", "/ product", "Gop/s", "GB/s");
+    for (const Case& one : cases)
+        fmt::print("{:<20} {:>10.2f} {:>10.3f} {:>10} {:>10}\n", one.what, 1e3 * one.best,
+                   one.best / plain_product.best, rate(one.operations, one), rate(one.bytes, one));
+    fmt::print("{:.0f} rows/s; workspace {} MB above parameters, gradients and moments{}\n",
+               static_cast<double>(a.rows) / whole.best, device->workspace_bytes() >> 20,
+               a.check ? "; codes as by the float32 encoder" : "");
     return exit_done;
 }
 
@@ -253,6 +322,9 @@ void add_bench_command(CLI::App& app, Action& action) {
         ->check(CLI::IsMember({"dithered", "certain"}));
     command->add_flag("--avx2", arguments->avx2, "As on a CPU without AVX-512, oneDNN included");
     command->add_flag("--atm", arguments->atm, "With adaptive temporal masking");
+    command->add_option("--dead", arguments->dead, "Share of latents that are dead, for the auxiliary loss")
+        ->check(CLI::Range(0.0, 0.5));
+    command->add_flag("--check", arguments->check, "Compares the codes with those of the float32 encoder");
     command->add_flag("--json", arguments->json, "One JSON object");
     command->footer("Example: mpirun -n 2 strata bench --k 32");
     command->callback([arguments, &action] {

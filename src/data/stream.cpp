@@ -1,6 +1,7 @@
 #include "data/stream.h"
 
 #include <algorithm>
+#include <atomic>
 #include <array>
 #include <condition_variable>
 #include <exception>
@@ -207,7 +208,8 @@ Batch Stream::next() {
     s.filled = false;
     s.changed.notify_all();
     const std::int64_t first = s.first_row(s.lane_begin);
-    return {taken.x, s.first_row(s.lane_end) - first, first, taken.target};
+    static std::atomic<std::uint64_t> batches = 0;
+    return {taken.x, s.first_row(s.lane_end) - first, first, taken.target, ++batches};
 }
 
 std::vector<LaneCursor> Stream::cursors() const {

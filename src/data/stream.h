@@ -71,6 +71,7 @@ struct Batch {
     std::int64_t first = 0;    // global index of the first of them
     // [rows, n], scaled as x; row i is that of x's row i. Empty where the dataset has no target.
     std::span<const float> target = {};
+    std::uint64_t number = 0;  // no other batch of this process has it; 0: not known
 };
 
 // One per rank and dataset. A background thread reads, checks, converts and shuffles, so that next() normally

@@ -76,6 +76,7 @@ struct Rows {
     std::span<const float> x;
     std::int64_t count = 0;
     std::span<const float> target = {};
+    std::uint64_t number = 0;  // rows of an equal number, not 0, are equal: what is made of them serves again
 };
 
 // Pairs (row, latent) that are left out of a step: those with draw_b < probability_j.

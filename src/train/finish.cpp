@@ -46,7 +46,7 @@ HeldOut measure_held_out(Workbench& bench, TrainedSae& sae, const Config& config
     eval::for_each_batch(
         dataset, dataset.rows - config.data.eval_rows, dataset.rows, batch_rows, statistics.norm_limit,
         statistics.scale, comm, [&](const data::Batch& batch, std::int64_t rows) {
-            device.center({batch.x, batch.rows, batch.target}, sae.parameters);
+            device.center({batch.x, batch.rows, batch.target, batch.number}, sae.parameters);
             if (!elementwise && above.empty()) {
                 sae.kind->select(
                     {device, comm, sae.parameters, sae.config, rows, batch.rows, sae.guess, sae.margin});

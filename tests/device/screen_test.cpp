@@ -24,16 +24,21 @@ struct Made {
     std::vector<float> norm;
     std::vector<float> z;  // [rows, width], the values that count
 
+    device::Rows rows(const test::Problem& p) const {
+        return {p.x, static_cast<std::int64_t>(p.rows)};
+    }
+
     explicit Made(const test::Problem& p) : sae(test::put(p.sae, device)) {
         const auto width = static_cast<std::size_t>(sae.width), n = static_cast<std::size_t>(sae.n);
         norm.resize(p.rows);
         z.resize(p.rows * width);
         for (std::size_t b = 0; b < p.rows; ++b) {
-            const float* x = p.x.data() + b * n;
-            norm[b] = std::sqrt(device::kernels().dot(x, x, sae.n));
+            std::vector<float> xc(n);
+            norm[b] = std::sqrt(
+                device::kernels().subtract(p.x.data() + b * n, sae.b_dec.data(), sae.n, xc.data()));
             for (std::size_t j = 0; j < width; ++j)
                 z[b * width + j] =
-                    device::kernels().dot(x, sae.w_enc.data() + j * n, sae.n) + sae.b_enc.data()[j];
+                    device::kernels().dot(xc.data(), sae.w_enc.data() + j * n, sae.n) + sae.b_enc.data()[j];
         }
     }
 };
@@ -85,10 +90,10 @@ TEST_P(Bound, HoldsOnBothSides) {
             const float least = *std::ranges::min_element(made.z);
             const std::vector<float> limit = {std::min(0.0F, 3 * least)};
             // Below every value: all pass.
-            ASSERT_TRUE(device::prepare_screen(screen, made.sae, p.x.data(), made.norm, limit, false, 2));
+            ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, limit, false, 2));
             for (const float v : passed(screen, c.rows, c.width)) ASSERT_FALSE(std::isnan(v));
             // By row, with limit 0.
-            ASSERT_TRUE(device::prepare_screen(screen, made.sae, p.x.data(), made.norm, {}, true, 2));
+            ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, {}, true, 2));
             const std::vector<float> left = passed(screen, c.rows, c.width);
             for (std::size_t b = 0; b < c.rows; ++b) {
                 const auto row = static_cast<std::int64_t>(b);
@@ -117,7 +122,7 @@ TEST_P(Bound, MissesNothingAtItsLimit) {
         for (const bool certain : {false, true}) {
             SCOPED_TRACE(fmt::format("{}, {}", kernels.target, certain ? "certain" : "dithered"));
             Screen screen = device::make_screen(certain, &kernels);
-            ASSERT_TRUE(device::prepare_screen(screen, made.sae, p.x.data(), made.norm, {}, true, 2));
+            ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, {}, true, 2));
             std::vector<float> limits(c.rows);
             for (std::size_t b = 0; b < c.rows; ++b) {
                 limits[b] = std::max(0.0F, made.z[b * c.width + (b * 7) % c.width]);
@@ -130,7 +135,7 @@ TEST_P(Bound, MissesNothingAtItsLimit) {
             std::vector<float> by_latent(c.width);
             for (std::size_t j = 0; j < c.width; ++j)
                 by_latent[j] = made.z[((j * 3) % c.rows) * c.width + j];
-            ASSERT_TRUE(device::prepare_screen(screen, made.sae, p.x.data(), made.norm, by_latent, false, 2));
+            ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, by_latent, false, 2));
             left = passed(screen, c.rows, c.width);
             for (std::size_t i = 0; i < left.size(); ++i)
                 ASSERT_FALSE(std::isnan(left[i]) && made.z[i] >= by_latent[i % c.width]) << i;
@@ -162,7 +167,7 @@ TEST(Screen, LetsFewMoreThrough) {
     for (const ScreenKernels& kernels : device::all_screen_kernels())
         for (const bool certain : {false, true}) {
             Screen screen = device::make_screen(certain, &kernels);
-            ASSERT_TRUE(device::prepare_screen(screen, made.sae, p.x.data(), made.norm, limit, false, 2));
+            ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, limit, false, 2));
             const std::vector<float> left = passed(screen, 200, 1000);
             const auto found = std::ranges::count_if(left, [](float v) { return !std::isnan(v); });
             const double ratio = static_cast<double>(found) / static_cast<double>(kept);
@@ -180,7 +185,7 @@ TEST(Screen, RefusesWhatIsNotFinite) {
         const Made made(problem);
         Screen screen = device::make_screen(false, device::screen_kernels());
         const std::vector<float> limit = {0.1F};
-        return !device::prepare_screen(screen, made.sae, problem.x.data(), made.norm, limit, false, 1);
+        return !device::prepare_screen(screen, made.sae, made.rows(problem), made.norm, limit, false, 1);
     };
     if (device::screen_kernels() == nullptr) GTEST_SKIP() << "this CPU has no instruction set for it";
     EXPECT_FALSE(refused(p));

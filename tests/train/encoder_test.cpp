@@ -109,5 +109,34 @@ std::vector<AwkwardCase> awkward_cases() {
 
 INSTANTIATE_TEST_SUITE_P(Of, AwkwardEncoders, testing::ValuesIn(awkward_cases()));
 
+// SAEs of one stream share the integers of a batch: as if each had made them, and not those of another batch
+// in the same memory.
+TEST(Encoder, IntegersOfABatchServeAllItsSaes) {
+    constexpr std::size_t rows = 60, n = 40, width = 300;
+    const test::Problem a = test::make_problem(rows, n, width), b = test::make_problem(rows, n, width, {}, 7);
+    if (device::screen_kernels() == nullptr) GTEST_SKIP() << "this CPU has no instruction set for it";
+    const auto candidates = [&](const device::CpuOptions& options, bool numbered) {
+        device::CpuDevice device(2, options);
+        device.prepare(rows, n, width, 1000);
+        const device::Tensors first = test::put(a.sae, device), second = test::put(b.sae, device);
+        std::vector<float> x = a.x;
+        std::vector<std::vector<test::Pair>> found;
+        for (std::uint64_t batch = 1; batch <= 2; ++batch) {
+            for (const device::Tensors* sae : {&first, &second}) {
+                device.center({.x = x, .count = rows, .number = numbered ? batch : 0}, *sae);
+                const float limit = 0.2F;
+                EXPECT_TRUE(device.screen_above(*sae, {&limit, 1}, 0));
+                found.push_back(test::candidates_in(device));
+            }
+            x = b.x;
+        }
+        return found;
+    };
+    const auto expected = candidates({"float32", "dithered"}, false);
+    EXPECT_NE(expected[0], expected[2]);
+    EXPECT_EQ(candidates({"screened", "dithered"}, true), expected);
+    EXPECT_EQ(candidates({"screened", "dithered"}, false), expected);
+}
+
 }  // namespace
 }  // namespace strata

@@ -102,9 +102,9 @@ CpuDevice::Encoding CpuDevice::start_encoding(const Tensors& sae, std::span<cons
                                                     : faster;
     }
     encoding.screened =
-        screened && prepare_screen(screen_, sae, xc(0), std::span(centered_norm_).first(
-                                                            static_cast<std::size_t>(rows_)),
-                                   at_least, by_row, threads_);
+        screened && prepare_screen(screen_, sae, batch_,
+                                   std::span(centered_norm_).first(static_cast<std::size_t>(rows_)), at_least,
+                                   by_row, threads_);
     encoding.timed = encoding.screened == screened;
     return encoding;
 }

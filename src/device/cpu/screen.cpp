@@ -45,7 +45,7 @@ void start(Screen& s, std::int64_t n) {
     s.n = n;
     s.padded = (n + 15) / 16 * 16;
     const auto size = static_cast<std::size_t>(s.padded);
-    for (auto* a : {&s.sign, &s.row_dither, &s.latent_dither, &s.mean, &s.zeros}) a->reset(size);
+    for (auto* a : {&s.sign, &s.row_dither, &s.latent_dither, &s.mean, &s.zeros, &s.shift}) a->reset(size);
     Random random(0, Purpose::dither);
     double product = 0;
     for (std::size_t i = 0; i < size; ++i) {
@@ -59,12 +59,11 @@ void start(Screen& s, std::int64_t n) {
 }
 
 // The mean of some rows: any vector is right, and one near their mean makes what is left small.
-void take_mean(Screen& s, const float* xc, std::int64_t count) {
+void take_mean(Screen& s, const float* x, std::int64_t count) {
     const std::int64_t used = std::min(count, mean_rows);
     std::fill(s.mean.begin(), s.mean.end(), 0.0F);
     for (std::int64_t i = 0; i < used; ++i)
-        kernels().add(xc + (i * count / used) * s.n, 1.0F / static_cast<float>(used), s.n, s.mean.data());
-    s.mean_norm = std::sqrt(kernels().dot(s.mean.data(), s.mean.data(), s.n));
+        kernels().add(x + (i * count / used) * s.n, 1.0F / static_cast<float>(used), s.n, s.mean.data());
 }
 
 // Integers of `count` vectors [count, n], packed.
@@ -119,14 +118,20 @@ Screen make_screen(bool certain, const ScreenKernels* kernels) {
     return screen;
 }
 
-bool prepare_screen(Screen& s, const Tensors& sae, const float* xc, std::span<const float> xc_norm,
+bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<const float> xc_norm,
                     std::span<const float> at_least, bool by_row, int threads) {
     const std::int64_t count = std::ssize(xc_norm);
     for (const float norm : xc_norm)
         if (!(norm < 1e18F)) return false;  // its square is a number
     start(s, sae.n);
-    take_mean(s, xc, count);
-    quantize(s, s.rows, xc, count, false, threads);
+    if (rows.number == 0 || rows.number != s.row_number) {
+        take_mean(s, rows.x.data(), count);
+        quantize(s, s.rows, rows.x.data(), count, false, threads);
+        s.row_number = rows.number;
+    }
+    std::copy_n(s.mean.data(), s.n, s.shift.data());
+    if (!sae.transcoder) kernels().add(sae.b_dec.data(), -1, s.n, s.shift.data());
+    const float shift_norm = std::sqrt(kernels().dot(s.shift.data(), s.shift.data(), s.n));
     quantize(s, s.latents, sae.w_enc.data(), sae.width, true, threads);
 
     Error error{.dims = static_cast<double>(s.padded),
@@ -149,8 +154,8 @@ bool prepare_screen(Screen& s, const Tensors& sae, const float* xc, std::span<co
         error.row_residual =
             std::max(error.row_residual, error.root(s.rows.quantized[static_cast<std::size_t>(b)].residual));
 
-    // Of a dot product of 32 chains, relative to the norms.
-    const double dot_rounding = (static_cast<double>(sae.n) / 32 + 8) * unit;
+    // Of a dot product of 32 chains and of the subtraction before it, relative to the norms.
+    const double dot_rounding = (static_cast<double>(sae.n) / 32 + 9) * unit;
     const float never = -std::numeric_limits<float>::infinity();
     s.row_limit.assign(s.rows.add.size(), 0.0F);
     s.row_bound.assign(s.rows.add.size(), 0.0F);
@@ -188,16 +193,16 @@ bool prepare_screen(Screen& s, const Tensors& sae, const float* xc, std::span<co
         const double all = bound + error.rotation(root) + error.dithering(root) + error.fixed;
         s.latents.add[i] = static_cast<float>(all + s.dither_product - q.with);
         s.latents.inverse[i] = 1.0F / q.scale;
-        const float of_mean = kernels().dot(s.mean.data(), sae.w_enc.data() + j * sae.n, sae.n);
+        const float of_shift = kernels().dot(s.shift.data(), sae.w_enc.data() + j * sae.n, sae.n);
         const float bias = sae.b_enc.data()[j];
         const float limit = by_row ? 0.0F : at_least.size() > 1 ? at_least[i] : at_least.front();
-        const double rounding = dot_rounding * s.mean_norm * root * q.scale +
-                                8 * unit * (std::abs(of_mean) + std::abs(bias) + std::abs(limit));
-        s.latent_bias[i] = static_cast<float>((double{of_mean} + bias - limit + rounding) / q.scale);
+        const double rounding = dot_rounding * shift_norm * root * q.scale +
+                                8 * unit * (std::abs(of_shift) + std::abs(bias) + std::abs(limit));
+        s.latent_bias[i] = static_cast<float>((double{of_shift} + bias - limit + rounding) / q.scale);
         scale = std::max(scale, q.scale);
         widest = std::max(widest, static_cast<float>(all) * q.scale);
         most_rounding = std::max(most_rounding, static_cast<float>(rounding));
-        finite = finite && q.scale < 1e18F && std::isfinite(of_mean + bias) && std::isfinite(q.square);
+        finite = finite && q.scale < 1e18F && std::isfinite(of_shift + bias) && std::isfinite(q.square);
     }
     s.widest_scale = scale;
     s.widest_bound = widest;

@@ -27,7 +27,8 @@ struct Screen {
 
     std::int64_t n = 0, padded = 0;  // input width; rounded up to 16
     Array<float> sign, row_dither, latent_dither, mean, zeros;
-    float mean_norm = 0;
+    Array<float> shift;            // mean - b_dec
+    std::uint64_t row_number = 0;  // of the rows that `rows` holds
     float dither_product = 0;
 
     ScreenSide rows, latents;
@@ -42,9 +43,10 @@ struct Screen {
 // `certain` or dithered. No memory is taken before the first use.
 Screen make_screen(bool certain, const ScreenKernels* kernels);
 
-// All rows xc [count, n] against all latents, for limits at_least_j (one, or [M]; by row if `by_row`, then
-// zero here). False, with nothing usable, where a number is not finite.
-bool prepare_screen(Screen& screen, const Tensors& sae, const float* xc, std::span<const float> xc_norm,
+// All rows against all latents, for limits at_least_j (one, or [M]; by row if `by_row`, then zero here); xc_norm
+// are the norms of what the encoder sees of the rows. Integers of rows are those of x itself, b_dec aside, so
+// that all SAEs of a batch share them. False, with nothing usable, where a number is not finite.
+bool prepare_screen(Screen& screen, const Tensors& sae, const Rows& rows, std::span<const float> xc_norm,
                     std::span<const float> at_least, bool by_row, int threads);
 
 // Appends the pairs of the latents of one tile and the rows of `row_tiles` tiles that may pass: rows counted
