@@ -35,7 +35,7 @@ struct Arguments {
     std::string kind = "batch_topk";
     int threads = 0;
     std::vector<std::string> files;
-    std::string dataset = "resid_post/*";
+    std::string dataset = "resid_post/*", form = "auto";
     bool json = false, atm = false, check = false;
     double dead = 0;
     bool avx2 = false;
@@ -175,7 +175,10 @@ int bench(const Arguments& a, Communicator& comm) {
     // Without a rate where as many pairs are to stay active, or latents dead.
     const double lr = sae.kind->elementwise() || a.dead > 0 ? 0 : 1e-3;
     if (a.dead > 0) make_dead(sae, a.n, a.dead);
-    const auto one_step = [&] { report = train::train_step(workbench, sae, {}, batch, step++, lr); };
+    const auto one_step = [&] {
+        if (a.form != "auto") sae.density = a.form == "lists" ? 0 : 1;
+        report = train::train_step(workbench, sae, {}, batch, step++, lr);
+    };
     for (std::int64_t i = 0; i < a.warm_steps; ++i) one_step();
 
     Array<float> plain_weights(
@@ -322,6 +325,8 @@ void add_bench_command(CLI::App& app, Action& action) {
         ->check(CLI::IsMember({"dithered", "certain"}));
     command->add_flag("--avx2", arguments->avx2, "As on a CPU without AVX-512, oneDNN included");
     command->add_flag("--atm", arguments->atm, "With adaptive temporal masking");
+    command->add_option("--form", arguments->form, "Steps of relu, jumprelu, gated: by lists or dense products")
+        ->check(CLI::IsMember({"auto", "lists", "dense"}));
     command->add_option("--dead", arguments->dead, "Share of latents that are dead, for the auxiliary loss")
         ->check(CLI::Range(0.0, 0.5));
     command->add_flag("--check", arguments->check, "Compares the codes with those of the float32 encoder");

@@ -14,6 +14,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -106,6 +107,11 @@ CpuDevice::Encoding CpuDevice::start_encoding(const Tensors& sae, std::span<cons
                                    std::span(centered_norm_).first(static_cast<std::size_t>(rows_)), at_least,
                                    by_row, threads_);
     encoding.timed = encoding.screened == screened;
+    if (!encoding.timed && !std::exchange(encoder_times_[sae.w_enc.data()].refused, true))
+        log::warn(
+            "encoder of {} latents: a row, weight or bias is not finite, or above 1e18, which integers cannot "
+            "stand for; such batches are encoded by the float32 product",
+            sae.width);
     return encoding;
 }
 

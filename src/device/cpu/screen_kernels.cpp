@@ -233,12 +233,13 @@ std::int64_t Screen(const ScreenTile& t, std::uint32_t* HWY_RESTRICT row, std::u
             if (HWY_LIKELY(hn::AllTrue(d, hn::And(left, right)))) continue;
             for (int c = 0; c < 2; ++c) {
                 const auto passes = hn::Not(c == 0 ? left : right);
+                // Whole vectors are stored, at most as many as there are pairs: a compressing store is ten
+                // times slower on some CPUs (Zen 4).
                 const auto names = hn::Iota(du, t.first_latent + static_cast<std::uint32_t>(c * lanes));
-                hn::CompressBlendedStore(names, hn::RebindMask(du, passes), du, latent + found);
-                const auto more =
-                    static_cast<std::int64_t>(hn::CompressBlendedStore(tests[c], passes, d, value + found));
-                std::fill_n(row + found, more, static_cast<std::uint32_t>(b));
-                found += more;
+                hn::StoreU(hn::Compress(names, hn::RebindMask(du, passes)), du, latent + found);
+                hn::StoreU(hn::Compress(tests[c], passes), d, value + found);
+                hn::StoreU(hn::Set(du, static_cast<std::uint32_t>(b)), du, row + found);
+                found += static_cast<std::int64_t>(hn::CountTrue(d, passes));
             }
         }
     }
