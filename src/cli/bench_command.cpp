@@ -30,7 +30,7 @@ namespace {
 using device::CodeSet;
 
 struct Arguments {
-    std::int64_t rows = 4096, n = 576, width = 16384, warm_steps = 40, repeats = 6;
+    std::int64_t rows = 4096, n = 576, width = 16384, warm_steps = 40, repeats = 6, aux_k = 512;
     double k = 64;
     std::string kind = "batch_topk";
     int threads = 0;
@@ -158,6 +158,7 @@ int bench(const Arguments& a, Communicator& comm) {
     config.kind = a.kind;
     config.width = a.width;
     config.k = a.k;
+    config.aux_k = a.aux_k;
     if (a.atm) config.atm = AtmConfig{.start_step = 1, .ramp_steps = 0};
     const device::Shape shape = sae::shape_of(config, a.n, false);
     device->prepare(rows, a.n, a.width, static_cast<std::int64_t>(a.k * static_cast<double>(rows)) + 1);
@@ -329,6 +330,7 @@ void add_bench_command(CLI::App& app, Action& action) {
         ->check(CLI::IsMember({"auto", "lists", "dense"}));
     command->add_option("--dead", arguments->dead, "Share of latents that are dead, for the auxiliary loss")
         ->check(CLI::Range(0.0, 0.5));
+    command->add_option("--aux-k", arguments->aux_k, "Auxiliary codes of a row, with --dead");
     command->add_flag("--check", arguments->check, "Compares the codes with those of the float32 encoder");
     command->add_flag("--json", arguments->json, "One JSON object");
     command->footer("Example: mpirun -n 2 strata bench --k 32");
