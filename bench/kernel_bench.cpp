@@ -56,8 +56,7 @@ Data& data() {
 
 void dots(benchmark::State& state, const Kernels& k) {
     Data& d = data();
-    for (auto _ : state)
-        k.dots(d.x.data(), d.w.data(), d.left.data(), codes, n, d.out.data());
+    for (auto _ : state) k.dots(d.x.data(), d.w.data(), d.left.data(), codes, n, d.out.data());
     report(state, 2 * codes * n, 4 * codes * n);
 }
 
@@ -70,8 +69,7 @@ void pair_dots(benchmark::State& state, const Kernels& k) {
 
 void add_rows(benchmark::State& state, const Kernels& k) {
     Data& d = data();
-    for (auto _ : state)
-        k.add_rows(d.w.data(), d.left.data(), d.weights.data(), codes, n, d.out.data());
+    for (auto _ : state) k.add_rows(d.w.data(), d.left.data(), d.weights.data(), codes, n, d.out.data());
     report(state, 2 * codes * n, 4 * codes * n);
 }
 
@@ -94,8 +92,7 @@ void scan(benchmark::State& state, const Kernels& k) {
 void optimize(benchmark::State& state, const Kernels& k) {
     Data& d = data();
     const device::OptimizerStep step{.lr = 1e-9F};
-    for (auto _ : state)
-        k.optimize(d.w.data(), d.out.data(), d.v.data(), d.g.data(), rows * n, step);
+    for (auto _ : state) k.optimize(d.w.data(), d.out.data(), d.v.data(), d.g.data(), rows * n, step);
     report(state, rows * n, 28 * rows * n);
 }
 
@@ -109,8 +106,7 @@ struct Integers {
 
 void rotate(benchmark::State& state, const ScreenKernels& k) {
     Integers i;
-    for (auto _ : state)
-        k.rotate(data().x.data(), i.zero.data(), i.sign.data(), n, n, i.rotated.data());
+    for (auto _ : state) k.rotate(data().x.data(), i.zero.data(), i.sign.data(), n, n, i.rotated.data());
     report(state, n, 8 * n);
 }
 
@@ -142,8 +138,7 @@ void screen(benchmark::State& state, const ScreenKernels& k) {
                                   .latent_bias = zero.data(),
                                   .latent_inverse = zero.data(),
                                   .first_latent = 0};
-    for (auto _ : state)
-        benchmark::DoNotOptimize(k.screen(tile, row.data(), latent.data(), value.data()));
+    for (auto _ : state) benchmark::DoNotOptimize(k.screen(tile, row.data(), latent.data(), value.data()));
     report(state, 2 * screened * k.tile_columns * n, screened * n);
 }
 

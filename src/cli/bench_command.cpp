@@ -117,8 +117,7 @@ bool codes_agree(device::Device& device, device::Device& plain, Communicator& co
     const auto codes_of = [&](device::Device& one) {
         float guess = sae.guess, margin = sae.margin;
         one.center({batch.x, batch.rows}, sae.parameters);
-        sae.kind->select(
-            {one, comm, sae.parameters, sae.config, rows_of_all, batch.rows, guess, margin});
+        sae.kind->select({one, comm, sae.parameters, sae.config, rows_of_all, batch.rows, guess, margin});
         Codes codes;
         std::apply([&](auto&... part) { one.read_codes(part...); }, codes);
         return codes;
@@ -141,8 +140,7 @@ void copy(Array<float>& from, Array<float>& to, int threads) {
     constexpr std::int64_t parts = 64;
     const auto part = static_cast<std::int64_t>(from.size()) / parts;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (std::int64_t i = 0; i < parts; ++i)
-        std::copy_n(from.data() + i * part, part, to.data() + i * part);
+    for (std::int64_t i = 0; i < parts; ++i) std::copy_n(from.data() + i * part, part, to.data() + i * part);
 }
 
 int bench(const Arguments& a, Communicator& comm) {
@@ -198,29 +196,31 @@ int bench(const Arguments& a, Communicator& comm) {
     const double n = static_cast<double>(a.n), m = static_cast<double>(a.width);
     const double b = static_cast<double>(a.rows), codes = a.k * b;
     Array<float> from(static_cast<std::size_t>(a.n * a.width)), to(from.size());
-    std::vector<Case> cases = {
-        {"plain product",
-         [&] {
-             omp_set_num_threads(threads);
-             dnnl_sgemm('N', 'N', rows, a.width, a.n, 1, x.data(), a.n, plain_weights.data(), a.width, 0,
-                        product.data(), a.width);
-         },
-         2 * b * n * m, 4 * (b * n + n * m + b * m)},
-        {"copy of W", [&] { copy(from, to, threads); }, 0, 8 * n * m * comm.size()},
-        {"step", one_step, 2 * b * n * m + 8 * n * codes, 4 * n * m * 17}};
+    std::vector<Case> cases = {{"plain product",
+                                [&] {
+                                    omp_set_num_threads(threads);
+                                    dnnl_sgemm('N', 'N', rows, a.width, a.n, 1, x.data(), a.n,
+                                               plain_weights.data(), a.width, 0, product.data(), a.width);
+                                },
+                                2 * b * n * m, 4 * (b * n + n * m + b * m)},
+                               {"copy of W", [&] { copy(from, to, threads); }, 0, 8 * n * m * comm.size()},
+                               {"step", one_step, 2 * b * n * m + 8 * n * codes, 4 * n * m * 17}};
     // The verbs by themselves, of kinds that have no more than these.
     if (!sae.kind->elementwise() && shape.groups() == 1 && !config.atm)
         cases.insert(cases.end(),
-                     {{"  center", [&] { device->center({x, rows}, sae.parameters); }, b * n, 12 * b * n},
+                     {{"  center",
+                       [&] {
+                           device->center({x, rows}, sae.parameters);
+                       },
+                       b * n, 12 * b * n},
                       {"  encode + gate",
                        [&] {
                            sae.kind->select(
                                {*device, comm, sae.parameters, config, a.rows, rows, sae.guess, sae.margin});
                        },
                        2 * b * n * m, 4 * (b * n + n * m)},
-                      {"  decode + backprop",
-                       [&] { device->decode(CodeSet::main, sae.parameters, scale); }, 4 * n * codes,
-                       4 * n * (codes + 2 * b)},
+                      {"  decode + backprop", [&] { device->decode(CodeSet::main, sae.parameters, scale); },
+                       4 * n * codes, 4 * n * (codes + 2 * b)},
                       {"  accumulate",
                        [&] {
                            device->accumulate({&main, 1}, {}, sae.parameters, workbench.gradient, {&sums, 1},
@@ -247,7 +247,8 @@ int bench(const Arguments& a, Communicator& comm) {
     bool agree = true;
     if (a.check) {
         if (sae.kind->elementwise()) refuse("--check compares selections: topk, batch_topk or matryoshka");
-        const std::unique_ptr<device::Device> plain = device::make_cpu_device(threads, {"float32", "dithered"});
+        const std::unique_ptr<device::Device> plain =
+            device::make_cpu_device(threads, {"float32", "dithered"});
         plain->prepare(rows, a.n, a.width, static_cast<std::int64_t>(a.k * static_cast<double>(rows)) + 1);
         agree = codes_agree(*device, *plain, comm, sae, batch, a.rows);
     }
@@ -326,7 +327,8 @@ void add_bench_command(CLI::App& app, Action& action) {
         ->check(CLI::IsMember({"dithered", "certain"}));
     command->add_flag("--avx2", arguments->avx2, "As on a CPU without AVX-512, oneDNN included");
     command->add_flag("--atm", arguments->atm, "With adaptive temporal masking");
-    command->add_option("--form", arguments->form, "Steps of relu, jumprelu, gated: by lists or dense products")
+    command
+        ->add_option("--form", arguments->form, "Steps of relu, jumprelu, gated: by lists or dense products")
         ->check(CLI::IsMember({"auto", "lists", "dense"}));
     command->add_option("--dead", arguments->dead, "Share of latents that are dead, for the auxiliary loss")
         ->check(CLI::Range(0.0, 0.5));

@@ -13,9 +13,9 @@ namespace strata {
 struct RunConfig {
     std::string output;  // required
     std::uint64_t seed = 0;
-    std::string device = "auto";           // auto | cpu
-    std::string encoder = "auto";          // auto | float32 | screened
-    std::string screen_bound = "dithered"; // | certain
+    std::string device = "auto";            // auto | cpu
+    std::string encoder = "auto";           // auto | float32 | screened
+    std::string screen_bound = "dithered";  // | certain
     bool reproducible = false;
     bool operator==(const RunConfig&) const = default;
 };

@@ -184,8 +184,8 @@ class Device {
 
     // Screening: which pairs (row, latent) have a pre-activation z = xc . w_enc_j + b_enc_j that matters. The
     // product is made block by block, in float32 or coarser, and scanned in cache; a pair that could pass
-    // within the product's error is recomputed by a dot product with one fixed summation order, and that value
-    // is what counts, so that candidates and values do not depend on block sizes, threads or ranks.
+    // within the product's error is recomputed by a dot product with one fixed summation order, and that
+    // value is what counts, so that candidates and values do not depend on block sizes, threads or ranks.
 
     // Candidates: every pair with z >= at_least_j and z > 0; at_least is [M], or one number for all. Gives up
     // beyond `limit` candidates (0: no limit) and then returns false, with no usable candidates.

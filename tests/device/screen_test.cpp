@@ -24,9 +24,7 @@ struct Made {
     std::vector<float> norm;
     std::vector<float> z;  // [rows, width], the values that count
 
-    device::Rows rows(const test::Problem& p) const {
-        return {p.x, static_cast<std::int64_t>(p.rows)};
-    }
+    device::Rows rows(const test::Problem& p) const { return {p.x, static_cast<std::int64_t>(p.rows)}; }
 
     explicit Made(const test::Problem& p) : sae(test::put(p.sae, device)) {
         const auto width = static_cast<std::size_t>(sae.width), n = static_cast<std::size_t>(sae.n);
@@ -34,8 +32,8 @@ struct Made {
         z.resize(p.rows * width);
         for (std::size_t b = 0; b < p.rows; ++b) {
             std::vector<float> xc(n);
-            norm[b] = std::sqrt(
-                device::kernels().subtract(p.x.data() + b * n, sae.b_dec.data(), sae.n, xc.data()));
+            norm[b] =
+                std::sqrt(device::kernels().subtract(p.x.data() + b * n, sae.b_dec.data(), sae.n, xc.data()));
             for (std::size_t j = 0; j < width; ++j)
                 z[b * width + j] =
                     device::kernels().dot(xc.data(), sae.w_enc.data() + j * n, sae.n) + sae.b_enc.data()[j];
@@ -133,9 +131,9 @@ TEST_P(Bound, MissesNothingAtItsLimit) {
                 ASSERT_FALSE(std::isnan(left[i]) && made.z[i] >= limits[i / c.width]) << i;
 
             std::vector<float> by_latent(c.width);
-            for (std::size_t j = 0; j < c.width; ++j)
-                by_latent[j] = made.z[((j * 3) % c.rows) * c.width + j];
-            ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, by_latent, false, 2));
+            for (std::size_t j = 0; j < c.width; ++j) by_latent[j] = made.z[((j * 3) % c.rows) * c.width + j];
+            ASSERT_TRUE(
+                device::prepare_screen(screen, made.sae, made.rows(p), made.norm, by_latent, false, 2));
             left = passed(screen, c.rows, c.width);
             for (std::size_t i = 0; i < left.size(); ++i)
                 ASSERT_FALSE(std::isnan(left[i]) && made.z[i] >= by_latent[i % c.width]) << i;
@@ -189,8 +187,8 @@ TEST(Screen, RefusesWhatIsNotFinite) {
     };
     if (device::screen_kernels() == nullptr) GTEST_SKIP() << "this CPU has no instruction set for it";
     EXPECT_FALSE(refused(p));
-    for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(),
-                            1e30F}) {
+    for (const float bad :
+         {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), 1e30F}) {
         test::Problem row = p, weight = p, bias = p;
         row.x[35] = bad;
         weight.sae.w_enc[100] = bad;

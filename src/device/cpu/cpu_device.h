@@ -263,9 +263,9 @@ class CpuDevice final : public Device {
     Kernels kernels_;
     Screen screen_;
     std::map<const float*, EncoderTimes> encoder_times_;  // by W_enc
-    std::int64_t rows_ = 0, n_ = 0;  // of the present batch
-    std::vector<float> no_bias_;     // [n] zeros
-    Rows batch_;                     // the same, in host memory
+    std::int64_t rows_ = 0, n_ = 0;                       // of the present batch
+    std::vector<float> no_bias_;                          // [n] zeros
+    Rows batch_;                                          // the same, in host memory
     Mask mask_;
     Array<float> centered_;             // [B, n] xc
     Array<float> target_;               // [B, n] of transcoders; empty: that is xc

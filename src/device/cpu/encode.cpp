@@ -2,9 +2,9 @@
 // scanned there, and never stored: in float32, or in integers with a bound on their error (screen.h). What
 // survives is rescored by kernels_.dots, one fixed summation order, so the two give the same.
 //
-// Rounding in float32: a float32 product of any summation order differs from the exact sum by at most n u / (1 - n u)
-// |x| |w|, u = 2^-24; so the block product and the rescored value differ by at most twice that, and adding
-// the bias rounds each once more, by u |z|. rounding_of() rounds up.
+// Rounding in float32: a float32 product of any summation order differs from the exact sum by at most n u /
+// (1 - n u) |x| |w|, u = 2^-24; so the block product and the rescored value differ by at most twice that, and
+// adding the bias rounds each once more, by u |z|. rounding_of() rounds up.
 
 #include <omp.h>
 
@@ -98,18 +98,17 @@ CpuDevice::Encoding CpuDevice::start_encoding(const Tensors& sae, std::span<cons
     if (!screened) {
         const EncoderTimes& times = encoder_times_[sae.w_enc.data()];
         const bool faster = times.screened < times.float32;
-        screened = times.calls < 4                  ? times.calls % 2 == 1
-                   : times.calls % retry_calls == 0 ? !faster
-                                                    : faster;
+        screened = times.calls < 4 ? times.calls % 2 == 1 : times.calls % retry_calls == 0 ? !faster : faster;
     }
     encoding.screened =
-        screened && prepare_screen(screen_, sae, batch_,
-                                   std::span(centered_norm_).first(static_cast<std::size_t>(rows_)), at_least,
-                                   by_row, threads_);
+        screened &&
+        prepare_screen(screen_, sae, batch_, std::span(centered_norm_).first(static_cast<std::size_t>(rows_)),
+                       at_least, by_row, threads_);
     encoding.timed = encoding.screened == screened;
     if (!encoding.timed && !std::exchange(encoder_times_[sae.w_enc.data()].refused, true))
         log::warn(
-            "encoder of {} latents: a row, weight or bias is not finite, or above 1e18, which integers cannot "
+            "encoder of {} latents: a row, weight or bias is not finite, or above 1e18, which integers "
+            "cannot "
             "stand for; such batches are encoded by the float32 product",
             sae.width);
     return encoding;

@@ -1,8 +1,8 @@
 #include "device/cpu/kernels.h"
 
+#include <dnnl.h>
 #include <algorithm>
 #include <cmath>
-#include <dnnl.h>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "device/cpu/kernels.cpp"

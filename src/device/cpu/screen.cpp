@@ -22,10 +22,10 @@ constexpr std::int64_t mean_rows = 256;
 // What the bounds of rows and latents have in common.
 struct Error {
     double dims, largest, log_group;
-    double tangent = 1;                          // S of docs/screening.md
+    double tangent = 1;                            // S of docs/screening.md
     double row_residual = 0, latent_residual = 0;  // certain: largest |i - x/s|
-    double widest_latent = 0;                    // largest |w/s|
-    double fixed = 0;                            // of the test's own arithmetic
+    double widest_latent = 0;                      // largest |w/s|
+    double fixed = 0;                              // of the test's own arithmetic
 
     double root(float square) const { return std::sqrt(square * (1 + (dims / 8 + 16) * unit)); }
     // Half of it for either side, since a product of norms is at most half the sum of their squares.
@@ -142,8 +142,7 @@ bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<c
         const double root = std::sqrt(square) + half;
         return root * root;
     };
-    error.tangent =
-        mean_square(s.rows.quantized, count) + grown(mean_square(s.latents.quantized, sae.width));
+    error.tangent = mean_square(s.rows.quantized, count) + grown(mean_square(s.latents.quantized, sae.width));
     error.fixed = 18 * unit * (s.kernels->largest + s.kernels->offset) * error.largest * error.dims;
     for (std::int64_t j = 0; j < sae.width; ++j) {
         const Quantized& q = s.latents.quantized[static_cast<std::size_t>(j)];
@@ -166,14 +165,13 @@ bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<c
         s.rows.inverse[i] = 0;
         if (b >= count) continue;
         const double root = error.root(q.square);
-        const double bound = s.certain ? (root + error.row_residual) * error.latent_residual
-                                       : error.by_tangent(root * root);
+        const double bound =
+            s.certain ? (root + error.row_residual) * error.latent_residual : error.by_tangent(root * root);
         const double scored = dot_rounding * xc_norm[i] / q.scale * error.widest_latent;
         s.rows.inverse[i] = 1.0F / q.scale;
         const double all = bound + error.rotation(root) + error.dithering(root) + scored;
         s.row_bound[i] = static_cast<float>(all);
-        s.rows.add[i] =
-            static_cast<float>(all - static_cast<double>(s.kernels->offset) * q.sum - q.with);
+        s.rows.add[i] = static_cast<float>(all - static_cast<double>(s.kernels->offset) * q.sum - q.with);
     }
 
     s.latent_bias.assign(s.latents.add.size(), 0.0F);
@@ -211,8 +209,7 @@ bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<c
 }
 
 float screen_most(const Screen& s, std::int64_t b, std::uint32_t latent, float passed, float limit) {
-    return passed * s.rows.quantized[static_cast<std::size_t>(b)].scale *
-               s.latents.quantized[latent].scale +
+    return passed * s.rows.quantized[static_cast<std::size_t>(b)].scale * s.latents.quantized[latent].scale +
            limit * (1 + 16 * unit);
 }
 
@@ -233,7 +230,8 @@ std::size_t screen_bytes(const Screen& s) {
     for (const ScreenSide* side : {&s.rows, &s.latents})
         bytes += side->packed.size() + side->quantized.capacity() * sizeof(Quantized) +
                  (side->add.capacity() + side->inverse.capacity()) * sizeof(float);
-    return bytes + (s.row_limit.capacity() + s.latent_bias.capacity() + s.row_bound.capacity()) * sizeof(float);
+    return bytes +
+           (s.row_limit.capacity() + s.latent_bias.capacity() + s.row_bound.capacity()) * sizeof(float);
 }
 
 std::int64_t screen_tile(const Screen& s, std::int64_t first_row_tile, std::int64_t row_tiles,

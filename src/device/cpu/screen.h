@@ -43,9 +43,9 @@ struct Screen {
 // `certain` or dithered. No memory is taken before the first use.
 Screen make_screen(bool certain, const ScreenKernels* kernels);
 
-// All rows against all latents, for limits at_least_j (one, or [M]; by row if `by_row`, then zero here); xc_norm
-// are the norms of what the encoder sees of the rows. Integers of rows are those of x itself, b_dec aside, so
-// that all SAEs of a batch share them. False, with nothing usable, where a number is not finite.
+// All rows against all latents, for limits at_least_j (one, or [M]; by row if `by_row`, then zero here);
+// xc_norm are the norms of what the encoder sees of the rows. Integers of rows are those of x itself, b_dec
+// aside, so that all SAEs of a batch share them. False, with nothing usable, where a number is not finite.
 bool prepare_screen(Screen& screen, const Tensors& sae, const Rows& rows, std::span<const float> xc_norm,
                     std::span<const float> at_least, bool by_row, int threads);
 

@@ -23,8 +23,8 @@ struct ScreenTile {
     const std::uint8_t* rows;     // [row_tiles, steps, tile_rows, 4]
     const std::uint8_t* latents;  // [steps, tile_columns, 4]
     std::int64_t row_tiles, steps;
-    const float *row_add, *row_inverse, *row_limit;            // [row_tiles * tile_rows]
-    const float *latent_add, *latent_bias, *latent_inverse;    // [tile_columns]
+    const float *row_add, *row_inverse, *row_limit;          // [row_tiles * tile_rows]
+    const float *latent_add, *latent_bias, *latent_inverse;  // [tile_columns]
     std::uint32_t first_latent;
 };
 
