@@ -118,7 +118,7 @@ struct Scratch {
     std::vector<std::int64_t> used, seen;
     std::vector<float> limit, open_limit;
     std::vector<Ladder> ladders;
-    std::vector<float> selected;
+    std::vector<float> selected, exact;
 };
 
 // Of dense(), for a block of rows.

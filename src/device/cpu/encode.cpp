@@ -107,9 +107,8 @@ CpuDevice::Encoding CpuDevice::start_encoding(const Tensors& sae, std::span<cons
     encoding.timed = encoding.screened == screened;
     if (!encoding.timed && !std::exchange(encoder_times_[sae.w_enc.data()].refused, true))
         log::warn(
-            "encoder of {} latents: a row, weight or bias is not finite, or above 1e18, which integers "
-            "cannot "
-            "stand for; such batches are encoded by the float32 product",
+            "encoder of {} latents: a row, weight or bias is not finite, or too large for integers; such "
+            "batches are encoded by the float32 product",
             sae.width);
     return encoding;
 }

@@ -62,6 +62,24 @@ void raise_limits(RowList list, std::int64_t k, float width, const Masked& maske
     }
 }
 
+// What is among the k best: above `value`, and the first `ties` that equal it.
+struct Cut {
+    float value;
+    std::int64_t ties;
+    bool takes(float v) { return v > value || (v == value && ties-- > 0); }
+};
+
+template <typename Wanted>
+Cut best_of(RowList list, std::int64_t k, const Wanted& wanted, std::vector<float>& selected) {
+    selected.clear();
+    for (std::int64_t e = 0; e < list.used; ++e)
+        if (wanted(list.latent[e])) selected.push_back(list.value[e]);
+    if (std::ssize(selected) <= k) return {0, 0};
+    const float value = largest(selected, k);
+    return {value,
+            k - std::count_if(selected.begin(), selected.begin() + k, [&](float v) { return v > value; })};
+}
+
 // Drops what is in neither.
 template <typename Masked>
 void drop_certain(RowList list, const Masked& masked, bool with_mask) {
@@ -132,54 +150,38 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
         list.open_limit = with_mask ? std::max(list.open_limit, open->edge() - width) : list.limit;
     };
 
-    // The k best by the value that counts, ties to the lower latent, and the k best of those not masked; the
-    // list then ascends by latent.
+    // The k best by the value that counts, ties to the lower latent, and the k best of those not masked. A
+    // list ascends by latent, since latents are taken in order, and goes on doing so.
     const auto settle = [&](std::int64_t r) {
         const RowList list = list_of(r);
-        std::vector<float>& exact = mine.selected;
-        exact.resize(static_cast<std::size_t>(list.used));
-        kernels_.dots(xc(first + r), sae.w_enc.data(), list.latent, list.used, n_, exact.data());
-        std::vector<std::uint32_t>& order = mine.order;
-        order.clear();
+        const auto masked = masked_in(r);
+        mine.exact.resize(static_cast<std::size_t>(list.used));
+        kernels_.dots(xc(first + r), sae.w_enc.data(), list.latent, list.used, n_, mine.exact.data());
+        std::int64_t positive = 0;
         for (std::int64_t e = 0; e < list.used; ++e) {
-            list.value[e] = exact[static_cast<std::size_t>(e)] + sae.b_enc.data()[list.latent[e]];
-            if (list.value[e] > 0) order.push_back(static_cast<std::uint32_t>(e));
+            const float z = mine.exact[static_cast<std::size_t>(e)] + sae.b_enc.data()[list.latent[e]];
+            if (!(z > 0)) continue;
+            list.latent[positive] = list.latent[e];
+            list.value[positive++] = z;
         }
-        const auto better = [&](std::uint32_t a, std::uint32_t b) {
-            return list.value[a] != list.value[b] ? list.value[a] > list.value[b]
-                                                  : list.latent[a] < list.latent[b];
-        };
-        // Leaves the best in front; returns the end of them.
-        const auto best = [&](std::vector<std::uint32_t>::iterator begin, float& limit) {
-            if (order.end() - begin <= k) return order.end();
-            std::nth_element(begin, begin + (k - 1), order.end(), better);
-            limit = std::max(limit, list.value[begin[k - 1]]);
-            return begin + k;
-        };
-        const auto end = best(order.begin(), list.limit);
-        if (with_mask) {
-            // Of the best k of all, those not masked count among the best k that are not masked.
-            const auto masked = masked_in(r);
-            const auto open =
-                std::partition(order.begin(), end, [&](std::uint32_t e) { return masked(list.latent[e]); });
-            const auto rest =
-                std::partition(end, order.end(), [&](std::uint32_t e) { return !masked(list.latent[e]); });
-            order.erase(rest, order.end());
-            order.erase(best(open, list.open_limit), order.end());
-        } else {
-            list.open_limit = list.limit;
-            order.erase(end, order.end());
+        list.used = positive;
+        Cut all = best_of(
+            list, k, [](std::uint32_t) { return true; }, mine.selected);
+        list.limit = std::max(list.limit, all.value);
+        Cut open = all;
+        if (with_mask)
+            open = best_of(
+                list, k, [&](std::uint32_t j) { return !masked(j); }, mine.selected);
+        list.open_limit = std::max(list.open_limit, open.value);
+        std::int64_t kept = 0;
+        for (std::int64_t e = 0; e < list.used; ++e) {
+            const bool of_all = all.takes(list.value[e]);
+            const bool of_open = with_mask && !masked(list.latent[e]) && open.takes(list.value[e]);
+            if (!of_all && !of_open) continue;
+            list.latent[kept] = list.latent[e];
+            list.value[kept++] = list.value[e];
         }
-        std::ranges::sort(order, {}, [&](std::uint32_t e) { return list.latent[e]; });
-        // `order` may point back and forth, so gather before storing.
-        exact.clear();
-        for (std::uint32_t& e : order) {
-            exact.push_back(list.value[e]);
-            e = list.latent[e];
-        }
-        std::ranges::copy(order, list.latent);
-        std::ranges::copy(exact, list.value);
-        list.used = mine.seen[static_cast<std::size_t>(r)] = std::ssize(order);
+        list.used = mine.seen[static_cast<std::size_t>(r)] = kept;
     };
 
     RowBlock& out = blocks_[static_cast<std::size_t>(block)];

@@ -40,11 +40,17 @@ struct Error {
     }
 };
 
-void start(Screen& s, std::int64_t n) {
-    if (s.n == n) return;
+void start(Screen& s, std::int64_t n, int threads) {
+    if (s.n == n && std::ssize(s.scratch) >= threads) return;
+    s.row_number = 0;
     s.n = n;
     s.padded = (n + 15) / 16 * 16;
     const auto size = static_cast<std::size_t>(s.padded);
+    s.scratch.resize(static_cast<std::size_t>(threads));
+    for (ScreenScratch& one : s.scratch) {
+        one.rotated.reset(size);
+        one.integers.reset(size);
+    }
     for (auto* a : {&s.sign, &s.row_dither, &s.latent_dither, &s.mean, &s.zeros, &s.shift}) a->reset(size);
     Random random(0, Purpose::dither);
     double product = 0;
@@ -67,8 +73,7 @@ void take_mean(Screen& s, const float* x, std::int64_t count) {
 }
 
 // Integers of `count` vectors [count, n], packed.
-void quantize(const Screen& s, ScreenSide& side, const float* from, std::int64_t count, bool latents,
-              int threads) {
+void quantize(Screen& s, ScreenSide& side, const float* from, std::int64_t count, bool latents, int threads) {
     const std::int64_t of_tile = latents ? s.kernels->tile_columns : s.kernels->tile_rows;
     const std::int64_t tiles = (count + of_tile - 1) / of_tile, steps = s.padded / 4;
     const auto size = static_cast<std::size_t>(tiles * of_tile);
@@ -80,25 +85,21 @@ void quantize(const Screen& s, ScreenSide& side, const float* from, std::int64_t
     const float* mean = latents ? s.zeros.data() : s.mean.data();
     const float* own = latents ? s.latent_dither.data() : s.row_dither.data();
     const float* other = latents ? s.row_dither.data() : s.latent_dither.data();
-#pragma omp parallel num_threads(threads)
-    {
-        Array<float> rotated(static_cast<std::size_t>(s.padded));
-        Array<std::uint8_t> integers(static_cast<std::size_t>(s.padded));
-#pragma omp for schedule(static)
-        for (std::int64_t tile = 0; tile < tiles; ++tile) {
-            std::uint8_t* out = side.packed.data() + tile * of_tile * s.padded;
-            for (std::int64_t i = 0; i < of_tile; ++i) {
-                const std::int64_t at = tile * of_tile + i;
-                if (at >= count) {
-                    side.quantized[static_cast<std::size_t>(at)] = {};
-                    continue;
-                }
-                s.kernels->rotate(from + at * s.n, mean, s.sign.data(), s.n, s.padded, rotated.data());
-                side.quantized[static_cast<std::size_t>(at)] =
-                    s.kernels->quantize(rotated.data(), own, other, s.padded, latents, integers.data());
-                for (std::int64_t k = 0; k < steps; ++k)
-                    std::memcpy(out + (k * of_tile + i) * 4, integers.data() + k * 4, 4);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        ScreenScratch& mine = s.scratch[static_cast<std::size_t>(omp_get_thread_num())];
+        std::uint8_t* out = side.packed.data() + tile * of_tile * s.padded;
+        for (std::int64_t i = 0; i < of_tile; ++i) {
+            const std::int64_t at = tile * of_tile + i;
+            if (at >= count) {
+                side.quantized[static_cast<std::size_t>(at)] = {};
+                continue;
             }
+            s.kernels->rotate(from + at * s.n, mean, s.sign.data(), s.n, s.padded, mine.rotated.data());
+            side.quantized[static_cast<std::size_t>(at)] =
+                s.kernels->quantize(mine.rotated.data(), own, other, s.padded, latents, mine.integers.data());
+            for (std::int64_t k = 0; k < steps; ++k)
+                std::memcpy(out + (k * of_tile + i) * 4, mine.integers.data() + k * 4, 4);
         }
     }
 }
@@ -123,7 +124,7 @@ bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<c
     const std::int64_t count = std::ssize(xc_norm);
     for (const float norm : xc_norm)
         if (!(norm < 1e18F)) return false;  // its square is a number
-    start(s, sae.n);
+    start(s, sae.n, threads);
     if (rows.number == 0 || rows.number != s.row_number) {
         take_mean(s, rows.x.data(), count);
         quantize(s, s.rows, rows.x.data(), count, false, threads);

@@ -21,6 +21,12 @@ struct ScreenSide {
     std::vector<float> inverse;  // 1 / scale
 };
 
+// A thread's own memory: one vector rotated, and its integers.
+struct ScreenScratch {
+    Array<float> rotated;
+    Array<std::uint8_t> integers;
+};
+
 struct Screen {
     const ScreenKernels* kernels;  // null: this CPU has none
     bool certain;                  // the Cauchy-Schwarz bound, without dither
@@ -32,8 +38,9 @@ struct Screen {
     float dither_product = 0;
 
     ScreenSide rows, latents;
-    std::vector<float> row_limit;    // limit / scale, of screens with a limit by row
-    std::vector<float> latent_bias;  // (pre-activation of the mean - limit) / scale
+    std::vector<ScreenScratch> scratch;  // by thread
+    std::vector<float> row_limit;        // limit / scale, of screens with a limit by row
+    std::vector<float> latent_bias;      // (pre-activation of the mean - limit) / scale
     // Bounds of rows, in units of the two scales; the largest scale, bound times scale and rounding of a
     // latent.
     std::vector<float> row_bound;
