@@ -306,6 +306,7 @@ struct CpuOptions {
     std::string encoder = "auto";           // auto: whichever is faster | float32 | screened
     std::string screen_bound = "dithered";  // | certain
 };
+// UsageError if the screened encoder is demanded of a CPU that cannot run it.
 std::unique_ptr<Device> make_cpu_device(int threads, const CpuOptions& options = {});
 
 template <typename T>

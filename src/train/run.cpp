@@ -347,7 +347,9 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
         if (comm.rank() == 0) write_file(fs::path(config.run.output) / "config.yaml", to_yaml(config));
     });
     share_cores(run);
-    run.device = device::make_cpu_device(run.threads, {config.run.encoder, config.run.screen_bound});
+    together(comm, [&] {
+        run.device = device::make_cpu_device(run.threads, {config.run.encoder, config.run.screen_bound});
+    });
     run.replicas = std::make_unique<Replicas>(comm);
     together(comm, [&] {
         if (comm.rank() == 0)

@@ -147,6 +147,8 @@ std::size_t CpuDevice::workspace_bytes() const {
 }
 
 std::unique_ptr<Device> make_cpu_device(int threads, const CpuOptions& options) {
+    if (options.encoder == "screened" && screen_kernels() == nullptr)
+        refuse("run.encoder: screened needs a CPU with AVX2, and this one has none; use auto");
     return std::make_unique<CpuDevice>(threads, options);
 }
 
