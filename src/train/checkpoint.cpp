@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -124,7 +123,7 @@ void read_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::
         visit_states(sae, slice, [&](const char* name, const char* type, std::span<std::byte> to) {
             const std::span<const std::byte> bytes = bytes_of(file, name, type, {slice.last - slice.first});
             crc = checksum(bytes, crc);
-            std::memcpy(to.data(), bytes.data(), bytes.size());
+            std::ranges::copy(bytes, to.begin());
         });
     if (crc != expected)
         fail(

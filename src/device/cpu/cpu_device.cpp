@@ -28,8 +28,9 @@ std::string CpuDevice::name() const {
 // Large blocks are mapped, not taken from the heap: their pages come zeroed and cost nothing until they are
 // written, so of the moments of the latents that other ranks update nothing is ever held.
 void* CpuDevice::allocate(std::size_t bytes) {
+    if (bytes == 0) return nullptr;
     void* p = bytes >= huge_page ? map_zeroed(bytes) : std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (p == nullptr && bytes > 0) fail("out of memory: {} bytes asked for", bytes);
+    if (p == nullptr) fail("out of memory: {} bytes asked for", bytes);
     if (bytes < huge_page) std::memset(p, 0, bytes);
     return p;
 }
@@ -42,11 +43,11 @@ void CpuDevice::release(void* p, std::size_t bytes) {
 }
 
 void CpuDevice::upload(std::span<const std::byte> from, void* to) {
-    std::memcpy(to, from.data(), from.size());
+    std::ranges::copy(from, static_cast<std::byte*>(to));
 }
 
 void CpuDevice::download(const void* from, std::span<std::byte> to) {
-    std::memcpy(to.data(), from, to.size());
+    std::copy_n(static_cast<const std::byte*>(from), to.size(), to.data());
 }
 
 std::span<const std::byte> CpuDevice::view(const void* from, std::size_t size, std::vector<std::byte>&) {
