@@ -106,7 +106,7 @@ void make_dead(train::TrainedSae& sae, std::int64_t n, double share) {
     const auto every = static_cast<std::size_t>(std::llround(1 / share));
     for (std::size_t j = 0; j < sae.silent.size(); j += every) {
         sae.silent[j] = static_cast<std::uint64_t>(sae.config.dead_after_tokens);
-        device::kernels().multiply(1e-3F, n, sae.parameters.w_enc.data() + static_cast<std::int64_t>(j) * n);
+        device::kernels().multiply(0.1F, n, sae.parameters.w_enc.data() + static_cast<std::int64_t>(j) * n);
     }
 }
 
