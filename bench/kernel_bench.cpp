@@ -5,8 +5,6 @@
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 
-#include <functional>
-
 #include "base/memory.h"
 #include "base/random.h"
 #include "device/cpu/kernels.h"

@@ -135,7 +135,7 @@ struct Case {
     double best = 1e30;
 };
 
-// Reads and writes `bytes` in all: what a verb that streams its operands could reach.
+// What a verb that streams its operands could reach.
 void copy(Array<float>& from, Array<float>& to, int threads) {
     constexpr std::int64_t parts = 64;
     const auto part = static_cast<std::int64_t>(from.size()) / parts;

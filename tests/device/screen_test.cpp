@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/error.h"
 #include "device/cpu/cpu_device.h"
 #include "device/cpu/kernels.h"
 #include "support/problem.h"
@@ -73,6 +74,18 @@ void PrintTo(const Case& c, std::ostream* out) {
     *out << c.rows << " x " << c.n << " x " << c.width << ", " << test::name_of(c.data);
 }
 
+// Every instruction set of this CPU with either bound.
+template <typename Visit>
+void for_each_screen(const Visit& visit) {
+    EXPECT_EQ(device::all_screen_kernels().empty(), device::screen_kernels() == nullptr);
+    for (const ScreenKernels& kernels : device::all_screen_kernels())
+        for (const bool certain : {false, true}) {
+            SCOPED_TRACE(fmt::format("{}, {}", kernels.target, certain ? "certain" : "dithered"));
+            Screen screen = device::make_screen(certain, &kernels);
+            visit(screen);
+        }
+}
+
 class Bound : public testing::TestWithParam<Case> {};
 
 // With a limit that all pass, the bound is met on both sides: the most that a value may be is no less than
@@ -81,34 +94,31 @@ TEST_P(Bound, HoldsOnBothSides) {
     const Case& c = GetParam();
     const test::Problem p = test::make_problem(c.rows, c.n, c.width, c.data);
     const Made made(p);
-    for (const ScreenKernels& kernels : device::all_screen_kernels())
-        for (const bool certain : {false, true}) {
-            SCOPED_TRACE(fmt::format("{}, {}", kernels.target, certain ? "certain" : "dithered"));
-            Screen screen = device::make_screen(certain, &kernels);
-            const float least = *std::ranges::min_element(made.z);
-            const std::vector<float> limit = {std::min(0.0F, 3 * least)};
-            // Below every value: all pass.
-            ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, limit, false, 2));
-            for (const float v : passed(screen, c.rows, c.width)) ASSERT_FALSE(std::isnan(v));
-            // By row, with limit 0.
-            ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, {}, true, 2));
-            const std::vector<float> left = passed(screen, c.rows, c.width);
-            for (std::size_t b = 0; b < c.rows; ++b) {
-                const auto row = static_cast<std::int64_t>(b);
-                const float width = device::screen_width(screen, row, 0);
-                for (std::size_t j = 0; j < c.width; ++j) {
-                    const float z = made.z[b * c.width + j];
-                    const float v = left[b * c.width + j];
-                    if (std::isnan(v)) {
-                        ASSERT_LT(z, 0) << b << ", " << j;
-                        continue;
-                    }
-                    const float most = device::screen_most(screen, row, static_cast<std::uint32_t>(j), v, 0);
-                    ASSERT_GE(most, z) << b << ", " << j;
-                    ASSERT_LE(most - width, z) << b << ", " << j;
+    for_each_screen([&](Screen& screen) {
+        const float least = *std::ranges::min_element(made.z);
+        const std::vector<float> limit = {std::min(0.0F, 3 * least)};
+        // Below every value: all pass.
+        ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, limit, false, 2));
+        for (const float v : passed(screen, c.rows, c.width)) ASSERT_FALSE(std::isnan(v));
+        // By row, with limit 0.
+        ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, {}, true, 2));
+        const std::vector<float> left = passed(screen, c.rows, c.width);
+        for (std::size_t b = 0; b < c.rows; ++b) {
+            const auto row = static_cast<std::int64_t>(b);
+            const float width = device::screen_width(screen, row, 0);
+            for (std::size_t j = 0; j < c.width; ++j) {
+                const float z = made.z[b * c.width + j];
+                const float v = left[b * c.width + j];
+                if (std::isnan(v)) {
+                    ASSERT_LT(z, 0) << b << ", " << j;
+                    continue;
                 }
+                const float most = device::screen_most(screen, row, static_cast<std::uint32_t>(j), v, 0);
+                ASSERT_GE(most, z) << b << ", " << j;
+                ASSERT_LE(most - width, z) << b << ", " << j;
             }
         }
+    });
 }
 
 // A limit by row, and one by latent: exactly at the values of some pairs.
@@ -116,28 +126,24 @@ TEST_P(Bound, MissesNothingAtItsLimit) {
     const Case& c = GetParam();
     const test::Problem p = test::make_problem(c.rows, c.n, c.width, c.data);
     const Made made(p);
-    for (const ScreenKernels& kernels : device::all_screen_kernels())
-        for (const bool certain : {false, true}) {
-            SCOPED_TRACE(fmt::format("{}, {}", kernels.target, certain ? "certain" : "dithered"));
-            Screen screen = device::make_screen(certain, &kernels);
-            ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, {}, true, 2));
-            std::vector<float> limits(c.rows);
-            for (std::size_t b = 0; b < c.rows; ++b) {
-                limits[b] = std::max(0.0F, made.z[b * c.width + (b * 7) % c.width]);
-                device::screen_limit(screen, static_cast<std::int64_t>(b), limits[b]);
-            }
-            std::vector<float> left = passed(screen, c.rows, c.width);
-            for (std::size_t i = 0; i < left.size(); ++i)
-                ASSERT_FALSE(std::isnan(left[i]) && made.z[i] >= limits[i / c.width]) << i;
-
-            std::vector<float> by_latent(c.width);
-            for (std::size_t j = 0; j < c.width; ++j) by_latent[j] = made.z[((j * 3) % c.rows) * c.width + j];
-            ASSERT_TRUE(
-                device::prepare_screen(screen, made.sae, made.rows(p), made.norm, by_latent, false, 2));
-            left = passed(screen, c.rows, c.width);
-            for (std::size_t i = 0; i < left.size(); ++i)
-                ASSERT_FALSE(std::isnan(left[i]) && made.z[i] >= by_latent[i % c.width]) << i;
+    for_each_screen([&](Screen& screen) {
+        ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, {}, true, 2));
+        std::vector<float> limits(c.rows);
+        for (std::size_t b = 0; b < c.rows; ++b) {
+            limits[b] = std::max(0.0F, made.z[b * c.width + (b * 7) % c.width]);
+            device::screen_limit(screen, static_cast<std::int64_t>(b), limits[b]);
         }
+        std::vector<float> left = passed(screen, c.rows, c.width);
+        for (std::size_t i = 0; i < left.size(); ++i)
+            ASSERT_FALSE(std::isnan(left[i]) && made.z[i] >= limits[i / c.width]) << i;
+
+        std::vector<float> by_latent(c.width);
+        for (std::size_t j = 0; j < c.width; ++j) by_latent[j] = made.z[((j * 3) % c.rows) * c.width + j];
+        ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, by_latent, false, 2));
+        left = passed(screen, c.rows, c.width);
+        for (std::size_t i = 0; i < left.size(); ++i)
+            ASSERT_FALSE(std::isnan(left[i]) && made.z[i] >= by_latent[i % c.width]) << i;
+    });
 }
 
 std::vector<Case> cases() {
@@ -162,41 +168,60 @@ TEST(Screen, LetsFewMoreThrough) {
     std::ranges::sort(sorted, std::greater<>());
     const std::size_t kept = sorted.size() / 200;
     const std::vector<float> limit = {sorted[kept - 1]};
-    for (const ScreenKernels& kernels : device::all_screen_kernels())
-        for (const bool certain : {false, true}) {
-            Screen screen = device::make_screen(certain, &kernels);
-            ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, limit, false, 2));
-            const std::vector<float> left = passed(screen, 200, 1000);
-            const auto found = std::ranges::count_if(left, [](float v) { return !std::isnan(v); });
-            const double ratio = static_cast<double>(found) / static_cast<double>(kept);
-            RecordProperty(fmt::format("{}_{}", kernels.target, certain ? "certain" : "dithered"),
-                           fmt::format("{:.2f}", ratio));
-            EXPECT_GT(ratio, 1.02);
-            EXPECT_LT(ratio, kernels.largest == 127 ? (certain ? 3.5 : 1.6) : (certain ? 12.0 : 3.0))
-                << kernels.target << (certain ? ", certain" : ", dithered");
-        }
+    for_each_screen([&](Screen& screen) {
+        ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, limit, false, 2));
+        const std::vector<float> left = passed(screen, 200, 1000);
+        const auto found = std::ranges::count_if(left, [](float v) { return !std::isnan(v); });
+        const double ratio = static_cast<double>(found) / static_cast<double>(kept);
+        RecordProperty(fmt::format("{}_{}", screen.kernels->target, screen.certain ? "certain" : "dithered"),
+                       fmt::format("{:.2f}", ratio));
+        EXPECT_GT(ratio, 1.02);
+        EXPECT_LT(ratio, screen.kernels->largest == 127 ? (screen.certain ? 3.5 : 1.6)
+                                                        : (screen.certain ? 12.0 : 3.0));
+    });
+}
+
+// A latent with an infinite limit, as one that never fires may have, lets nothing through.
+TEST(Screen, NothingPassesAnInfiniteLimit) {
+    const test::Problem p = test::make_problem(30, 40, 50);
+    const Made made(p);
+    std::vector<float> limit(50, -1e3F);
+    limit[7] = std::numeric_limits<float>::infinity();
+    for_each_screen([&](Screen& screen) {
+        ASSERT_TRUE(device::prepare_screen(screen, made.sae, made.rows(p), made.norm, limit, false, 2));
+        const std::vector<float> left = passed(screen, 30, 50);
+        for (std::size_t i = 0; i < left.size(); ++i) ASSERT_EQ(std::isnan(left[i]), i % 50 == 7) << i;
+    });
 }
 
 TEST(Screen, RefusesWhatIsNotFinite) {
-    test::Problem p = test::make_problem(20, 30, 40);
-    const auto refused = [](const test::Problem& problem) {
-        const Made made(problem);
-        Screen screen = device::make_screen(false, device::screen_kernels());
-        const std::vector<float> limit = {0.1F};
-        return !device::prepare_screen(screen, made.sae, made.rows(problem), made.norm, limit, false, 1);
-    };
-    if (device::screen_kernels() == nullptr) GTEST_SKIP() << "this CPU has no instruction set for it";
-    EXPECT_FALSE(refused(p));
-    for (const float bad :
-         {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), 1e30F}) {
-        test::Problem row = p, weight = p, bias = p;
-        row.x[35] = bad;
-        weight.sae.w_enc[100] = bad;
-        bias.sae.b_enc[3] = bad;
-        EXPECT_TRUE(refused(row)) << bad;
-        EXPECT_TRUE(refused(weight)) << bad;
-        EXPECT_EQ(refused(bias), !std::isfinite(bad)) << bad;
-    }
+    const test::Problem p = test::make_problem(20, 30, 40);
+    const std::vector<float> limit = {0.1F};
+    for_each_screen([&](Screen& screen) {
+        const auto refused = [&](const test::Problem& problem) {
+            const Made made(problem);
+            return !device::prepare_screen(screen, made.sae, made.rows(problem), made.norm, limit, false, 1);
+        };
+        EXPECT_FALSE(refused(p));
+        for (const float bad :
+             {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), 1e30F}) {
+            test::Problem row = p, weight = p, bias = p;
+            row.x[35] = bad;
+            weight.sae.w_enc[100] = bad;
+            bias.sae.b_enc[3] = bad;
+            EXPECT_TRUE(refused(row)) << bad;
+            EXPECT_TRUE(refused(weight)) << bad;
+            EXPECT_EQ(refused(bias), !std::isfinite(bad)) << bad;
+        }
+    });
+}
+
+TEST(Screen, IsRefusedWhereTheCpuHasNone) {
+    const device::CpuOptions options{.encoder = "screened"};
+    if (device::screen_kernels() == nullptr)
+        EXPECT_THROW(device::make_cpu_device(1, options), UsageError);
+    else
+        EXPECT_NO_THROW(device::make_cpu_device(1, options));
 }
 
 }  // namespace

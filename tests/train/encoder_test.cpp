@@ -114,9 +114,8 @@ INSTANTIATE_TEST_SUITE_P(Of, AwkwardEncoders, testing::ValuesIn(awkward_cases())
 TEST(Encoder, IntegersOfABatchServeAllItsSaes) {
     constexpr std::size_t rows = 60, n = 40, width = 300;
     const test::Problem a = test::make_problem(rows, n, width), b = test::make_problem(rows, n, width, {}, 7);
-    if (device::screen_kernels() == nullptr) GTEST_SKIP() << "this CPU has no instruction set for it";
-    const auto candidates = [&](const device::CpuOptions& options, bool numbered) {
-        device::CpuDevice device(2, options);
+    const auto candidates = [&](const Encoder& encoder, bool numbered) {
+        device::CpuDevice device(2, encoder.cpu, encoder.screen);
         device.prepare(rows, n, width, 1000);
         const device::Tensors first = test::put(a.sae, device), second = test::put(b.sae, device);
         std::vector<float> x = a.x;
@@ -132,10 +131,11 @@ TEST(Encoder, IntegersOfABatchServeAllItsSaes) {
         }
         return found;
     };
-    const auto expected = candidates({"float32", "dithered"}, false);
+    const auto expected = candidates({{"float32", "dithered"}, nullptr}, false);
     EXPECT_NE(expected[0], expected[2]);
-    EXPECT_EQ(candidates({"screened", "dithered"}, true), expected);
-    EXPECT_EQ(candidates({"screened", "dithered"}, false), expected);
+    for (const Encoder& encoder : screened())
+        for (const bool numbered : {false, true})
+            EXPECT_EQ(candidates(encoder, numbered), expected) << name_of(encoder);
 }
 
 }  // namespace

@@ -40,6 +40,12 @@ struct Error {
     }
 };
 
+// What is not finite would make NaN of the zeros of padding, and NaN passes the test.
+float bounded(double value) {
+    constexpr double most = std::numeric_limits<float>::max();
+    return static_cast<float>(std::clamp(value, -most, most));
+}
+
 void start(Screen& s, std::int64_t n, int threads) {
     if (s.n == n && std::ssize(s.scratch) >= threads) return;
     s.row_number = 0;
@@ -195,9 +201,11 @@ bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<c
         const float of_shift = kernels().dot(s.shift.data(), sae.w_enc.data() + j * sae.n, sae.n);
         const float bias = sae.b_enc.data()[j];
         const float limit = by_row ? 0.0F : at_least.size() > 1 ? at_least[i] : at_least.front();
+        // A latent may have an infinite threshold, which nothing passes.
+        const float size = std::isfinite(limit) ? std::abs(limit) : 0.0F;
         const double rounding = dot_rounding * shift_norm * root * q.scale +
-                                8 * unit * (std::abs(of_shift) + std::abs(bias) + std::abs(limit));
-        s.latent_bias[i] = static_cast<float>((double{of_shift} + bias - limit + rounding) / q.scale);
+                                8 * unit * (std::abs(of_shift) + std::abs(bias) + size);
+        s.latent_bias[i] = bounded((double{of_shift} + bias - limit + rounding) / q.scale);
         scale = std::max(scale, q.scale);
         widest = std::max(widest, static_cast<float>(all) * q.scale);
         most_rounding = std::max(most_rounding, static_cast<float>(rounding));
@@ -223,7 +231,7 @@ float screen_width(const Screen& s, std::int64_t b, float limit) {
 // The test's rounding counts against the limit.
 void screen_limit(Screen& s, std::int64_t b, float limit) {
     const auto i = static_cast<std::size_t>(b);
-    s.row_limit[i] = (limit - 8 * unit * std::abs(limit)) * s.rows.inverse[i];
+    s.row_limit[i] = bounded(double{limit - 8 * unit * std::abs(limit)} * s.rows.inverse[i]);
 }
 
 std::size_t screen_bytes(const Screen& s) {
