@@ -17,6 +17,12 @@ struct SharedMemory {
     std::shared_ptr<void> owner;                // unmaps when the last copy is gone
 };
 
+// One rank's letter to another.
+struct Message {
+    int from = 0;
+    std::vector<std::byte> bytes;
+};
+
 class Communicator {
   public:
     virtual ~Communicator() = default;
@@ -36,6 +42,15 @@ class Communicator {
 
     virtual void broadcast(std::span<std::byte> bytes, int root) = 0;
     virtual void barrier() = 0;
+
+    // The same as barrier() for waits that may be long: it sleeps where barrier() would spin.
+    virtual void long_barrier() = 0;
+
+    // Messages between two ranks, for what not all do at the same time; one thread per communicator may use
+    // them. post() copies the bytes and returns at once, whether or not the other listens. poll() returns the
+    // next message that has come, those of one sender in the order sent, or nothing; it never waits.
+    virtual void post(std::span<const std::byte> bytes, int to) = 0;
+    virtual std::optional<Message> poll() = 0;
 
     // A second, independent communicator over the same ranks, for use by another thread.
     virtual std::unique_ptr<Communicator> duplicate() = 0;

@@ -1,9 +1,13 @@
 #include "comm/mpi.h"
 
 #include <mpi.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
+#include <list>
+#include <thread>
 
 #include "base/error.h"
 #include "comm/shared_memory.h"
@@ -67,6 +71,29 @@ class MpiCommunicator final : public Communicator {
         MPI_Bcast(bytes.data(), static_cast<int>(bytes.size()), MPI_BYTE, root, comm_);
     }
     void barrier() override { MPI_Barrier(comm_); }
+    void long_barrier() override {
+        MPI_Request request = MPI_REQUEST_NULL;
+        MPI_Ibarrier(comm_, &request);
+        int done = 0;
+        while (MPI_Test(&request, &done, MPI_STATUS_IGNORE), done == 0)
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    void post(std::span<const std::byte> bytes, int to) override {
+        drop_sent();
+        Sent& sent = sent_.emplace_back(std::vector<std::byte>(bytes.begin(), bytes.end()));
+        MPI_Isend(sent.bytes.data(), static_cast<int>(bytes.size()), MPI_BYTE, to, 0, comm_, &sent.request);
+    }
+    std::optional<Message> poll() override {
+        drop_sent();
+        int here = 0, size = 0;
+        MPI_Status status;
+        MPI_Iprobe(MPI_ANY_SOURCE, 0, comm_, &here, &status);
+        if (here == 0) return std::nullopt;
+        MPI_Get_count(&status, MPI_BYTE, &size);
+        Message message{status.MPI_SOURCE, std::vector<std::byte>(static_cast<std::size_t>(size))};
+        MPI_Recv(message.bytes.data(), size, MPI_BYTE, message.from, 0, comm_, MPI_STATUS_IGNORE);
+        return message;
+    }
     std::unique_ptr<Communicator> duplicate() override {
         MPI_Comm copy = MPI_COMM_NULL;
         MPI_Comm_dup(comm_, &copy);
@@ -82,6 +109,7 @@ class MpiCommunicator final : public Communicator {
     }
     std::optional<SharedMemory> share(std::size_t bytes) override { return share_memory(*this, bytes); }
     [[noreturn]] void abort(int status) override {
+        ::alarm(10);  // MPI_Abort may wait for a launcher that can no longer be reached
         MPI_Abort(comm_, status);
         std::_Exit(status);
     }
@@ -102,7 +130,21 @@ class MpiCommunicator final : public Communicator {
         }
     }
 
+    // A message on its way, and the memory that it leaves from.
+    struct Sent {
+        std::vector<std::byte> bytes;
+        MPI_Request request = MPI_REQUEST_NULL;
+    };
+    void drop_sent() {
+        std::erase_if(sent_, [](Sent& sent) {
+            int done = 0;
+            MPI_Test(&sent.request, &done, MPI_STATUS_IGNORE);
+            return done != 0;
+        });
+    }
+
     MPI_Comm comm_;
+    std::list<Sent> sent_;
     bool owned_;
     int rank_ = 0;
     int size_ = 1;

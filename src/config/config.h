@@ -17,6 +17,7 @@ struct RunConfig {
     std::string encoder = "auto";           // auto | float32 | screened
     std::string screen_bound = "dithered";  // | certain
     bool reproducible = false;
+    double watchdog = 60;  // seconds of silence of a rank after which all end; 0: never
     bool operator==(const RunConfig&) const = default;
 };
 
@@ -105,8 +106,10 @@ struct SaeConfig {
 };
 
 struct ParallelConfig {
-    std::optional<std::int64_t> data;     // replicas, which is all ranks in this version; nullopt: auto
-    std::optional<std::int64_t> threads;  // per rank; nullopt: auto
+    std::optional<std::int64_t> groups = {};        // of ranks, each with a job of its own; nullopt: auto
+    std::optional<std::int64_t> data = {};          // ranks of a group, all of them replicas; nullopt: auto
+    std::optional<std::int64_t> saes_per_job = {};  // at most so many SAEs on one stream; nullopt: auto
+    std::optional<std::int64_t> threads = {};       // per rank; nullopt: auto
     bool operator==(const ParallelConfig&) const = default;
 };
 
@@ -134,7 +137,7 @@ std::string to_yaml(const Config& config);
 
 // One line that is equal for two configurations exactly if a checkpoint of one may be continued under the
 // other: everything that decides the result, so not run.output, train.log_every, train.checkpoint_every,
-// train.keep_checkpoints, run.device, run.encoder, run.screen_bound, parallel.*.
+// train.keep_checkpoints, run.device, run.encoder, run.screen_bound, run.watchdog, parallel.*.
 std::string fingerprint(const Config& config);
 
 // Cumulative widths of the prefixes, ascending, the last of them the whole width: the only one where

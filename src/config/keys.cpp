@@ -148,6 +148,7 @@ std::vector<Key> make_keys() {
         .decides = false;
     run.key("encoder", &RunConfig::encoder, words({"auto", "float32", "screened"})).decides = false;
     run.key("screen_bound", &RunConfig::screen_bound, words({"dithered", "certain"})).decides = false;
+    run.key("watchdog", &RunConfig::watchdog, at_least(0)).decides = false;
     run.only("reproducible", {"false"}, "sums depend on the number of ranks by rounding");
 
     Section<DataConfig> data{all, "data", &Config::data};
@@ -235,10 +236,11 @@ std::vector<Key> make_keys() {
     atm.key("weights", &AtmConfig::weights, {.low = 0, .described = "a list of three numbers >= 0"});
 
     Section<ParallelConfig> parallel{all, "parallel", &Config::parallel};
-    parallel.only("groups", {"auto", "1"}, "all ranks work on the same SAEs").decides = false;
+    parallel.key("groups", &ParallelConfig::groups, or_auto(whole(1))).decides = false;
     parallel.key("data", &ParallelConfig::data, or_auto(whole(1))).decides = false;
     parallel.only("latent", {"1"}, "latents are not divided among ranks").decides = false;
     parallel.only("shard_optimizer", {"false"}, "ranks of a host share its state already").decides = false;
+    parallel.key("saes_per_job", &ParallelConfig::saes_per_job, or_auto(whole(1))).decides = false;
     parallel.key("threads", &ParallelConfig::threads, or_auto(whole(1, 4096))).decides = false;
     return all;
 }

@@ -7,26 +7,37 @@
 
 namespace strata::suite {
 
-std::vector<Job> jobs_of(const Config& config, const std::vector<data::Dataset>& datasets) {
+std::vector<Job> jobs_of(const Config& config, const std::vector<data::Dataset>& datasets,
+                         std::int64_t saes_per_job) {
     std::vector<Job> jobs;
     const std::vector<std::string> names = names_of(config.saes);
+    const std::int64_t saes = std::ssize(names);
+    const std::int64_t parts = (saes + saes_per_job - 1) / saes_per_job;
     std::set<std::string> taken;
     for (const data::Dataset& dataset : datasets) {
-        Job job{dataset, config.saes, {}};
         std::string prefix = dataset.name;
         std::ranges::replace(prefix, '/', '.');
-        for (const std::string& name : names) {
-            job.names.push_back(prefix + "." + name);
-            if (!taken.insert(job.names.back()).second)
-                refuse(
-                    "two SAEs of this run would be named '{}'; datasets whose names differ only in '/' and "
-                    "'.' need "
-                    "runs of their own",
-                    job.names.back());
+        for (std::int64_t part = 0; part < parts; ++part) {
+            Job job{parts == 1 ? prefix : fmt::format("{}.{}", prefix, part + 1), dataset, {}, {}};
+            for (std::int64_t s = part * saes / parts; s < (part + 1) * saes / parts; ++s) {
+                job.saes.push_back(config.saes[static_cast<std::size_t>(s)]);
+                job.names.push_back(prefix + "." + names[static_cast<std::size_t>(s)]);
+                if (!taken.insert(job.names.back()).second)
+                    refuse(
+                        "two SAEs of this run would be named '{}'; datasets whose names differ only in '/' "
+                        "and '.' need runs of their own",
+                        job.names.back());
+            }
+            jobs.push_back(std::move(job));
         }
-        jobs.push_back(std::move(job));
     }
     return jobs;
+}
+
+double cost_of(const Job& job) {
+    double latents = 0;
+    for (const SaeConfig& sae : job.saes) latents += static_cast<double>(sae.width);
+    return latents * static_cast<double>(job.dataset.n);
 }
 
 }  // namespace strata::suite

@@ -1,7 +1,8 @@
 #pragma once
-// What a configuration asks for, as a list of jobs: one per dataset, with all SAEs that are trained on its
+// What a configuration asks for, as a list of jobs: a dataset, and SAEs that are trained together on its
 // stream. Jobs are independent of each other; a group of ranks runs one at a time.
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -11,12 +12,18 @@
 namespace strata::suite {
 
 struct Job {
+    std::string name;  // of the dataset with '/' as '.'; where it has several jobs, with their number: `.2`
     data::Dataset dataset;
     std::vector<SaeConfig> saes;
     std::vector<std::string> names;  // of the SAEs: <dataset with '/' as '.'>.<names_of>
 };
 
-// In the order of the datasets. UsageError if two SAEs would have the same name.
-std::vector<Job> jobs_of(const Config& config, const std::vector<data::Dataset>& datasets);
+// In the order of the datasets, at most `saes_per_job` SAEs in each, a dataset's jobs as even as can be.
+// UsageError if two SAEs would have the same name.
+std::vector<Job> jobs_of(const Config& config, const std::vector<data::Dataset>& datasets,
+                         std::int64_t saes_per_job);
+
+// The floating-point work of a step, up to a factor that all jobs share.
+double cost_of(const Job& job);
 
 }  // namespace strata::suite

@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr int format_version = 2;
+constexpr int format_version = 3;
 constexpr std::array<const char*, 3> set_names = {"parameters", "first_moment", "second_moment"};
 
 device::Tensors& tensors_of(TrainedSae& sae, std::size_t set) {
@@ -64,27 +64,34 @@ std::int64_t elements_of(const std::vector<std::int64_t>& shape) {
     return size;
 }
 
-// One rank's share of one set of tensors; returns the checksum of its values.
-std::uint32_t write_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::Device& device,
-                          Slice slice, int rank) {
-    std::vector<safetensors::Tensor> tensors;
-    std::vector<std::vector<std::byte>> copies(16);
-    std::uint32_t crc = 0;
+// A copy of this rank's share of one set of tensors, and what describes it as a file.
+void stage_share(TrainedSae& sae, std::size_t set, device::Device& device, Slice slice, int rank,
+                 Array<std::byte>& bytes, std::vector<safetensors::Tensor>& tensors) {
+    std::vector<std::vector<std::byte>> copies(16);  // where device memory cannot be read in place
+    tensors.clear();
+    std::size_t size = 0;
+    const auto add = [&](std::string name, const char* type, std::vector<std::int64_t> shape,
+                         std::span<const std::byte> from) {
+        size += from.size();
+        tensors.push_back({std::move(name), type, std::move(shape), from});
+    };
     visit_share(tensors_of(sae, set), slice, rank == 0,
                 [&](const std::string& name, const float* from, const std::vector<std::int64_t>& shape) {
-                    const std::span<const std::byte> bytes =
+                    add(name, "F32", shape,
                         device.view(from, static_cast<std::size_t>(elements_of(shape)) * sizeof(float),
-                                    copies[tensors.size()]);
-                    crc = checksum(bytes, crc);
-                    tensors.push_back({name, "F32", shape, bytes});
+                                    copies.at(tensors.size())));
                 });
     if (set == 0)
-        visit_states(sae, slice, [&](const char* name, const char* type, std::span<const std::byte> bytes) {
-            crc = checksum(bytes, crc);
-            tensors.push_back({name, type, {slice.last - slice.first}, bytes});
+        visit_states(sae, slice, [&](const char* name, const char* type, std::span<const std::byte> from) {
+            add(name, type, {slice.last - slice.first}, from);
         });
-    safetensors::write(path, tensors);
-    return crc;
+    bytes.grow(size);
+    std::byte* to = bytes.data();
+    for (safetensors::Tensor& tensor : tensors) {
+        std::ranges::copy(tensor.data, to);
+        tensor.data = {to, tensor.data.size()};
+        to += tensor.data.size();
+    }
 }
 
 // A tensor's bytes; RunError unless it is of this type and shape.
@@ -156,10 +163,10 @@ data::InputStatistics statistics_from_json(const json& j) {
 }
 
 // Complete checkpoints, newest first.
-std::vector<std::pair<std::int64_t, fs::path>> complete_checkpoints(const fs::path& output) {
+std::vector<std::pair<std::int64_t, fs::path>> complete_checkpoints(const fs::path& folder) {
     std::vector<std::pair<std::int64_t, fs::path>> found;
     std::error_code none;
-    for (const auto& entry : fs::directory_iterator(output / "checkpoints", none)) {
+    for (const auto& entry : fs::directory_iterator(folder, none)) {
         const std::string name = entry.path().filename().string();
         std::int64_t number = 0;
         const char* end = name.data() + name.size();
@@ -170,9 +177,7 @@ std::vector<std::pair<std::int64_t, fs::path>> complete_checkpoints(const fs::pa
     return found;
 }
 
-void write_manifest(const fs::path& folder, const std::string& fingerprint, const Progress& progress,
-                    std::span<const TrainedSae> saes, int ranks, const std::vector<std::uint64_t>& checksums,
-                    const std::vector<std::uint64_t>& slices) {
+json manifest_of(const Progress& progress, std::span<const TrainedSae> saes, int ranks) {
     json cursors = json::array();
     for (const data::LaneCursor& c : progress.cursors)
         cursors.push_back({c.pass, c.block, c.offset, c.skipped});
@@ -186,19 +191,13 @@ void write_manifest(const fs::path& folder, const std::string& fingerprint, cons
                         {"weight_sum", sae.weight_sum},
                         {"atm_steps", sae.atm.steps},
                         {"resampled_at", sae.resampled_at}});
-    const json manifest = {{"format", format_version},
-                           {"version", STRATA_VERSION},
-                           {"fingerprint", fingerprint},
-                           {"ranks", ranks},
-                           {"job", progress.job},
-                           {"step", progress.step},
-                           {"metrics_bytes", progress.metrics_bytes},
-                           {"statistics", statistics_to_json(progress.statistics)},
-                           {"cursors", cursors},
-                           {"saes", list},
-                           {"slices", slices},
-                           {"checksums", checksums}};
-    write_file(folder / "manifest.json", manifest.dump(1));
+    return {{"format", format_version},
+            {"version", STRATA_VERSION},
+            {"ranks", ranks},
+            {"step", progress.step},
+            {"statistics", statistics_to_json(progress.statistics)},
+            {"cursors", cursors},
+            {"saes", list}};
 }
 
 json read_manifest(const fs::path& folder) {
@@ -217,62 +216,104 @@ json read_manifest(const fs::path& folder) {
 
 }  // namespace
 
-void save_checkpoint(const fs::path& output, std::int64_t number, const std::string& fingerprint,
-                     const Progress& progress, std::span<TrainedSae> saes, device::Device& device,
-                     const Replicas& replicas, std::int64_t keep) {
-    Communicator& comm = replicas.all;
-    const fs::path folder = output / "checkpoints" / fmt::format("step-{}", number);
+CheckpointWriter::CheckpointWriter(fs::path folder, device::Device& device, const Replicas& replicas,
+                                   std::int64_t keep)
+    : folder_(std::move(folder)), device_(device), replicas_(replicas), keep_(keep) {}
+
+CheckpointWriter::~CheckpointWriter() {
+    if (thread_.joinable()) thread_.join();
+}
+
+void CheckpointWriter::give_up() {
+    std::error_code ignored;  // the reason for which the checkpoint failed has been told
+    if (replicas_.all.rank() == 0) fs::remove_all(unfinished_, ignored);
+}
+
+void CheckpointWriter::begin(const Progress& progress, std::span<TrainedSae> saes) {
+    STRATA_ASSERT(!pending());
+    Communicator& comm = replicas_.all;
+    unfinished_ = folder_ / fmt::format("step-{}", progress.step);
     try {
         together(comm, [&] {
             if (comm.rank() != 0) return;
-            fs::remove_all(folder);
-            fs::create_directories(folder);
-        });
-        std::vector<std::uint64_t> mine, my_slices;
-        together(comm, [&] {
-            for (TrainedSae& sae : saes) {
-                const Slice slice = replicas.saved(sae.parameters.width);
-                my_slices.push_back(static_cast<std::uint64_t>(slice.first));
-                my_slices.push_back(static_cast<std::uint64_t>(slice.last));
-                for (std::size_t set = 0; set < set_names.size(); ++set)
-                    mine.push_back(write_share(file_of(folder, sae.name, set, comm.rank(), comm.size()), sae,
-                                               set, device, slice, comm.rank()));
-            }
-        });
-        std::vector<std::uint64_t> all(mine.size() * static_cast<std::size_t>(comm.size()));
-        std::vector<std::uint64_t> slices(my_slices.size() * static_cast<std::size_t>(comm.size()));
-        comm.gather(mine, all);
-        comm.gather(my_slices, slices);
-        together(comm, [&] {
-            if (comm.rank() != 0) return;
-            write_manifest(folder, fingerprint, progress, saes, comm.size(), all, slices);
-            sync_folder(output / "checkpoints");
+            fs::remove_all(unfinished_);
+            fs::create_directories(unfinished_);
+            manifest_ = manifest_of(progress, saes, comm.size()).dump();
         });
     } catch (const Ended&) {
-        std::error_code ignored;  // the reason for which the checkpoint failed has been told
-        if (comm.rank() == 0) fs::remove_all(folder, ignored);
+        give_up();
+        throw;
+    }
+    files_.resize(saes.size() * set_names.size());
+    slices_.clear();
+    for (std::size_t i = 0; i < saes.size(); ++i) {
+        const Slice slice = replicas_.saved(saes[i].parameters.width);
+        slices_.push_back(static_cast<std::uint64_t>(slice.first));
+        slices_.push_back(static_cast<std::uint64_t>(slice.last));
+        for (std::size_t set = 0; set < set_names.size(); ++set) {
+            StagedFile& file = files_[i * set_names.size() + set];
+            file.path = file_of(unfinished_, saes[i].name, set, comm.rank(), comm.size());
+            stage_share(saes[i], set, device_, slice, comm.rank(), file.bytes, file.tensors);
+        }
+    }
+    written_ = false;
+    error_ = nullptr;
+    thread_ = std::thread([this] {
+        try {
+            checksums_.clear();
+            for (const StagedFile& file : files_) {
+                std::uint32_t crc = 0;
+                for (const safetensors::Tensor& tensor : file.tensors) crc = checksum(tensor.data, crc);
+                checksums_.push_back(crc);
+                safetensors::write(file.path, file.tensors);
+            }
+        } catch (...) {
+            error_ = std::current_exception();
+        }
+        written_ = true;
+    });
+}
+
+void CheckpointWriter::finish() {
+    Communicator& comm = replicas_.all;
+    thread_.join();
+    try {
+        together(comm, [&] {
+            if (error_) std::rethrow_exception(error_);
+        });
+        const auto ranks = static_cast<std::size_t>(comm.size());
+        std::vector<std::uint64_t> checksums(checksums_.size() * ranks), slices(slices_.size() * ranks);
+        comm.gather(checksums_, checksums);
+        comm.gather(slices_, slices);
+        together(comm, [&] {
+            if (comm.rank() != 0) return;
+            json manifest = json::parse(manifest_);
+            manifest["slices"] = slices;
+            manifest["checksums"] = checksums;
+            write_file(unfinished_ / "manifest.json", manifest.dump(1));
+            sync_folder(folder_);
+        });
+    } catch (const Ended&) {
+        give_up();
         throw;
     }
     if (comm.rank() != 0) return;
-    const auto complete = complete_checkpoints(output);
-    for (std::size_t i = static_cast<std::size_t>(keep); i < complete.size(); ++i) {
+    const auto complete = complete_checkpoints(folder_);
+    for (std::size_t i = static_cast<std::size_t>(keep_); i < complete.size(); ++i) {
         fs::remove(complete[i].second / "manifest.json");  // first, so that what is left is no checkpoint
         fs::remove_all(complete[i].second);
     }
 }
 
-std::optional<Checkpoint> newest_checkpoint(const fs::path& output) {
-    const auto complete = complete_checkpoints(output);
+std::optional<Checkpoint> newest_checkpoint(const fs::path& folder) {
+    const auto complete = complete_checkpoints(folder);
     if (complete.empty()) return std::nullopt;
     Checkpoint checkpoint;
     checkpoint.folder = complete.front().second;
     const json manifest = read_manifest(checkpoint.folder);
     try {
         Progress& p = checkpoint.progress;
-        checkpoint.fingerprint = manifest.at("fingerprint");
-        p.job = manifest.at("job");
         p.step = manifest.at("step");
-        p.metrics_bytes = manifest.at("metrics_bytes");
         p.statistics = statistics_from_json(manifest.at("statistics"));
         for (const json& c : manifest.at("cursors"))
             p.cursors.push_back({c.at(0), c.at(1), c.at(2), c.at(3)});

@@ -1,26 +1,31 @@
 #pragma once
-// Resumable state: OUTPUT/checkpoints/step-N/, where N counts steps over all datasets of the run. Every rank
-// writes its share of the latents (temporary name, sync, rename); rank 0 writes manifest.json last, which
-// makes it complete. A folder without a manifest is no checkpoint. Tensors are read back from whatever number
-// of ranks wrote them.
+// Resumable state of a job: FOLDER/step-N/, N steps of the job. Every rank writes its share of the latents
+// (temporary name, sync, rename); rank 0 writes manifest.json last, which makes it complete. A folder without
+// a manifest is no checkpoint. Tensors are read back from whatever number of ranks wrote them.
+//
+// Training goes on while a checkpoint is written: what is to be saved is copied between two steps, and a
+// thread of every rank writes the copy.
 
+#include <atomic>
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "base/memory.h"
 #include "comm/communicator.h"
 #include "data/stream.h"
+#include "formats/safetensors.h"
 #include "train/step.h"
 
 namespace strata::train {
 
-// Everything besides the SAEs' tensors that the rest of the run depends on.
+// Everything besides the SAEs' tensors that the rest of the job depends on.
 struct Progress {
-    std::int64_t job = 0;             // index of the dataset in training
-    std::int64_t step = 0;            // steps done on it
-    std::uint64_t metrics_bytes = 0;  // of metrics.jsonl at that moment
+    std::int64_t step = 0;  // steps done
     data::InputStatistics statistics;
     std::vector<data::LaneCursor> cursors;  // all lanes
 };
@@ -28,18 +33,53 @@ struct Progress {
 struct Checkpoint {
     std::filesystem::path folder;
     Progress progress;
-    std::string fingerprint;  // of the configuration it was made under
 };
 
-// Collective; all ranks return or throw together. A failure (a full disk, say) removes the unfinished folder
-// and leaves older checkpoints as they are. Afterwards only the newest `keep` complete ones remain.
-void save_checkpoint(const std::filesystem::path& output, std::int64_t number, const std::string& fingerprint,
-                     const Progress& progress, std::span<TrainedSae> saes, device::Device& device,
-                     const Replicas& replicas, std::int64_t keep);
+// Memory for one more copy of the parameters and moments that this rank saves is taken with the first
+// checkpoint, and kept.
+class CheckpointWriter {
+  public:
+    // The newest `keep` complete checkpoints of `folder` remain.
+    CheckpointWriter(std::filesystem::path folder, device::Device& device, const Replicas& replicas,
+                     std::int64_t keep);
+    ~CheckpointWriter();  // one that is not complete is given up
 
-// The newest complete checkpoint of an output folder, if there is one. RunError if its manifest cannot be
+    // Copies what is to be saved and begins to write it; the one before must be complete. Collective; all
+    // ranks return or throw together, as in finish().
+    void begin(const Progress& progress, std::span<TrainedSae> saes);
+    // Whether a checkpoint was begun that is not complete yet.
+    bool pending() const { return thread_.joinable(); }
+    // Whether this rank's part of it is on the disk, or has failed.
+    bool written() const { return written_; }
+    // Waits for the parts of all ranks and makes the checkpoint complete. A failure (a full disk, say)
+    // removes the unfinished folder and leaves older checkpoints as they are.
+    void finish();
+
+  private:
+    struct StagedFile {
+        std::filesystem::path path;
+        Array<std::byte> bytes;
+        std::vector<safetensors::Tensor> tensors;  // in `bytes`
+    };
+    void give_up();
+
+    std::filesystem::path folder_;
+    device::Device& device_;
+    const Replicas& replicas_;
+    std::int64_t keep_;
+    std::filesystem::path unfinished_;  // step-N
+    std::string manifest_;              // but for what the parts of the ranks say; rank 0
+    std::vector<std::uint64_t> slices_;
+    std::vector<StagedFile> files_;
+    std::vector<std::uint64_t> checksums_;  // of files_
+    std::thread thread_;
+    std::atomic<bool> written_ = false;
+    std::exception_ptr error_;
+};
+
+// The newest complete checkpoint of a job's folder, if there is one. RunError if its manifest cannot be
 // understood.
-std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& output);
+std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& folder);
 
 // Fills the SAEs (made by make_sae, same names and shapes) from a checkpoint. RunError names file and tensor:
 // missing or truncated files, wrong shapes, wrong checksums.

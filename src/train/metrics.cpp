@@ -8,25 +8,14 @@
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "base/error.h"
+#include "base/file.h"
 
 namespace strata::train {
 
-MetricsFile::MetricsFile(const std::filesystem::path& path, std::uint64_t keep) : path_(path) {
-    if (std::filesystem::exists(path)) {
-        if (std::filesystem::file_size(path) < keep)
-            fail("{}: {} bytes long, the checkpoint was made with {}; it has been changed since",
-                 path.string(), std::filesystem::file_size(path), keep);
-        std::filesystem::resize_file(path, keep);
-    } else if (keep > 0) {
-        fail("{}: missing, though the checkpoint was made with {} bytes of it", path.string(), keep);
-    }
-    out_.open(path, std::ios::binary | std::ios::app | std::ios::ate);
-    if (!out_) fail("{}: cannot open for writing: {}", path.string(), std::strerror(errno));
-}
-
-void MetricsFile::write(const Metrics& m) {
+std::string line_of(const Metrics& m) {
     nlohmann::ordered_json line = {{"step", m.step},
                                    {"tokens", m.tokens},
                                    {"sae", m.sae},
@@ -52,13 +41,33 @@ void MetricsFile::write(const Metrics& m) {
         line["atm_masked_share"] = m.atm->masked_share;
         line["atm_above"] = m.atm->above_share;
     }
-    out_ << line.dump() << '\n';
+    return line.dump() + '\n';
 }
 
-std::uint64_t MetricsFile::flush() {
+void keep_lines(const std::filesystem::path& path, const std::map<std::string, std::int64_t>& last) {
+    if (!std::filesystem::exists(path)) return;
+    std::istringstream lines(read_file(path));
+    std::string kept;
+    for (std::string text; std::getline(lines, text);) {
+        if (lines.eof()) break;  // without its end
+        const nlohmann::json line = nlohmann::json::parse(text, nullptr, false);
+        if (line.is_discarded() || !line.contains("sae") || !line.contains("step"))
+            fail("{}: not a line of metrics: {}; it has been changed since", path.string(), text);
+        const auto found = last.find(line["sae"]);
+        if (found != last.end() && line["step"].get<std::int64_t>() <= found->second) kept += text + '\n';
+    }
+    write_file(path, kept);
+}
+
+MetricsFile::MetricsFile(const std::filesystem::path& path) : path_(path) {
+    out_.open(path, std::ios::binary | std::ios::app);
+    if (!out_) fail("{}: cannot open for writing: {}", path.string(), std::strerror(errno));
+}
+
+void MetricsFile::append(const std::string& lines) {
+    out_ << lines;
     out_.flush();
     if (!out_) fail("{}: cannot write: {}", path_.string(), std::strerror(errno));
-    return static_cast<std::uint64_t>(out_.tellp());
 }
 
 ProgressBar::ProgressBar(bool enabled, std::string title, std::int64_t steps)

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -28,14 +29,20 @@ struct Metrics {
     std::int64_t skipped_rows = 0;
 };
 
-// The lines of OUTPUT/metrics.jsonl; only rank 0 has one.
+// A line of metrics.jsonl, with its end.
+std::string line_of(const Metrics& metrics);
+
+// Cuts from OUTPUT/metrics.jsonl what a resumed run will write again: of each SAE the lines after the step
+// that `last` has for it, all of an SAE that it has not. What is left of a line that was cut off goes too.
+// The file is replaced as a whole.
+void keep_lines(const std::filesystem::path& path, const std::map<std::string, std::int64_t>& last);
+
+// OUTPUT/metrics.jsonl; only the coordinator has it.
 class MetricsFile {
   public:
-    // Cuts the file at `keep` bytes: what a resumed run will write again.
-    MetricsFile(const std::filesystem::path& path, std::uint64_t keep);
-    void write(const Metrics& metrics);
-    // Everything written is with the system afterwards; returns the length of the file.
-    std::uint64_t flush();
+    explicit MetricsFile(const std::filesystem::path& path);
+    // Whole lines, which are with the system afterwards.
+    void append(const std::string& lines);
 
   private:
     std::filesystem::path path_;

@@ -129,5 +129,33 @@ TEST_P(Collectives, ADuplicateIsIndependent) {
     EXPECT_EQ(two[0], 10 * static_cast<std::uint64_t>(comm->size()));
 }
 
+TEST_P(Collectives, MessagesComeWholeAndInTheOrderSent) {
+    const std::unique_ptr<Communicator> mail = comm->duplicate();
+    const int to = (mail->rank() + 1) % mail->size(), from = (mail->rank() + mail->size() - 1) % mail->size();
+    for (std::size_t i = 0; i < 50; ++i) {
+        std::vector<std::byte> text(i * i * 40, static_cast<std::byte>(i));  // short and long ones
+        mail->post(text, to);
+        std::ranges::fill(text, std::byte{255});  // the message is a copy
+    }
+    for (std::size_t i = 0; i < 50; ++i) {
+        std::optional<Message> message;
+        while (!message) message = mail->poll();
+        EXPECT_EQ(message->from, from);
+        EXPECT_EQ(message->bytes, std::vector<std::byte>(i * i * 40, static_cast<std::byte>(i)));
+    }
+    EXPECT_FALSE(mail->poll());
+    mail->long_barrier();
+}
+
+TEST_P(Collectives, NobodyLeavesALongBarrierBeforeAllHaveCome) {
+    const std::unique_ptr<Communicator> mail = comm->duplicate();
+    std::size_t heard = 0;
+    for (int to = 0; to < mail->size(); ++to) mail->post({}, to);
+    mail->long_barrier();
+    while (heard < static_cast<std::size_t>(mail->size())) heard += mail->poll() ? 1 : 0;
+    mail->long_barrier();
+    EXPECT_FALSE(mail->poll());
+}
+
 }  // namespace
 }  // namespace strata

@@ -36,7 +36,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"sae.width: 4\n", "4: sae.width: unknown key; it belongs to section sae: sae.width"},
         Bad{"parallel: {frobnicate: 1}\n",
             "4: parallel.frobnicate: unknown key; expected one of groups, data, "
-            "latent, shard_optimizer, threads"},
+            "latent, shard_optimizer, saes_per_job, threads"},
         Bad{"sae: {\"\": 1}\n", "4: sae.: a key is not a name; expected `name: value`"},
         Bad{"sae: {[a]: 1}\n", "4: sae.[...]: a key is not a name; expected `name: value`"},
         Bad{"sae:\n  k: 4\n  k: 5\n", "6: sae.k: stands twice; expected each key once"},
@@ -183,9 +183,9 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     OneValueOnly, Refused,
-    testing::Values(Bad{"parallel: {groups: 2}\n",
-                        "4: parallel.groups: '2' is not available in this version; expected auto or 1 "
-                        "(all ranks work on the same SAEs)"},
+    testing::Values(Bad{"parallel: {latent: 2}\n",
+                        "4: parallel.latent: '2' is not available in this version; expected 1 "
+                        "(latents are not divided among ranks)"},
                     Bad{"parallel: {latent: }\n",
                         "4: parallel.latent: has no value; expected 1 (latents are not divided among "
                         "ranks)"}));

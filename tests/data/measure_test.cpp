@@ -43,6 +43,9 @@ class ThreadCommunicator final : public Communicator {
     void gather(std::span<const std::uint64_t>, std::span<std::uint64_t>) override { unused(); }
     void broadcast(std::span<std::byte>, int) override { unused(); }
     void barrier() override { unused(); }
+    void long_barrier() override { unused(); }
+    void post(std::span<const std::byte>, int) override { unused(); }
+    std::optional<Message> poll() override { unused(); }
     std::unique_ptr<Communicator> duplicate() override { unused(); }
     std::unique_ptr<Communicator> split(int) override { unused(); }
     std::unique_ptr<Communicator> on_node() override { unused(); }

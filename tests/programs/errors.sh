@@ -17,7 +17,8 @@ expect 2 'mlp_out/7' train --set 'data.datasets=[mlp_out/7]'
 expect 2 'mlp_out/0: no dataset of this name to be the target of resid_post/0' train --set 'data.target=mlp_out/*'
 "$STRATA" data synth --out "$folder/other.h5" --rows 5000 --n 16 --features 32 --active 2 >/dev/null 2>&1
 expect 2 'other.h5' train --set "data.files=[$data,$folder/other.h5]"
-expect 2 'parallel.data: 3 replicas' train --set parallel.data=3
+expect 2 'parallel.data: groups of 3 ranks' train --set parallel.data=3
+expect 2 'parallel.groups: 2 groups asked for, 1 rank is started' train --set parallel.groups=2
 /usr/bin/python3 -c 'import h5py, sys; h5py.File(sys.argv[1], "w").create_dataset("resid_post/0", (0, 32), "f2", maxshape=(None, 32), chunks=(256, 32))' "$folder/empty.h5"
 expect 2 'empty.h5.*no rows|empty.h5.*empty' train --set "data.files=[$folder/empty.h5]"
 check test ! -e "$folder/run"

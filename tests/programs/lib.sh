@@ -28,6 +28,14 @@ finish() {
   exit $((failures > 0))
 }
 
+# As if a run of one job had ended at an earlier checkpoint: the later one, and that the job is done, are forgotten.
+forget() { # OUTPUT STEP
+  rm -rf "$1/checkpoints/step-$2" "$1/saes"
+  sed -i '/"event":"done"/d' "$1/journal.jsonl"
+}
+# Files of metrics but for the speed.
+metrics() { sed 's/"rows_per_second":[^,]*,//' "$1/metrics.jsonl"; }
+
 data=$folder/acts.h5
 "$STRATA" data synth --out "$data" --rows 20000 --n 32 --features 64 --active 4 >/dev/null 2>&1 || { echo "data synth failed"; exit 1; }
 config=$folder/config.yaml

@@ -3,7 +3,7 @@
 
 same_run() {
   cmp "$1"/saes/*/sae_weights.safetensors "$2"/saes/*/sae_weights.safetensors &&
-    diff <(sed 's/"rows_per_second":[^,]*,//' "$1/metrics.jsonl") <(sed 's/"rows_per_second":[^,]*,//' "$2/metrics.jsonl")
+    diff <(metrics "$1") <(metrics "$2")
 }
 losses() { sed -E 's/.*"loss":([^,]*),.*/\1/' "$1/metrics.jsonl"; }
 close() {
@@ -22,14 +22,14 @@ for ranks in 1 2; do
   wait $pid
   status=$?
   check test $status -eq 75 -o $status -eq 0
-  rm -rf "$folder/parts$ranks/checkpoints/step-80" "$folder/parts$ranks/saes" # as if it had ended before
+  forget "$folder/parts$ranks" 80
   check run --resume --set "run.output=$folder/parts$ranks"
   check same_run "$folder/whole$ranks" "$folder/parts$ranks"
 done
 
 # From one rank to three, in the middle.
 cp -r "$folder/whole1" "$folder/moved"
-rm -rf "$folder/moved/checkpoints/step-80" "$folder/moved/saes"
+forget "$folder/moved" 80
 check mpirun -q -n 3 "$STRATA" train "$config" --quiet --resume --set "run.output=$folder/moved"
 check close "$folder/whole1" "$folder/moved" 1e-4
 
@@ -39,6 +39,11 @@ for ranks in 1 2 3 4; do
   check close "$folder/ranks1" "$folder/ranks$ranks" 1e-5
 done
 
+# A finished run has nothing left to do.
+before=$(ls -l --time-style=full-iso "$folder"/whole1/saes/*/*)
+check "$STRATA" train "$config" --quiet --resume --set "run.output=$folder/whole1"
+check test "$before" = "$(ls -l --time-style=full-iso "$folder"/whole1/saes/*/*)"
+
 # One rank dying ends all.
 mpirun -q -n 2 "$STRATA" train "$config" --quiet --set "run.output=$folder/killed" --set train.tokens=100e6 2>/dev/null &
 pid=$!
@@ -47,4 +52,16 @@ pkill -KILL -n -f "run.output=$folder/killed" # the newest: a rank
 wait $pid
 check test $? -ne 0
 check test -z "$(pgrep -f "strata train .*run.output=$folder/killed")"
+
+# So does one that is stopped, and the message names it and what it was doing.
+mpirun -q -n 2 "$STRATA" train "$config" --quiet --set "run.output=$folder/silent" --set train.tokens=100e6 --set run.watchdog=2 2>"$folder/log" &
+pid=$!
+while ! ls "$folder"/silent/checkpoints/*/manifest.json >/dev/null 2>&1; do sleep 0.05; done
+stopped=$(pgrep -n -f "run.output=$folder/silent")
+kill -STOP "$stopped"
+wait $pid
+check test $? -eq 1
+check test -z "$(pgrep -f "strata train .*run.output=$folder/silent")"
+check grep -qE "rank [01] has not been heard of for [23] s \(last seen: .*process $stopped, in .*, step [0-9]+\)" "$folder/log"
+check test "$(grep -c 'has not been heard of' "$folder/log")" -eq 1
 finish

@@ -56,14 +56,15 @@ class Resume : public testing::TestWithParam<KindCase> {
     void save(Training& training, const std::string& name, int t) const {
         train::Progress progress;
         progress.step = t;
-        train::save_checkpoint(folder / name, t, "", progress, {&training.sae, 1}, training.device,
-                               training.replicas, steps);
+        train::CheckpointWriter writer(folder / name, training.device, training.replicas, steps);
+        writer.begin(progress, {&training.sae, 1});
+        writer.finish();
     }
 
     std::unique_ptr<Training> load(Communicator& ranks, int group_size, const std::string& name,
                                    int t) const {
         std::unique_ptr<Training> training = make(ranks, group_size, false);
-        const train::Checkpoint from{folder / name / "checkpoints" / fmt::format("step-{}", t), {}, ""};
+        const train::Checkpoint from{folder / name / fmt::format("step-{}", t), {}};
         train::load_checkpoint(from, {&training->sae, 1}, training->device, training->replicas);
         ranks.barrier();
         return training;

@@ -1,0 +1,89 @@
+#include "train/journal.h"
+
+#include <fmt/chrono.h>
+
+#include <ctime>
+#include <sstream>
+
+#include "base/error.h"
+#include "base/file.h"
+
+namespace strata::train {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+fs::path path_of(const fs::path& output) {
+    return output / "journal.jsonl";
+}
+
+std::string now() {
+    return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+}
+
+}  // namespace
+
+std::optional<JournalStart> read_journal(const fs::path& output) {
+    const fs::path path = path_of(output);
+    if (!fs::exists(path)) return std::nullopt;
+    std::istringstream lines(read_file(path));
+    std::optional<JournalStart> start;
+    std::size_t number = 0;
+    for (std::string text; std::getline(lines, text);) {
+        ++number;
+        try {
+            const ordered_json line = ordered_json::parse(text);
+            const std::string event = line.at("event");
+            if (event == "jobs") {
+                start.emplace();
+                start->fingerprint = line.at("fingerprint");
+                start->saes_per_job = line.at("saes_per_job");
+                for (const ordered_json& job : line.at("jobs")) start->saes.push_back(job.at("saes"));
+            } else if (event == "done" && start) {
+                start->done.insert(line.at("job").get<std::string>());
+            }
+        } catch (const nlohmann::json::exception& e) {
+            fail("{}: line {} is not one of a journal ({}); the run cannot be continued from it",
+                 path.string(), number, e.what());
+        }
+    }
+    return start;
+}
+
+Journal::Journal(const fs::path& output, const Config& config, const std::vector<suite::Job>& jobs,
+                 std::int64_t saes_per_job)
+    : path_(path_of(output)) {
+    if (fs::exists(path_)) {
+        text_ = read_file(path_);
+        return;
+    }
+    ordered_json list = ordered_json::array();
+    for (const suite::Job& job : jobs)
+        list.push_back({{"name", job.name}, {"dataset", job.dataset.name}, {"saes", job.names}});
+    append({{"event", "jobs"},
+            {"fingerprint", fingerprint(config)},
+            {"saes_per_job", saes_per_job},
+            {"steps", config.train.steps()},
+            {"batch_size", config.train.batch_size},
+            {"jobs", list}});
+}
+
+void Journal::append(const ordered_json& line) {
+    text_ += line.dump() + "\n";
+    write_file(path_, text_);
+}
+
+void Journal::start(const std::string& job, int group, std::int64_t step) {
+    append({{"event", "start"}, {"job", job}, {"group", group}, {"step", step}, {"time", now()}});
+}
+
+void Journal::done(const std::string& job) {
+    append({{"event", "done"}, {"job", job}, {"time", now()}});
+}
+
+void Journal::stop() {
+    append({{"event", "stop"}, {"time", now()}});
+}
+
+}  // namespace strata::train

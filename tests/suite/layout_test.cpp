@@ -1,0 +1,128 @@
+// The division of ranks and SAEs, against plain counting and hand-made cases.
+
+#include "suite/layout.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "base/error.h"
+#include "suite/suite.h"
+
+namespace strata::suite {
+namespace {
+
+bool always(const Layout&) {
+    return true;
+}
+
+Config config_of(std::vector<std::int64_t> widths) {
+    Config config;
+    for (const std::int64_t width : widths) {
+        SaeConfig& sae = config.saes.emplace_back();
+        sae.width = width;
+        sae.k = static_cast<double>(config.saes.size());  // for names of their own
+    }
+    return config;
+}
+
+std::vector<data::Dataset> datasets_of(int count) {
+    std::vector<data::Dataset> datasets;
+    for (int i = 0; i < count; ++i) {
+        data::Dataset& dataset = datasets.emplace_back();
+        dataset.name = "resid_post/" + std::to_string(i);
+        dataset.n = 8;
+        dataset.rows = 1000;
+    }
+    return datasets;
+}
+
+TEST(Groups, HoldEveryRankOnceAndDifferByOneAtMost) {
+    for (int ranks = 1; ranks <= 17; ++ranks)
+        for (int groups = 1; groups <= ranks; ++groups) {
+            int next = 0;
+            for (int g = 0; g < groups; ++g) {
+                const Ranks of_group = ranks_of(g, groups, ranks);
+                EXPECT_EQ(of_group.first, next);
+                EXPECT_GE(of_group.size(), ranks / groups);
+                EXPECT_LE(of_group.size(), ranks / groups + 1);
+                for (; next < of_group.last; ++next) EXPECT_EQ(group_of(next, groups, ranks), g);
+            }
+            EXPECT_EQ(next, ranks);
+        }
+}
+
+TEST(Makespan, TakesTheLongestJobFirst) {
+    EXPECT_DOUBLE_EQ(makespan({1, 2, 3}, 1, 1), 6);
+    EXPECT_DOUBLE_EQ(makespan({1, 2, 3}, 2, 2), 3);
+    EXPECT_DOUBLE_EQ(makespan({3, 3, 2, 2, 2}, 2, 2), 7);  // 3 + 2 + 2 beside 3 + 2, though 6 is possible
+    EXPECT_DOUBLE_EQ(makespan({4}, 1, 2), 4 / speed_of(2));
+}
+
+TEST(Layout, OneJobHasAllRanks) {
+    EXPECT_EQ(layout_of(config_of({64}), datasets_of(1), 4, always), (Layout{1, 1}));
+}
+
+TEST(Layout, AsManyDatasetsAsRanksAreTrainedSideBySide) {
+    EXPECT_EQ(layout_of(config_of({64}), datasets_of(4), 4, always), (Layout{4, 1}));
+    EXPECT_EQ(layout_of(config_of({64}), datasets_of(40), 4, always), (Layout{4, 1}));
+}
+
+TEST(Layout, SaesOfADatasetStayOnOneStreamWhereTheyCan) {
+    EXPECT_EQ(layout_of(config_of({64, 64}), datasets_of(30), 2, always), (Layout{2, 2}));
+    EXPECT_EQ(layout_of(config_of({64, 64, 64}), datasets_of(1), 1, always), (Layout{1, 3}));
+}
+
+TEST(Layout, SaesOfOneDatasetAreDividedWhereThatEndsATenthSooner) {
+    EXPECT_EQ(layout_of(config_of({64, 64, 64, 64}), datasets_of(1), 4, always), (Layout{4, 1}));
+}
+
+TEST(Layout, TakesWhatTheConfigurationSays) {
+    Config config = config_of({64, 64});
+    config.parallel.groups = 3;
+    config.parallel.saes_per_job = 1;
+    EXPECT_EQ(layout_of(config, datasets_of(2), 4, always), (Layout{3, 1}));
+    config.parallel.groups = {};
+    config.parallel.data = 2;
+    EXPECT_EQ(layout_of(config, datasets_of(2), 4, always), (Layout{2, 1}));
+}
+
+TEST(Layout, KeepsToWhatFits) {
+    const auto small = [](const Layout& layout) { return layout.groups <= 2; };
+    EXPECT_EQ(layout_of(config_of({64, 64}), datasets_of(8), 4, small), (Layout{2, 2}));
+}
+
+std::string refusal(const ParallelConfig& parallel, int ranks, bool room = true) {
+    Config config = config_of({64});
+    config.parallel = parallel;
+    try {
+        layout_of(config, datasets_of(2), ranks, [&](const Layout&) { return room; });
+    } catch (const UsageError& error) {
+        return error.what();
+    }
+    return "";
+}
+
+TEST(Layout, RefusesNumbersThatDoNotGoWithTheRanks) {
+    EXPECT_THAT(refusal({.groups = 3}, 2),
+                testing::HasSubstr("parallel.groups: 3 groups asked for, 2 ranks"));
+    EXPECT_THAT(refusal({.data = 3}, 4), testing::HasSubstr("parallel.data: groups of 3 ranks asked for"));
+    EXPECT_THAT(refusal({.groups = 2, .data = 2}, 2), testing::HasSubstr("groups 2 x data 2 are 4 ranks"));
+    EXPECT_THAT(refusal({.groups = 2, .data = 1}, 4), testing::HasSubstr("groups 2 x data 1 are 2 ranks"));
+    EXPECT_THAT(refusal({}, 4, false), testing::HasSubstr("room in memory"));
+}
+
+TEST(Jobs, DivideADatasetEvenlyAndNameTheParts) {
+    const std::vector<Job> jobs = jobs_of(config_of({16, 32, 48, 64, 80}), datasets_of(2), 2);
+    ASSERT_EQ(jobs.size(), 6U);
+    EXPECT_EQ(jobs[0].name, "resid_post.0.1");
+    EXPECT_EQ(jobs[5].name, "resid_post.1.3");
+    EXPECT_THAT(jobs[0].names, testing::ElementsAre("resid_post.0.batch_topk.w16.k1"));
+    EXPECT_THAT(jobs[1].names,
+                testing::ElementsAre("resid_post.0.batch_topk.w32.k2", "resid_post.0.batch_topk.w48.k3"));
+    EXPECT_EQ(jobs_of(config_of({16, 32}), datasets_of(1), 2)[0].name, "resid_post.0");
+}
+
+}  // namespace
+}  // namespace strata::suite
