@@ -3,9 +3,11 @@
 // docs/configuration.md. What is a key here but offers one value only (`latent: 1`) is so because this
 // version implements one; any other value is refused by load_config.
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace strata {
@@ -17,6 +19,7 @@ struct RunConfig {
     std::string encoder = "auto";           // auto | float32 | screened
     std::string screen_bound = "dithered";  // | certain
     bool reproducible = false;
+    std::string time_limit = "auto";  // auto | empty: null | a time that seconds_in understands
     bool operator==(const RunConfig&) const = default;
 };
 
@@ -136,6 +139,15 @@ std::string to_yaml(const Config& config);
 // other: everything that decides the result, so not run.output, train.log_every, train.checkpoint_every,
 // train.keep_checkpoints, run.device, run.encoder, run.screen_bound, parallel.*.
 std::string fingerprint(const Config& config);
+
+// Seconds in "3600", "90:00" (minutes and seconds), "12:00:00" or "1-12:00:00" (with days), as Slurm writes
+// times, but a lone number counts seconds. nullopt where `text` is none of these.
+std::optional<std::int64_t> seconds_in(std::string_view text);
+
+// When a run that begins at `start` must have ended by its run.time_limit: with auto, when its Slurm job
+// ends, told by SLURM_JOB_END_TIME. nullopt: no limit.
+std::optional<std::chrono::system_clock::time_point> end_of_run(const std::string& time_limit,
+                                                                std::chrono::system_clock::time_point start);
 
 // Cumulative widths of the prefixes, ascending, the last of them the whole width: the only one where
 // `prefixes` is null, but for matryoshka, which then has fractions 1/32, 3/32, 7/32, 15/32 and 1 of it. A

@@ -165,11 +165,13 @@ std::vector<data::LaneCursor> gather_cursors(const data::Stream& stream, Communi
 }
 
 void checkpoint(Run& run, Training& t) {
+    const auto begun = std::chrono::steady_clock::now();
     for (const TrainedSae& sae : t.saes) check_finite(*t.bench, sae, t.progress.step);
     t.progress.cursors = gather_cursors(*t.stream, run.comm);
     if (run.metrics) t.progress.metrics_bytes = run.metrics->flush();
     save_checkpoint(run.config.run.output, t.first_number + t.progress.step, run.fingerprint, t.progress,
                     t.saes, *run.device, *run.replicas, run.config.train.keep_checkpoints);
+    saving_took(std::chrono::steady_clock::now() - begun);
 }
 
 bool asked_to_stop(Communicator& comm) {
@@ -306,6 +308,7 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
             .device = nullptr,
             .replicas = nullptr,
             .metrics = nullptr};
+    stop_before(end_of_run(config.run.time_limit, std::chrono::system_clock::now()));
     std::vector<suite::Job> jobs;
     OutputLock lock;
     std::optional<Checkpoint> from;
@@ -379,7 +382,8 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
         if (!train_steps(run, training)) {
             if (comm.rank() == 0)
                 log::warn(
-                    "stopped on request at step {} of {} of {}; a checkpoint is saved, continue with "
+                    "stopped on request, or short of the time limit, at step {} of {} of {}; a checkpoint is "
+                    "saved, continue with "
                     "--resume",
                     training.progress.step, config.train.steps(), job.dataset.name);
             return exit_stopped;
