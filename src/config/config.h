@@ -34,6 +34,7 @@ struct DataConfig {
     std::int64_t eval_rows = 16384;
     std::int64_t shuffle_rows = 262144;
     std::int64_t lanes = 64;
+    std::string stage = {};  // a folder of each host for copies of the files; empty: null, none
     bool operator==(const DataConfig&) const = default;
 };
 

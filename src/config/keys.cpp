@@ -169,6 +169,8 @@ std::vector<Key> make_keys() {
     data.key("eval_rows", &DataConfig::eval_rows, whole(0));
     data.key("shuffle_rows", &DataConfig::shuffle_rows, whole(1));
     data.key("lanes", &DataConfig::lanes, whole(1, 4096));
+    data.key("stage", &DataConfig::stage, or_null({.text = true, .described = "a folder of each host"}))
+        .decides = false;
 
     Section<TrainConfig> train{all, "train", &Config::train};
     train.key("batch_size", &TrainConfig::batch_size, whole(1));

@@ -19,6 +19,7 @@
 #include "comm/agree.h"
 #include "comm/reducer.h"
 #include "data/dataset.h"
+#include "data/stage.h"
 #include "eval/evaluate.h"
 #include "sae/sae.h"
 #include "suite/suite.h"
@@ -349,6 +350,14 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
     together(comm, [&] {
         if (comm.rank() == 0) write_file(fs::path(config.run.output) / "config.yaml", to_yaml(config));
     });
+    if (const std::string& folder = config.data.stage; !folder.empty()) {
+        const bool copies = comm.on_node()->rank() == 0;
+        together(comm, [&] {
+            if (!copies) return;
+            for (const suite::Job& job : jobs) data::stage(job.dataset, folder);
+        });
+        for (suite::Job& job : jobs) job.dataset = data::staged(job.dataset, folder);
+    }
     share_cores(run);
     together(comm, [&] {
         run.device = device::make_cpu_device(run.threads, {config.run.encoder, config.run.screen_bound});

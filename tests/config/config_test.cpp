@@ -40,6 +40,7 @@ data:
   eval_rows: 16384             # the last rows of the dataset, never trained on
   shuffle_rows: 262144         # rows held in the shuffle buffer, all ranks together
   lanes: 64                    # fixed partition of the stream; ranks serve whole lanes
+  stage: null                  # a folder of each host, to which the files are copied before
 train:
   batch_size: 4096             # rows of the global batch, all ranks together
   tokens: 10000000             # rows to train on
@@ -119,7 +120,7 @@ TEST(Load, TheSuiteOfTheSample) {
                              "batch_topk.w16384.k20", "batch_topk.w16384.k40", "batch_topk.w16384.k80"));
     EXPECT_THAT(
         complaint(sample + sample_suite + "  - {kind: jumprelu, l0_target: [20, 40, 80]}\n" + sample_end),
-        HasSubstr("run.yaml:38: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
+        HasSubstr("run.yaml:39: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
                   "batch_topk or matryoshka"));
 }
 
@@ -378,7 +379,7 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
     const std::string of_least = fingerprint(load(least));
     EXPECT_THAT(of_least, testing::Not(HasSubstr("\n")));
     for (const std::string option :
-         {"run.output=y", "run.device=cpu", "run.time_limit=9", "train.log_every=7",
+         {"run.output=y", "run.device=cpu", "run.time_limit=9", "data.stage=y", "train.log_every=7",
           "train.checkpoint_every=7", "train.keep_checkpoints=7", "parallel.data=7", "parallel.threads=7",
           "parallel.groups=1", "data.lanes=64", "sae.k=64.0", "suite=[{k: 64}]", "sae.l0=0.0",
           "sae.atm=null"})
