@@ -26,8 +26,8 @@ CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# A requeued job waits until its old credential has expired.
-AuthInfo=socket=$cluster/munge/socket,cred_expire=2
+# A requeued job waits until its old credential has expired; Slurm takes no less than 5 s.
+AuthInfo=socket=$cluster/munge/socket,cred_expire=5
 StateSaveLocation=$cluster/state
 SlurmdSpoolDir=$cluster/spool/%n
 # The PMIx plugin makes a folder for each step there.
@@ -48,7 +48,7 @@ JobRequeue=1
 ReturnToService=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-SchedulerParameters=batch_sched_delay=0,bf_interval=1,sched_min_interval=100000
+SchedulerParameters=batch_sched_delay=0,bf_interval=1
 $(for node in "${nodes[@]}"; do
     echo "NodeName=$node NodeHostname=$host NodeAddr=127.0.0.1 Port=$(free_port) CPUs=$3 Gres=gpu:$4 State=UNKNOWN"
   done)
