@@ -6,7 +6,11 @@
 namespace strata {
 namespace {
 
+using Clock = std::chrono::system_clock;
+
 volatile std::sig_atomic_t requested = 0;
+std::optional<Clock::time_point> limit;
+std::chrono::duration<double> saving{0};
 
 extern "C" void on_stop_signal(int number) {
     requested = 1;
@@ -22,8 +26,16 @@ void catch_stop_signals() {
     for (const int number : {SIGTERM, SIGINT, SIGUSR1}) sigaction(number, &action, nullptr);
 }
 
+void stop_before(std::optional<Clock::time_point> end) {
+    limit = end;
+}
+
+void saving_took(std::chrono::duration<double> time) {
+    saving = time;
+}
+
 bool stop_requested() {
-    return requested != 0;
+    return requested != 0 || (limit && Clock::now() + stop_margin + saving > *limit);
 }
 
 }  // namespace strata

@@ -122,6 +122,9 @@ void check_run(const Config& config, const Origins& origins, const std::set<std:
     unless(config.optimizer.kind == "adam" || config.optimizer.beta1 > 0,
            {"optimizer.beta1", "optimizer.kind"},
            fmt::format("0 leaves {} no average to save; expected a number > 0", config.optimizer.kind));
+    const std::string& limit = config.run.time_limit;
+    unless(limit.empty() || limit == "auto" || seconds_in(limit).has_value(), {"run.time_limit"},
+           fmt::format("'{}' is not a time; expected {}", limit, find_key("run", "time_limit")->expected));
     const DataConfig& data = config.data;
     unless(
         data.target.empty() || (std::ranges::count(data.target, '*') <= 1 &&

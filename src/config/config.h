@@ -3,9 +3,11 @@
 // docs/configuration.md. What is a key here but offers one value only (`latent: 1`) is so because this
 // version implements one; any other value is refused by load_config.
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace strata {
@@ -17,7 +19,8 @@ struct RunConfig {
     std::string encoder = "auto";           // auto | float32 | screened
     std::string screen_bound = "dithered";  // | certain
     bool reproducible = false;
-    double watchdog = 60;  // seconds of silence of a rank after which all end; 0: never
+    double watchdog = 60;             // seconds of silence of a rank after which all end; 0: never
+    std::string time_limit = "auto";  // auto | empty: null | a time that seconds_in understands
     bool operator==(const RunConfig&) const = default;
 };
 
@@ -32,6 +35,7 @@ struct DataConfig {
     std::int64_t eval_rows = 16384;
     std::int64_t shuffle_rows = 262144;
     std::int64_t lanes = 64;
+    std::string stage = {};  // a folder of each host for copies of the files; empty: null, none
     bool operator==(const DataConfig&) const = default;
 };
 
@@ -139,6 +143,15 @@ std::string to_yaml(const Config& config);
 // other: everything that decides the result, so not run.output, train.log_every, train.checkpoint_every,
 // train.keep_checkpoints, run.device, run.encoder, run.screen_bound, run.watchdog, parallel.*.
 std::string fingerprint(const Config& config);
+
+// Seconds in "3600", "90:00" (minutes and seconds), "12:00:00" or "1-12:00:00" (with days), as Slurm writes
+// times, but a lone number counts seconds. nullopt where `text` is none of these.
+std::optional<std::int64_t> seconds_in(std::string_view text);
+
+// When a run that begins at `start` must have ended by its run.time_limit: with auto, when its Slurm job
+// ends, told by SLURM_JOB_END_TIME. nullopt: no limit.
+std::optional<std::chrono::system_clock::time_point> end_of_run(const std::string& time_limit,
+                                                                std::chrono::system_clock::time_point start);
 
 // Cumulative widths of the prefixes, ascending, the last of them the whole width: the only one where
 // `prefixes` is null, but for matryoshka, which then has fractions 1/32, 3/32, 7/32, 15/32 and 1 of it. A

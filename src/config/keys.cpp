@@ -151,6 +151,12 @@ std::vector<Key> make_keys() {
     run.key("watchdog", &RunConfig::watchdog, at_least(0)).decides = false;
     run.only("reproducible", {"false"}, "sums depend on the number of ranks by rounding");
 
+    run.key("time_limit", &RunConfig::time_limit,
+            {.words = {"auto", "null"},
+             .text = true,
+             .described = "a time: seconds, MM:SS, HH:MM:SS or D-HH:MM:SS"})
+        .decides = false;
+
     Section<DataConfig> data{all, "data", &Config::data};
     data.key("files", &DataConfig::files, {.described = "a list of files or globs"}).required = true;
     data.key("datasets", &DataConfig::datasets, {.described = "a list of dataset names or globs"}).required =
@@ -164,6 +170,8 @@ std::vector<Key> make_keys() {
     data.key("eval_rows", &DataConfig::eval_rows, whole(0));
     data.key("shuffle_rows", &DataConfig::shuffle_rows, whole(1));
     data.key("lanes", &DataConfig::lanes, whole(1, 4096));
+    data.key("stage", &DataConfig::stage, or_null({.text = true, .described = "a folder of each host"}))
+        .decides = false;
 
     Section<TrainConfig> train{all, "train", &Config::train};
     train.key("batch_size", &TrainConfig::batch_size, whole(1));

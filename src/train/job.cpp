@@ -36,6 +36,7 @@ struct Training {
     std::unique_ptr<Reducer> reducer;
     std::unique_ptr<data::Stream> stream;
     std::unique_ptr<CheckpointWriter> checkpoints;
+    std::chrono::steady_clock::time_point checkpoint_begun;
 };
 
 // SAEs and stream as they begin, or as the checkpoint has them.
@@ -47,7 +48,8 @@ Training begin(Group& group, const suite::Job& job, const std::optional<Checkpoi
                .bench = nullptr,
                .reducer = nullptr,
                .stream = nullptr,
-               .checkpoints = nullptr};
+               .checkpoints = nullptr,
+               .checkpoint_begun = {}};
     if (from) {
         t.progress = from->progress;
     } else {
@@ -125,6 +127,7 @@ std::vector<data::LaneCursor> gather_cursors(const data::Stream& stream, Communi
 
 void begin_checkpoint(Group& group, Training& t) {
     const Phase phase("the copy of a checkpoint");
+    t.checkpoint_begun = std::chrono::steady_clock::now();
     for (const TrainedSae& sae : t.saes) check_finite(*t.bench, sae, t.progress.step);
     t.progress.cursors = gather_cursors(*t.stream, group.comm);
     t.checkpoints->begin(t.progress, t.saes);
@@ -138,6 +141,7 @@ void finish_checkpoint(Group& group, Training& t) {
         if (group.comm.rank() == 0) group.line.settle();
     });
     t.checkpoints->finish();
+    saving_took(std::chrono::steady_clock::now() - t.checkpoint_begun);
 }
 
 // Whether the group is to stop; completes the checkpoint that all ranks have written meanwhile.
@@ -301,7 +305,9 @@ bool train_job(Group& group, const suite::Job& job, std::size_t index,
     if (!train_steps(group, training)) {
         if (group.comm.rank() == 0) {
             log::warn(
-                "stopped on request at step {} of {} of {}; a checkpoint is saved, continue with --resume",
+                "stopped on request, or short of the time limit, at step {} of {} of {}; a checkpoint is "
+                "saved, "
+                "continue with --resume",
                 training.progress.step, config.train.steps(), job.name);
             group.line.stop();
         }

@@ -15,9 +15,11 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/phase.h"
+#include "base/stop.h"
 #include "comm/agree.h"
 #include "comm/watchdog.h"
 #include "data/dataset.h"
+#include "data/stage.h"
 #include "suite/layout.h"
 #include "suite/suite.h"
 #include "train/checkpoint.h"
@@ -134,6 +136,19 @@ void log_plan(const Config& config, const Plan& plan, const std::string& device,
                   warmup_steps(config.optimizer, config.train.steps()));
 }
 
+// One rank of each host copies the files of all jobs; from then on they are read from there.
+void stage_files(const Config& config, Communicator& comm, Plan& plan) {
+    const std::string& folder = config.data.stage;
+    if (folder.empty()) return;
+    const Phase phase("the copying of files to data.stage");
+    const bool copies = comm.on_node()->rank() == 0;
+    together(comm, [&] {
+        if (!copies) return;
+        for (const suite::Job& job : plan.jobs) data::stage(job.dataset, folder);
+    });
+    for (suite::Job& job : plan.jobs) job.dataset = data::staged(job.dataset, folder);
+}
+
 // Job after job, until none is left or the run stops; collective over the group.
 void work_off(Group& group, const Plan& plan) {
     while (true) {
@@ -153,6 +168,7 @@ void work_off(Group& group, const Plan& plan) {
 }  // namespace
 
 int run(const Config& config, const RunOptions& options, Communicator& comm) {
+    stop_before(end_of_run(config.run.time_limit, std::chrono::system_clock::now()));
     const bool first = comm.rank() == 0;
     Plan plan;
     together(comm, [&] {
@@ -171,6 +187,7 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
         coordinator = make_coordinator(config, plan);
     });
     const Watchdog watchdog(comm, config.run.watchdog);
+    stage_files(config, comm, plan);
     const Cores cores = share_cores(config.parallel, comm);
     std::unique_ptr<device::Device> device;
     together(comm, [&] {

@@ -37,6 +37,22 @@ TEST(Errors, BrokenInvariantsNameThemselvesInEveryBuild) {
     }
 }
 
+TEST(Stop, IsRequestedShortOfTheTimeLimit) {
+    using namespace std::chrono_literals;
+    const auto now = std::chrono::system_clock::now();
+    EXPECT_FALSE(stop_requested());
+    stop_before(now + stop_margin + 1h);
+    EXPECT_FALSE(stop_requested());
+    saving_took(1h);
+    EXPECT_TRUE(stop_requested());
+    saving_took(1s);
+    EXPECT_FALSE(stop_requested());
+    stop_before(now + stop_margin);
+    EXPECT_TRUE(stop_requested());
+    stop_before(std::nullopt);
+    EXPECT_FALSE(stop_requested());
+}
+
 TEST(Stop, IsRequestedBySignalsAndOnlyThen) {
     catch_stop_signals();
     EXPECT_FALSE(stop_requested());

@@ -30,6 +30,7 @@ run:
   encoder: auto                # auto | float32 | screened; what is found is the same
   screen_bound: dithered       # dithered | certain
   reproducible: false          # true: the same bits at any rank and thread count
+  time_limit: auto             # until the end of the Slurm job; seconds, HH:MM:SS; null: none
 data:
   files: [activations/*.h5]    # required; globs; files in sorted order make one long dataset per name
   datasets: [resid_post/12]    # required; names inside the files, globs allowed; each match is one stream
@@ -39,6 +40,7 @@ data:
   eval_rows: 16384             # the last rows of the dataset, never trained on
   shuffle_rows: 262144         # rows held in the shuffle buffer, all ranks together
   lanes: 64                    # fixed partition of the stream; ranks serve whole lanes
+  stage: null                  # a folder of each host, to which the files are copied before
 train:
   batch_size: 4096             # rows of the global batch, all ranks together
   tokens: 10000000             # rows to train on
@@ -118,7 +120,7 @@ TEST(Load, TheSuiteOfTheSample) {
                              "batch_topk.w16384.k20", "batch_topk.w16384.k40", "batch_topk.w16384.k80"));
     EXPECT_THAT(
         complaint(sample + sample_suite + "  - {kind: jumprelu, l0_target: [20, 40, 80]}\n" + sample_end),
-        HasSubstr("run.yaml:37: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
+        HasSubstr("run.yaml:39: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
                   "batch_topk or matryoshka"));
 }
 
@@ -377,9 +379,10 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
     const std::string of_least = fingerprint(load(least));
     EXPECT_THAT(of_least, testing::Not(HasSubstr("\n")));
     for (const std::string option :
-         {"run.output=y", "run.device=cpu", "train.log_every=7", "train.checkpoint_every=7",
-          "train.keep_checkpoints=7", "parallel.data=7", "parallel.threads=7", "parallel.groups=1",
-          "data.lanes=64", "sae.k=64.0", "suite=[{k: 64}]", "sae.l0=0.0", "sae.atm=null"})
+         {"run.output=y", "run.device=cpu", "run.time_limit=9", "data.stage=y", "train.log_every=7",
+          "train.checkpoint_every=7", "train.keep_checkpoints=7", "parallel.data=7", "parallel.threads=7",
+          "parallel.groups=1", "data.lanes=64", "sae.k=64.0", "suite=[{k: 64}]", "sae.l0=0.0",
+          "sae.atm=null"})
         EXPECT_EQ(fingerprint(load(least, {option})), of_least) << option;
     std::set<std::string> all = {of_least};
     const std::vector<std::string> deciding = {"run.seed=1",
@@ -513,6 +516,43 @@ TEST(Examples, AreAccepted) {
         ++count;
     }
     EXPECT_GE(count, 6U);
+}
+
+TEST(TimeLimit, IsReadAsSlurmWritesIt) {
+    using testing::Optional;
+    EXPECT_THAT(seconds_in("0"), Optional(0));
+    EXPECT_THAT(seconds_in("86400"), Optional(86400));
+    EXPECT_THAT(seconds_in("90:30"), Optional(5430));
+    EXPECT_THAT(seconds_in("01:00:08"), Optional(3608));
+    EXPECT_THAT(seconds_in("2-01:00:08"), Optional(176408));
+    for (const std::string text : {"", "x", "-5", "1.5", "1:", ":1", "1:60", "100:60:00", "1:2:3:4", "1-5",
+                                   "1-00:05", "1-24:00:00", "5 s", "9999999999999", "99999999999999999999"})
+        EXPECT_EQ(seconds_in(text), std::nullopt) << text;
+
+    EXPECT_EQ(load(least, {"run.time_limit=12:00:00"}).run.time_limit, "12:00:00");
+    EXPECT_EQ(load(least, {"run.time_limit=null"}).run.time_limit, "");
+    EXPECT_EQ(complaint(least, {"run.time_limit=12h"}),
+              "--set run.time_limit: '12h' is not a time; expected auto, null or a time: seconds, MM:SS, "
+              "HH:MM:SS or "
+              "D-HH:MM:SS");
+}
+
+TEST(TimeLimit, IsThatOfTheJobUnlessGiven) {
+    const auto start = std::chrono::system_clock::from_time_t(1'000'000);
+    const auto after = [&](int seconds) { return std::optional(start + std::chrono::seconds(seconds)); };
+    unsetenv("SLURM_JOB_END_TIME");
+    EXPECT_EQ(end_of_run("auto", start), std::nullopt);
+    EXPECT_EQ(end_of_run("1:10", start), after(70));
+    setenv("SLURM_JOB_END_TIME", "1003600", 1);
+    EXPECT_EQ(end_of_run("auto", start), after(3600));
+    EXPECT_EQ(end_of_run("70", start), after(70));
+    EXPECT_EQ(end_of_run("", start), std::nullopt);
+    EXPECT_EQ(end_of_run("0", start), std::nullopt);
+    for (const char* none : {"", "0", "Unknown"}) {
+        setenv("SLURM_JOB_END_TIME", none, 1);
+        EXPECT_EQ(end_of_run("auto", start), std::nullopt) << none;
+    }
+    unsetenv("SLURM_JOB_END_TIME");
 }
 
 TEST(Nearest, CountsSlipsOfTheFinger) {

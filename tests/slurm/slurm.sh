@@ -1,35 +1,98 @@
-# slurm/train.sbatch on a real Slurm: the line of README.md; then a job that is preempted, requeued and ends with the bits
-# of one that never stopped.
+# slurm/train.sbatch and slurm/array.sbatch on a real Slurm of three nodes: the line of README.md; what a task is given; jobs
+# that are signalled, preempted, out of time or on a node that dies, which all end with the bits of one never stopped; a
+# job that is cancelled; an array.
 . "$(dirname "$0")/../programs/lib.sh"
 . "$(dirname "$0")/cluster.sh"
-# The ranks share this machine's cores and inherit no MPI settings from a launcher.
 trap 'stop_cluster; rm -rf "$folder"' EXIT
 chmod 755 "$folder"
-start_cluster "$folder/cluster" 32 || { echo "the cluster did not start"; exit 1; }
+unset SLURM_JOB_END_TIME
+start_cluster "$folder/cluster" 3 32 2 || { echo "the cluster did not start"; exit 1; }
 cd "$folder"
 ln -s "$STRATA_SOURCE/slurm" slurm
-export STRATA SBATCH_WAIT=1
+export STRATA
+
+# submit OPTION...: two ranks, trained into the folder $run; prints the job's id.
+small=(--parsable --ntasks-per-node=2 --cpus-per-task=1)
+submit() { sbatch "${small[@]}" "$@" slurm/train.sbatch "$config" --set "run.output=$folder/$run" --set train.tokens=2e6 "${set[@]}"; }
+set=()
+until_true() { for ((i = 0; i < 600; i++)); do "$@" && return; sleep 0.1; done; echo "waited in vain: $*"; return 1; }
+has_checkpoint() { ls "$folder/$1"/checkpoints/*/manifest.json >/dev/null 2>&1; }
+gone() { [ -z "$(squeue -h --jobs="$1" 2>/dev/null)" ]; }
+value() { scontrol -o show job "$1" | grep -o " $2=[^ ]*" | cut -d= -f2; }
+same() { check cmp "$folder"/whole/saes/*/sae_weights.safetensors "$folder/$1"/saes/*/sae_weights.safetensors; }
 
 line=$(grep '^sbatch ' "$STRATA_SOURCE/README.md")
 sed "s|run: {output: .*}|run: {output: $folder/first}|" "$config" >example.yaml
-check bash -c "$line"
-check test -f runs/by-slurm/summary.json
+readme=$(SBATCH_PARSABLE=1 bash -c "$line")
 
-submit() { sbatch --ntasks-per-node=2 --cpus-per-task=1 "$@" slurm/train.sbatch "$config" --set train.tokens=2e6 --set "run.output=$folder/$run"; }
+# What a rank is given.
+cat >tell <<'TELL'
+#!/bin/sh
+echo "end $SLURM_JOB_END_TIME, GPU $CUDA_VISIBLE_DEVICES, cores $SLURM_CPUS_PER_TASK: $*"
+TELL
+chmod +x tell
+told=$(STRATA=$folder/tell sbatch "${small[@]}" --gpus-per-task=1 --time=90 slurm/train.sbatch a.yaml --set b=c)
 run=whole
-check submit
-run=parts
-unset SBATCH_WAIT
-submit
-while ! ls parts/checkpoints/*/manifest.json >/dev/null 2>&1; do sleep 0.02; done
-job=$(squeue -h -o %A)
-scancel --batch --signal=USR1 "$job" # as Slurm does before it preempts, and before the time limit
-# Requeued, the job has a life after the one that was waited for.
-for ((i = 0; i < 600; i++)); do
-  [ -f parts/summary.json ] && [ -z "$(squeue -h)" ] && break
-  sleep 0.1
+whole=$(submit)
+for job in "$readme" "$told" "$whole"; do until_true gone "$job"; done
+check test -f runs/by-slurm/summary.json
+end=$(date --date="$(value "$told" StartTime) 90 minutes" +%s)
+for gpu in 0 1; do check grep -q "^end $end, GPU $gpu, cores 1: train a.yaml --set b=c --resume$" "slurm-$told.out"; done
+
+# A node that dies under its job, which goes on on another.
+run=down
+down=$(submit)
+until_true has_checkpoint down
+dead=$(squeue -h --jobs="$down" --format=%N)
+cut_power "$dead"
+
+# Signalled ahead of the end, as Slurm does it; out of time by run.time_limit; preempted; cancelled.
+run=signalled
+signalled=$(STRATA_STAGE='$SLURM_SUBMIT_DIR/disk' submit --nodelist=n2)
+until_true has_checkpoint signalled
+copy=$(stat --format=%i "$folder/disk/strata-$signalled$data")
+scancel --batch --signal=USR1 "$signalled"
+run=timed
+set=(--set run.time_limit=32) # two seconds of training
+timed=$(submit --nodelist=n2)
+set=()
+run=preempted
+preempted=$(submit --nodelist=n3)
+until_true has_checkpoint preempted
+sbatch --partition=urgent --nodelist=n3 --exclusive --output=/dev/null --wrap=true >/dev/null
+run=cancelled
+cancelled=$(submit)
+until_true has_checkpoint cancelled
+scancel "$cancelled"
+
+# An array, one line of a list for each task; a task without a line says so.
+cat >list <<LIST
+# two datasets, say
+$config --set run.output=$folder/array1 --set sae.width=64
+
+$config --set run.output=$folder/array2 --set sae.width=96
+LIST
+array=$(sbatch "${small[@]}" --array=1-3 slurm/array.sbatch list --set sae.k=3)
+
+until_true grep -q 'continuing from' "slurm-$signalled.out"
+check test "$(stat --format=%i "$folder/disk/strata-$signalled$data")" = "$copy" # not copied again
+for job in "$down" "$signalled" "$timed" "$preempted" "$cancelled" "$array"; do until_true gone "$job"; done
+
+same down
+check test "$(value "$down" Restarts)" -eq 1
+check test "$(value "$down" BatchHost)" != "$dead"
+for job in "$signalled" "$preempted" "$timed"; do
+  check grep -q 'stopped on request' "slurm-$job.out"
+  check grep -q 'continuing from' "slurm-$job.out"
+  check test "$(value "$job" JobState)" = COMPLETED
 done
-check grep -q 'continuing from' "slurm-$job.out"
-check cmp whole/saes/*/sae_weights.safetensors parts/saes/*/sae_weights.safetensors
-[ $failures -eq 0 ] || { tail -n 10 slurm-*.out cluster/*.log; squeue; }
+same signalled
+same timed
+same preempted
+check test ! -e "$folder/disk/strata-$signalled"
+check test "$(value "$cancelled" JobState) $(value "$cancelled" Restarts)" = 'CANCELLED 0'
+check grep -q 'stopped on request' "slurm-$cancelled.out"
+check test -d array1/saes/resid_post.0.batch_topk.w64.k3 -a -d array2/saes/resid_post.0.batch_topk.w96.k3
+check grep -q 'list: has no line 3' "slurm-${array}_3.out"
+[ $failures -eq 0 ] || { tail -n 15 slurm-*.out cluster/log/*; squeue; }
 finish
