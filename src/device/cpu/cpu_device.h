@@ -202,6 +202,7 @@ class CpuDevice final : public Device {
     struct EncoderTimes {
         double float32 = 1e30, screened = 1e30;
         std::uint64_t calls = 0;
+        bool choice = false;   // screened
         bool refused = false;  // a batch that the screened one could not take was reported
     };
     Encoding start_encoding(const Tensors& sae, std::span<const float> at_least, bool by_row);

@@ -97,8 +97,7 @@ CpuDevice::Encoding CpuDevice::start_encoding(const Tensors& sae, std::span<cons
     bool screened = options_.encoder == "screened";
     if (!screened) {
         const EncoderTimes& times = encoder_times_[sae.w_enc.data()];
-        const bool faster = times.screened < times.float32;
-        screened = times.calls < 4 ? times.calls % 2 == 1 : times.calls % retry_calls == 0 ? !faster : faster;
+        screened = times.calls < 4 ? times.calls % 2 == 1 : times.choice != (times.calls % retry_calls == 0);
     }
     encoding.screened =
         screened &&
@@ -116,18 +115,21 @@ CpuDevice::Encoding CpuDevice::start_encoding(const Tensors& sae, std::span<cons
 void CpuDevice::finish_encoding(const Tensors& sae, const Encoding& encoding) {
     if (!encoding.timed || options_.encoder != "auto") return;
     EncoderTimes& times = encoder_times_[sae.w_enc.data()];
-    const bool before = times.screened < times.float32;
     double& mine = encoding.screened ? times.screened : times.float32;
     const double taken = seconds() - encoding.start;
     mine = times.calls < 4 ? std::min(mine, taken) : 0.9 * mine + 0.1 * taken;
     ++times.calls;
-    const bool now = times.screened < times.float32;
-    if (times.calls == 4 || (times.calls > 4 && now != before))
+    // What is a little slower stays the choice: times vary from call to call.
+    const double favour = times.calls == 4 ? 1 : 0.9;
+    const bool now =
+        times.choice ? times.float32 >= favour * times.screened : times.screened < favour * times.float32;
+    if (times.calls == 4 || (times.calls > 4 && now != times.choice))
         log::info("encoder of {} latents: {} takes {:.1f} ms for {} rows, {} {:.1f} ms", sae.width,
                   now ? "the screened integer product" : "the float32 product",
-                  1e3 * std::min(times.screened, times.float32), rows_,
+                  1e3 * (now ? times.screened : times.float32), rows_,
                   now ? "the float32 product" : "the screened one",
-                  1e3 * std::max(times.screened, times.float32));
+                  1e3 * (now ? times.float32 : times.screened));
+    times.choice = now;
 }
 
 // Appends to `out` after its first `kept` pairs those of a block of rows and of some latents that may pass.
