@@ -31,6 +31,7 @@ struct DataConfig {
     std::int64_t eval_rows = 16384;
     std::int64_t shuffle_rows = 262144;
     std::int64_t lanes = 64;
+    bool skip_corrupt = false;  // corrupt rows are left out instead of ending the run
     bool operator==(const DataConfig&) const = default;
 };
 
@@ -133,8 +134,8 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
 std::string to_yaml(const Config& config);
 
 // One line that is equal for two configurations exactly if a checkpoint of one may be continued under the
-// other: everything that decides the result, so not run.output, train.log_every, train.checkpoint_every,
-// train.keep_checkpoints, run.device, run.encoder, run.screen_bound, parallel.*.
+// other: everything that decides the result, so not run.output, data.skip_corrupt, train.log_every,
+// train.checkpoint_every, train.keep_checkpoints, run.device, run.encoder, run.screen_bound, parallel.*.
 std::string fingerprint(const Config& config);
 
 // Cumulative widths of the prefixes, ascending, the last of them the whole width: the only one where

@@ -163,6 +163,8 @@ std::vector<Key> make_keys() {
     data.key("eval_rows", &DataConfig::eval_rows, whole(0));
     data.key("shuffle_rows", &DataConfig::shuffle_rows, whole(1));
     data.key("lanes", &DataConfig::lanes, whole(1, 4096));
+    // Without it a run ends where with it the first row would be left out, so until then both are the same.
+    data.key("skip_corrupt", &DataConfig::skip_corrupt, words({"true", "false"})).decides = false;
 
     Section<TrainConfig> train{all, "train", &Config::train};
     train.key("batch_size", &TrainConfig::batch_size, whole(1));

@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr int format_version = 2;
+constexpr int format_version = 3;
 constexpr std::array<const char*, 3> set_names = {"parameters", "first_moment", "second_moment"};
 
 device::Tensors& tensors_of(TrainedSae& sae, std::size_t set) {
@@ -175,7 +175,7 @@ void write_manifest(const fs::path& folder, const std::string& fingerprint, cons
                     const std::vector<std::uint64_t>& slices) {
     json cursors = json::array();
     for (const data::LaneCursor& c : progress.cursors)
-        cursors.push_back({c.pass, c.block, c.offset, c.skipped});
+        cursors.push_back({c.pass, c.block, c.offset, c.skipped, c.corrupt});
     json list = json::array();
     for (const TrainedSae& sae : saes)
         list.push_back({{"name", sae.name},
@@ -275,7 +275,7 @@ std::optional<Checkpoint> newest_checkpoint(const fs::path& output) {
         p.metrics_bytes = manifest.at("metrics_bytes");
         p.statistics = statistics_from_json(manifest.at("statistics"));
         for (const json& c : manifest.at("cursors"))
-            p.cursors.push_back({c.at(0), c.at(1), c.at(2), c.at(3)});
+            p.cursors.push_back({c.at(0), c.at(1), c.at(2), c.at(3), c.at(4)});
     } catch (const json::exception& e) {
         fail("{}: not a valid manifest ({})", (checkpoint.folder / "manifest.json").string(), e.what());
     }

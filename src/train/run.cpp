@@ -157,10 +157,11 @@ Training begin(Run& run, const suite::Job& job, std::int64_t index, const std::o
 std::vector<data::LaneCursor> gather_cursors(const data::Stream& stream, Communicator& comm) {
     std::vector<data::LaneCursor> cursors = stream.cursors();
     std::vector<std::uint64_t> flat;
-    for (const data::LaneCursor& c : cursors) flat.insert(flat.end(), {c.pass, c.block, c.offset, c.skipped});
+    for (const data::LaneCursor& c : cursors)
+        flat.insert(flat.end(), {c.pass, c.block, c.offset, c.skipped, c.corrupt});
     comm.sum(flat);
     for (std::size_t l = 0; l < cursors.size(); ++l)
-        cursors[l] = {flat[4 * l], flat[4 * l + 1], flat[4 * l + 2], flat[4 * l + 3]};
+        cursors[l] = {flat[5 * l], flat[5 * l + 1], flat[5 * l + 2], flat[5 * l + 3], flat[5 * l + 4]};
     return cursors;
 }
 
@@ -229,9 +230,7 @@ bool train_steps(Run& run, Training& t) {
         }
         ++t.progress.step;
         if (logging) {
-            std::uint64_t skipped = 0;
-            for (const data::LaneCursor& c : t.stream->cursors()) skipped += c.skipped;
-            run.comm.sum(std::span(&skipped, 1));
+            const data::LeftOut left_out = data::left_out(*t.stream, run.comm);
             const auto now = std::chrono::steady_clock::now();
             const double seconds = std::chrono::duration<double>(now - logged_at).count();
             const double rate =
@@ -240,7 +239,7 @@ bool train_steps(Run& run, Training& t) {
             logged_step = step + 1;
             for (Metrics& line : lines) {
                 line.rows_per_second = rate;
-                line.skipped_rows = static_cast<std::int64_t>(skipped);
+                line.left_out = left_out;
                 if (!run.metrics) continue;
                 run.metrics->write(line);
                 if (!bar_shown) log_metrics(line, steps);
@@ -262,9 +261,7 @@ void finish(Run& run, Training& t) {
     t.bench->gradient = {};  // makes room for the candidates of calibration and the copies of saving
     const Config& config = run.config;
     const data::InputStatistics& statistics = t.progress.statistics;
-    std::uint64_t skipped = 0;
-    for (const data::LaneCursor& c : t.stream->cursors()) skipped += c.skipped;
-    run.comm.sum(std::span(&skipped, 1));
+    const data::LeftOut left_out = data::left_out(*t.stream, run.comm);
 
     // The batches that training would have gone on with; for every SAE the same, whatever was trained beside
     // it.
@@ -278,8 +275,7 @@ void finish(Run& run, Training& t) {
 
     nlohmann::json entries = nlohmann::json::array();
     for (TrainedSae& sae : t.saes)
-        entries.push_back(finish_sae(*t.bench, sae, config, t.job.dataset, statistics, following,
-                                     static_cast<std::int64_t>(skipped)));
+        entries.push_back(finish_sae(*t.bench, sae, config, t.job.dataset, statistics, following, left_out));
     t.stream.reset();  // its memory serves the copies that saving makes
     together(run.comm, [&] {
         if (run.comm.rank() != 0) return;
@@ -310,8 +306,8 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
     OutputLock lock;
     std::optional<Checkpoint> from;
     together(comm, [&] {
-        jobs = suite::jobs_of(
-            config, data::find_datasets(config.data.files, config.data.datasets, config.data.target));
+        jobs = suite::jobs_of(config, data::find_datasets(config.data.files, config.data.datasets,
+                                                          config.data.target, config.data.skip_corrupt));
     });
     together(comm, [&] {
         if (comm.size() > config.data.lanes)

@@ -39,6 +39,7 @@ data:
   eval_rows: 16384             # the last rows of the dataset, never trained on
   shuffle_rows: 262144         # rows held in the shuffle buffer, all ranks together
   lanes: 64                    # fixed partition of the stream; ranks serve whole lanes
+  skip_corrupt: false          # leave out rows that cannot be read or are not finite
 train:
   batch_size: 4096             # rows of the global batch, all ranks together
   tokens: 10000000             # rows to train on
@@ -118,7 +119,7 @@ TEST(Load, TheSuiteOfTheSample) {
                              "batch_topk.w16384.k20", "batch_topk.w16384.k40", "batch_topk.w16384.k80"));
     EXPECT_THAT(
         complaint(sample + sample_suite + "  - {kind: jumprelu, l0_target: [20, 40, 80]}\n" + sample_end),
-        HasSubstr("run.yaml:37: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
+        HasSubstr("run.yaml:38: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
                   "batch_topk or matryoshka"));
 }
 
@@ -379,7 +380,8 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
     for (const std::string option :
          {"run.output=y", "run.device=cpu", "train.log_every=7", "train.checkpoint_every=7",
           "train.keep_checkpoints=7", "parallel.data=7", "parallel.threads=7", "parallel.groups=1",
-          "data.lanes=64", "sae.k=64.0", "suite=[{k: 64}]", "sae.l0=0.0", "sae.atm=null"})
+          "data.lanes=64", "data.skip_corrupt=true", "sae.k=64.0", "suite=[{k: 64}]", "sae.l0=0.0",
+          "sae.atm=null"})
         EXPECT_EQ(fingerprint(load(least, {option})), of_least) << option;
     std::set<std::string> all = {of_least};
     const std::vector<std::string> deciding = {"run.seed=1",
