@@ -24,7 +24,7 @@ struct Arguments {
     std::vector<std::string> files;
     std::int64_t rows = 0;
     double norm_limit = -1;
-    bool json = false;
+    bool skip_corrupt = false, json = false;
 };
 
 int evaluate(const Arguments& arguments, Communicator& comm) {
@@ -42,7 +42,8 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
         if (saved.transcoder && target.empty())
             refuse("{}: is a transcoder and does not say what it reconstructs; give --target",
                    arguments.folder);
-        const std::vector<data::Dataset> found = data::find_datasets(arguments.files, {name}, target);
+        const std::vector<data::Dataset> found =
+            data::find_datasets(arguments.files, {name}, target, arguments.skip_corrupt);
         if (found.size() != 1) refuse("--dataset {}: matches {} datasets, one is needed", name, found.size());
         dataset = found.front();
         if (dataset.n != saved.n)
@@ -59,7 +60,7 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
     eval::Sums sums(saved.n, saved.width);
     const std::int64_t first =
         arguments.rows > 0 ? std::max<std::int64_t>(0, dataset.rows - arguments.rows) : 0;
-    const std::int64_t skipped = eval::for_each_batch(
+    const data::LeftOut left_out = eval::for_each_batch(
         dataset, first, dataset.rows, batch_rows, limit, 1.0, comm,
         [&](const data::Batch& batch, std::int64_t) {
             device->center({batch.x, batch.rows, batch.target, batch.number}, sae.parameters);
@@ -73,7 +74,8 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
     nlohmann::ordered_json result = {{"sae", arguments.folder},
                                      {"dataset", dataset.name},
                                      {"rows", static_cast<std::int64_t>(m.rows)},
-                                     {"skipped_rows", skipped},
+                                     {"skipped_rows", left_out.skipped},
+                                     {"corrupt_rows", left_out.corrupt},
                                      {"fvu", m.fvu},
                                      {"l0", m.l0},
                                      {"l1", m.l1},
@@ -113,6 +115,8 @@ void add_eval_command(CLI::App& app, Action& action) {
         ->add_option("--norm-limit", arguments->norm_limit,
                      "Leave out rows of a larger norm; by default what the SAE was trained with, 0: none")
         ->check(CLI::NonNegativeNumber);
+    command->add_flag("--skip-corrupt", arguments->skip_corrupt,
+                      "Leave out rows that cannot be read or are not finite, instead of ending");
     command->add_flag("--json", arguments->json, "One JSON object");
     command->footer(
         "Where the files hold true_features (strata data synth), recovered_features is the share of them "

@@ -35,7 +35,8 @@ struct DataConfig {
     std::int64_t eval_rows = 16384;
     std::int64_t shuffle_rows = 262144;
     std::int64_t lanes = 64;
-    std::string stage = {};  // a folder of each host for copies of the files; empty: null, none
+    std::string stage = {};     // a folder of each host for copies of the files; empty: null, none
+    bool skip_corrupt = false;  // corrupt rows are left out instead of ending the run
     bool operator==(const DataConfig&) const = default;
 };
 
@@ -140,8 +141,9 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
 std::string to_yaml(const Config& config);
 
 // One line that is equal for two configurations exactly if a checkpoint of one may be continued under the
-// other: everything that decides the result, so not run.output, train.log_every, train.checkpoint_every,
-// train.keep_checkpoints, run.device, run.encoder, run.screen_bound, run.watchdog, parallel.*.
+// other: everything that decides the result, so not run.output, data.stage, data.skip_corrupt,
+// train.log_every, train.checkpoint_every, train.keep_checkpoints, run.device, run.encoder, run.screen_bound,
+// run.watchdog, run.time_limit, parallel.*.
 std::string fingerprint(const Config& config);
 
 // Seconds in "3600", "90:00" (minutes and seconds), "12:00:00" or "1-12:00:00" (with days), as Slurm writes

@@ -172,6 +172,8 @@ std::vector<Key> make_keys() {
     data.key("lanes", &DataConfig::lanes, whole(1, 4096));
     data.key("stage", &DataConfig::stage, or_null({.text = true, .described = "a folder of each host"}))
         .decides = false;
+    // Without it a run ends where with it the first row would be left out, so until then both are the same.
+    data.key("skip_corrupt", &DataConfig::skip_corrupt, words({"true", "false"})).decides = false;
 
     Section<TrainConfig> train{all, "train", &Config::train};
     train.key("batch_size", &TrainConfig::batch_size, whole(1));

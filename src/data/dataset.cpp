@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "data/corrupt.h"
 #include "data/inspect.h"
 
 namespace strata::data {
@@ -161,7 +162,8 @@ const char* name_of(Type type) {
 }
 
 std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns,
-                                   const std::vector<std::string>& name_patterns, const std::string& target) {
+                                   const std::vector<std::string>& name_patterns, const std::string& target,
+                                   bool skip_corrupt) {
     if (file_patterns.empty())
         refuse("no activation files are named; name at least one, as in activations/*.h5");
     if (name_patterns.empty())
@@ -218,6 +220,8 @@ std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns
             dataset.parts.push_back(std::move(entry.part));
         }
     if (!problems.empty()) refuse_all(problems);
+    if (skip_corrupt)
+        for (auto& [name, dataset] : datasets) dataset.corrupt = std::make_shared<CorruptChunks>();
 
     std::vector<Dataset> result;
     for (const std::string& name : asked_for) {

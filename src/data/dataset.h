@@ -11,6 +11,8 @@
 
 namespace strata::data {
 
+class CorruptChunks;
+
 enum class Type { float16, bfloat16, float32 };
 
 std::size_t size_of(Type type);
@@ -39,6 +41,8 @@ struct Dataset {
     // What its rows are to be turned into, row by row; nullptr: themselves. Of the same n, in as many parts
     // of as many rows; element types and chunks may differ.
     std::shared_ptr<const Dataset> target = nullptr;
+    // Where corrupt rows are left out (corrupt.h); nullptr: they are errors. Copies share it.
+    std::shared_ptr<CorruptChunks> corrupt = nullptr;
 };
 
 // Expands globs, opens every file, and returns each dataset that matches, in order of name (numbers by value,
@@ -56,19 +60,22 @@ struct Dataset {
 // what follows the last '/' of the match's name. Targets need not match `name_patterns`, and may lie in files
 // of their own.
 //
+// `skip_corrupt`: whoever reads the datasets leaves corrupt rows out.
+//
 // UsageError naming the thing and what to do: no file matches a pattern, unreadable file, not HDF5, truncated
 // file, a name in no file, a file without any of the names, a name missing as said above, not
 // two-dimensional, unsupported element type, files of different n, no rows, a target of other rows or of
 // another n. Errors of all files at once.
 std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns,
                                    const std::vector<std::string>& name_patterns,
-                                   const std::string& target = {});
+                                   const std::string& target = {}, bool skip_corrupt = false);
 
 // The name that `target` gives to the target of a dataset.
 std::string target_name(const std::string& target, const std::string& dataset);
 
 // Reads rows as they are on disk. Keeps up to 64 files open. Not thread-safe (one per thread); the HDF5
 // library itself is locked where needed. Checksums are verified by the reading, where the file has them.
+// Rows that cannot be read are an error; where corrupt ones are left out, they are reported, and NaN.
 class Reader {
   public:
     explicit Reader(const Dataset& dataset);

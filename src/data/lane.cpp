@@ -1,10 +1,12 @@
 #include "data/lane.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <tuple>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/random.h"
 #include "data/convert.h"
 #include "data/norm.h"
@@ -96,7 +98,7 @@ void Lane::open(Block& block, std::uint64_t pass, std::uint64_t number) {
     block.begin = whole.first + static_cast<std::int64_t>(number) * source_.block_rows;
     block.end = std::min(block.begin + source_.block_rows, whole.first + whole.rows);
     block.order.clear();
-    block.skipped = 0;
+    block.left_out = {};
     block.failure = nullptr;
     block.opened = true;
     advance(block);
@@ -113,8 +115,8 @@ void Lane::advance(Block& block) {
                        (block.pass << 48) ^ (static_cast<std::uint64_t>(index_) << 32) ^ block.number));
 }
 
-// Rows of the dataset into free slots, those over the limit left out. Only x decides, but what is not finite
-// in a target is an error in every row, as it is in x.
+// Rows of the dataset into free slots, those over the limit left out. Only x decides, but a target that
+// cannot be used is an error, or corrupts the row, whatever the norm.
 void Lane::read(Block& block, const Run& run) {
     HeldRows& x = source_.x;
     std::optional<HeldRows>& target = source_.target;
@@ -124,13 +126,14 @@ void Lane::read(Block& block, const Run& run) {
         const auto i = static_cast<std::size_t>(r);
         const auto x_row = row_at(x_rows, i, x.row_bytes());
         const double squared = squared_norm(x.type, x_row, x.dataset, run.first + r);
+        bool usable = !std::isnan(squared);
         std::span<const std::byte> target_row;
         if (target) {
             target_row = row_at(target_rows, i, target->row_bytes());
-            require_finite(target->type, target_row, target->dataset, run.first + r);
+            usable = is_usable(target->type, target_row, target->dataset, run.first + r) && usable;
         }
-        if (!within_limit(squared, source_.norm_limit)) {
-            ++block.skipped;
+        if (!usable || !within_limit(squared, source_.norm_limit)) {
+            ++(usable ? block.left_out.skipped : block.left_out.corrupt);
             continue;
         }
         const std::uint32_t slot = free_.back();
@@ -158,26 +161,42 @@ void Lane::begin_block() {
     if (!current_.opened) open(current_, cursor_.pass, cursor_.block);
     while (!current_.loaded) read_run(current_);
     if (current_.failure) std::rethrow_exception(current_.failure);
-    if (cursor_.offset > current_.order.size())
-        fail(
-            "{}: the saved position of lane {} is row {} of a block that has {}; the files are not those of "
-            "the "
-            "checkpoint",
-            source_.x.dataset.name, index_, cursor_.offset, current_.order.size());
-    if (cursor_.offset == 0) cursor_.skipped += current_.skipped;
+    if (cursor_.offset > current_.order.size()) {
+        const std::string where =
+            fmt::format("{}: the saved position of lane {} is row {} of a block that has {}",
+                        source_.x.dataset.name, index_, cursor_.offset, current_.order.size());
+        // A chunk that was whole when the block was begun; there is no other way on.
+        if (current_.left_out.corrupt == 0) fail("{}; the files are not those of the checkpoint", where);
+        log::warn("{}: rows have become corrupt since; the lane goes on behind the block", where);
+        cursor_.offset = current_.order.size();
+    }
+    const LeftOut& left_out = current_.left_out;
+    if (cursor_.offset == 0) {
+        cursor_.skipped += left_out.skipped;
+        cursor_.corrupt += left_out.corrupt;
+    }
     const auto served = current_.order.begin() + static_cast<std::ptrdiff_t>(cursor_.offset);
     free_.insert(free_.end(), current_.order.begin(), served);
     begun_ = true;
+    if (!current_.order.empty()) {
+        in_a_row_ = {};
+        return;
+    }
+    in_a_row_.skipped += left_out.skipped;
+    in_a_row_.corrupt += left_out.corrupt;
     // A whole pass of the lane and some thousand rows: far beyond any share of outliers that training could
     // bear.
-    skipped_in_a_row_ =
-        current_.order.empty() ? skipped_in_a_row_ + static_cast<std::int64_t>(current_.skipped) : 0;
-    if (skipped_in_a_row_ >= std::max<std::int64_t>(range().rows, 4096))
+    const std::uint64_t rows = in_a_row_.skipped + in_a_row_.corrupt;
+    if (rows < static_cast<std::uint64_t>(std::max<std::int64_t>(range().rows, 4096))) return;
+    if (in_a_row_.corrupt > 0)
         fail(
-            "{}: {} rows of lane {} one after another have a norm above the limit {:.6g}; raise "
-            "data.max_norm_ratio "
-            "(0 keeps all rows), or look at the files with `strata data check`",
-            source_.x.dataset.name, skipped_in_a_row_, index_, source_.norm_limit);
+            "{}: of {} rows of lane {} one after another {} are corrupt and the others over the norm limit; "
+            "`strata data check` tells what is wrong with the files: restore them or leave them out",
+            source_.x.dataset.name, rows, index_, in_a_row_.corrupt);
+    fail(
+        "{}: {} rows of lane {} one after another have a norm above the limit {:.6g}; raise "
+        "data.max_norm_ratio (0 keeps all rows), or look at the files with `strata data check`",
+        source_.x.dataset.name, rows, index_, source_.norm_limit);
 }
 
 void Lane::end_block() {

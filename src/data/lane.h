@@ -82,7 +82,7 @@ struct Block {
     bool opened = false;               // its rows are known
     bool loaded = false;               // all its rows are read, or one cannot be
     std::vector<std::uint32_t> order;  // slots of the rows read; once loaded, in the order of serving
-    std::uint64_t skipped = 0;         // rows over the norm limit
+    LeftOut left_out;
     std::exception_ptr failure;  // of reading; thrown when the block's turn comes, so always at the same step
     std::shared_ptr<const PassOrder> pass_order;
 };
@@ -118,8 +118,8 @@ class Lane {
     Slots slots_;
     std::vector<std::uint32_t> free_;  // slots that hold no row still to be served
     Block current_, next_;
-    bool begun_ = false;  // the present block is loaded and its skipped rows are counted
-    std::int64_t skipped_in_a_row_ = 0;
+    bool begun_ = false;  // the present block is loaded and the rows that it leaves out are counted
+    LeftOut in_a_row_;    // since a block with rows to serve
 };
 
 }  // namespace strata::data

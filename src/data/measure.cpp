@@ -77,24 +77,35 @@ std::vector<double> total(std::vector<double>& sums, std::size_t width, Communic
     return result;
 }
 
-// The mean of the targets of the samples within the limit, `count` on all ranks; `within` by sample, for
-// those of this rank.
+[[noreturn]] void fail_as_corrupt(const Dataset& dataset, std::int64_t samples) {
+    fail(
+        "{}: all {} sampled rows are corrupt; `strata data check` tells what is wrong with the files: "
+        "restore "
+        "them or leave them out",
+        dataset.name, samples);
+}
+
+// The mean of the usable targets of the samples within the limit; `within` by sample, for those of this rank.
 std::vector<double> target_mean(const Dataset& target, const Sample& sample, const std::vector<bool>& within,
-                                double count, Communicator& comm) {
+                                Communicator& comm) {
     Reader reader(target);
     const auto n = static_cast<std::size_t>(target.n);
-    std::vector<double> sums(shares * n);
+    const std::size_t width = n + 1;  // per share: the sum of the rows, their number
+    std::vector<double> sums(shares * width);
     std::vector<float> values(n);
     sample.visit(
         target, reader, comm.rank(), comm.size(),
         [&](std::int64_t share, std::int64_t i, std::int64_t row, std::span<const std::byte> raw, Type type) {
-            require_finite(type, raw, target, row);
-            if (!within[static_cast<std::size_t>(i)]) return;
+            if (!is_usable(type, raw, target, row) || !within[static_cast<std::size_t>(i)]) return;
+            double* const to = &sums[static_cast<std::size_t>(share) * width];
             to_float(type, raw, values);
-            for (std::size_t c = 0; c < n; ++c)
-                sums[static_cast<std::size_t>(share) * n + c] += static_cast<double>(values[c]);
+            for (std::size_t c = 0; c < n; ++c) to[c] += static_cast<double>(values[c]);
+            to[n] += 1;
         });
-    std::vector<double> mean = total(sums, n, comm);
+    std::vector<double> mean = total(sums, width, comm);
+    const double count = mean.back();
+    mean.pop_back();
+    if (count == 0) fail_as_corrupt(target, sample.samples());
     for (double& value : mean) value /= count;
     return mean;
 }
@@ -126,9 +137,8 @@ InputStatistics measure(const Dataset& dataset, const DataConfig& config, Commun
     const Sample sample(training_rows(dataset, config));
     Reader reader(dataset);
     InputStatistics result;
-    result.sampled_rows = sample.samples();
 
-    // Each number is one rank's and zero elsewhere, so the sum only collects.
+    // Each number is one rank's and zero elsewhere, so the sum only collects. NaN: a corrupt row.
     std::vector<double> norms(static_cast<std::size_t>(sample.samples()));
     sample.visit(
         dataset, reader, comm.rank(), comm.size(),
@@ -136,6 +146,9 @@ InputStatistics measure(const Dataset& dataset, const DataConfig& config, Commun
             norms[static_cast<std::size_t>(i)] = std::sqrt(squared_norm(type, raw, dataset, row));
         });
     comm.sum(norms);
+    std::erase_if(norms, [](double norm) { return std::isnan(norm); });
+    if (norms.empty()) fail_as_corrupt(dataset, sample.samples());
+    result.sampled_rows = std::ssize(norms);
     const auto middle = norms.begin() + static_cast<std::ptrdiff_t>(norms.size() / 2);
     std::nth_element(norms.begin(), middle, norms.end());
     result.median_norm = *middle;
@@ -151,7 +164,7 @@ InputStatistics measure(const Dataset& dataset, const DataConfig& config, Commun
         dataset, reader, comm.rank(), comm.size(),
         [&](std::int64_t share, std::int64_t s, std::int64_t row, std::span<const std::byte> raw, Type type) {
             const double squared = squared_norm(type, raw, dataset, row);
-            if (!within_limit(squared, result.norm_limit)) return;
+            if (std::isnan(squared) || !within_limit(squared, result.norm_limit)) return;
             within[static_cast<std::size_t>(s)] = true;
             double* const to = &sums[static_cast<std::size_t>(share) * width];
             to_float(type, raw, values);
@@ -166,12 +179,12 @@ InputStatistics measure(const Dataset& dataset, const DataConfig& config, Commun
             "data.max_norm_ratio: {} leaves none of the {} sampled rows of {}; it is a multiple of the "
             "median norm, so "
             "take a number well above 1, or 0 to keep all rows",
-            config.max_norm_ratio, sample.samples(), dataset.name);
+            config.max_norm_ratio, result.sampled_rows, dataset.name);
     result.mean_square = all[n] / count;
     result.mean.assign(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(n));
     for (double& value : result.mean) value /= count;
-    if (dataset.target) result.target_mean = target_mean(*dataset.target, sample, within, count, comm);
-    result.scale = scale_for(config, result.mean_square, dataset, sample.samples());
+    if (dataset.target) result.target_mean = target_mean(*dataset.target, sample, within, comm);
+    result.scale = scale_for(config, result.mean_square, dataset, result.sampled_rows);
     return result;
 }
 

@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <cstring>
 #include <list>
 
 #include "base/error.h"
 #include "base/memory.h"
 #include "data/convert.h"
+#include "data/corrupt.h"
 #include "data/dataset.h"
 #include "data/hdf5.h"
 
@@ -30,7 +32,8 @@ struct Reader::State {
     explicit State(Dataset d) : dataset(std::move(d)) {}
 
     const OpenPart& opened(const FilePart& part);
-    void read(const FilePart& part, std::int64_t first, std::int64_t rows, void* out);
+    // Rows [first, first + rows) of the dataset, all in `part`.
+    void read(const FilePart& part, std::int64_t first, std::int64_t rows, std::byte* out);
 };
 
 const OpenPart& Reader::State::opened(const FilePart& part) {
@@ -52,12 +55,31 @@ const OpenPart& Reader::State::opened(const FilePart& part) {
     return open.front();
 }
 
-void Reader::State::read(const FilePart& part, std::int64_t first, std::int64_t rows, void* out) {
+void Reader::State::read(const FilePart& part, std::int64_t first, std::int64_t rows, std::byte* out) {
     const OpenPart& from = opened(part);
     const Handle& type = types[static_cast<std::size_t>(part.type)];
-    if (!read_rows(from.dataset.get(), type.get(), first - part.first, rows, dataset.n, out))
-        fail("{}: {}: rows {} to {} cannot be read: {}", part.path, dataset.name, first - part.first,
-             first - part.first + rows - 1, hdf5_reason());
+    const std::int64_t in_file = first - part.first;
+    if (read_rows(from.dataset.get(), type.get(), in_file, rows, dataset.n, out)) return;
+    const std::string reason = hdf5_reason();
+    if (!dataset.corrupt)
+        fail("{}: {}: rows {} to {} cannot be read: {}; data.skip_corrupt leaves out what cannot be used",
+             part.path, dataset.name, in_file, in_file + rows - 1, reason);
+    // Chunk by chunk, so that a damaged one takes no others with it.
+    const std::int64_t chunk = std::max<std::int64_t>(1, part.chunk_rows);
+    const auto row_bytes = static_cast<std::size_t>(dataset.n) * size_of(part.type);
+    if (in_file / chunk == (in_file + rows - 1) / chunk) {
+        const std::string which = part.chunk_rows > 0 ? "they" : fmt::format("row {}", in_file);
+        dataset.corrupt->report(dataset, first, fmt::format("{} cannot be read: {}", which, reason));
+        std::memset(out, 0xff, static_cast<std::size_t>(rows) * row_bytes);  // NaN in every type
+        return;
+    }
+    while (rows > 0) {
+        const std::int64_t piece = std::min(rows, chunk - (first - part.first) % chunk);
+        read(part, first, piece, out);
+        first += piece;
+        rows -= piece;
+        out += static_cast<std::size_t>(piece) * row_bytes;
+    }
 }
 
 Reader::Reader(const Dataset& dataset) : state_(std::make_unique<State>(dataset)) {}
@@ -73,7 +95,7 @@ void Reader::read(std::int64_t first, std::span<float> out) {
             {static_cast<std::int64_t>(out.size() / n), part.first + part.rows - first, rows_per_read});
         const auto piece = out.first(static_cast<std::size_t>(rows) * n);
         if (part.type == Type::float32) {
-            state_->read(part, first, rows, piece.data());
+            state_->read(part, first, rows, std::as_writable_bytes(piece).data());
         } else {
             const std::size_t bytes = piece.size() * size_of(part.type);
             if (state_->scratch.size() < bytes) state_->scratch.reset(bytes);

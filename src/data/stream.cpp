@@ -42,6 +42,16 @@ std::int64_t training_rows(const Dataset& dataset, const DataConfig& config) {
     return rows;
 }
 
+LeftOut left_out(const Stream& stream, Communicator& comm) {
+    std::array<std::uint64_t, 2> counts = {};
+    for (const LaneCursor& cursor : stream.cursors()) {
+        counts[0] += cursor.skipped;
+        counts[1] += cursor.corrupt;
+    }
+    comm.sum(counts);
+    return {counts[0], counts[1]};
+}
+
 std::int64_t local_rows(std::int64_t batch_size, std::int64_t lanes, int rank, int ranks) {
     return first_lane(lanes, rank + 1, ranks) * batch_size / lanes -
            first_lane(lanes, rank, ranks) * batch_size / lanes;

@@ -5,7 +5,8 @@
 // Let N be the training rows of the dataset (all but the last eval_rows). In pass p the dataset's chunks
 // (runs of consecutive rows of one file, order.h) are permuted by Random(seed, chunk_order, p), which gives a
 // virtual order of the N rows; lane l of L owns the virtual rows [l N / L, (l+1) N / L). A lane reads its
-// range in blocks of shuffle_rows / (2 L) rows, drops rows over the norm limit and serves the rest in an
+// range in blocks of shuffle_rows / (2 L) rows, drops rows over the norm limit (and corrupt ones, corrupt.h,
+// where the dataset leaves them out) and serves the rest in an
 // order permuted by Random(seed, row_order, (p, l, block)); the rows of the next block take the places of
 // those served. A lane that ends its range begins the next pass at once, so no rank ever waits and nothing is
 // lost at the end of a file or a pass: every row is served exactly once per pass of its lane.
@@ -53,7 +54,8 @@ std::int64_t training_rows(const Dataset& dataset, const DataConfig& config);
 // rank its share; the result has the same bits at any number of ranks (64 partial sums, added in a fixed
 // order). UsageError as training_rows, or for a scale that is neither a known word nor a positive number;
 // RunError, on the rank that reads the row, for unreadable or non-finite rows, and on all ranks if a scale is
-// to be measured and all rows are zero.
+// to be measured and all rows are zero. Where corrupt rows are left out they are no part of the sample;
+// RunError if nothing else is.
 InputStatistics measure(const Dataset& dataset, const DataConfig& config, Communicator& comm);
 
 // Where a lane stands. Everything else is a function of the seed.
@@ -63,6 +65,13 @@ struct LaneCursor {
     std::uint64_t offset = 0;  // rows of the block already served
     // Rows over the norm limit in the blocks served to their end or begun, since the start.
     std::uint64_t skipped = 0;
+    std::uint64_t corrupt = 0;  // corrupt rows left out in the same blocks
+};
+
+// Rows left out, counted.
+struct LeftOut {
+    std::uint64_t skipped = 0;  // over the norm limit
+    std::uint64_t corrupt = 0;
 };
 
 struct Batch {
@@ -86,7 +95,7 @@ class Stream {
     ~Stream();
 
     // The next batch. RunError (from the background thread's reads) names file, dataset and rows: unreadable
-    // or corrupted chunks, non-finite values, a lane without a row within the limit in a whole pass. It comes
+    // or corrupted chunks, non-finite values, a lane without a row to serve in a whole pass. It comes
     // at the step that needs the row, whatever was read ahead, and again at every later call.
     Batch next();
 
@@ -101,6 +110,9 @@ class Stream {
     struct State;
     std::unique_ptr<State> state_;
 };
+
+// What the cursors count, of all lanes of all ranks. Collective.
+LeftOut left_out(const Stream& stream, Communicator& comm);
 
 // Rows [l B / L, (l+1) B / L) for this rank's lanes, as a count; what Batch::rows will be.
 std::int64_t local_rows(std::int64_t batch_size, std::int64_t lanes, int rank, int ranks);

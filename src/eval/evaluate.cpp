@@ -1,6 +1,7 @@
 #include "eval/evaluate.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <optional>
 
@@ -28,7 +29,7 @@ struct Rows {
         first = first_row;
         if (rows > 0) reader.read(first_row, part(0, rows));
     }
-    // RunError if an element is not finite.
+    // As data::squared_norm.
     double squared_norm(std::int64_t row) {
         return data::squared_norm(data::Type::float32, std::as_bytes(part(row, 1)), dataset, first + row);
     }
@@ -100,14 +101,14 @@ std::int64_t inference_rows(std::int64_t most, std::int64_t width) {
     return std::min(most, std::max<std::int64_t>(64, (std::int64_t{1} << 23) / width));
 }
 
-std::int64_t for_each_batch(const data::Dataset& dataset, std::int64_t first, std::int64_t last,
-                            std::int64_t batch_size, double norm_limit, double scale, Communicator& comm,
-                            const std::function<void(const data::Batch&, std::int64_t global_rows)>& each) {
+data::LeftOut for_each_batch(const data::Dataset& dataset, std::int64_t first, std::int64_t last,
+                             std::int64_t batch_size, double norm_limit, double scale, Communicator& comm,
+                             const std::function<void(const data::Batch&, std::int64_t global_rows)>& each) {
     const std::int64_t most = batch_size / comm.size() + 1;
     Rows x(dataset, most);
     std::optional<Rows> target;
     if (dataset.target) target.emplace(*dataset.target, most);
-    std::uint64_t left_out = 0;
+    std::array<std::uint64_t, 2> left_out = {};  // over the limit, corrupt
     for (std::int64_t at = first; at < last; at += batch_size) {
         const std::int64_t size = std::min(batch_size, last - at);
         const std::int64_t begin = size * comm.rank() / comm.size();
@@ -117,9 +118,10 @@ std::int64_t for_each_batch(const data::Dataset& dataset, std::int64_t first, st
         std::int64_t kept = 0;
         for (std::int64_t row = 0; row < rows; ++row) {
             const double squared = x.squared_norm(row);
-            if (target) target->squared_norm(row);  // for its error: only x decides
-            if (!data::within_limit(squared, norm_limit)) {
-                ++left_out;
+            bool usable = !std::isnan(squared);
+            if (target) usable = !std::isnan(target->squared_norm(row)) && usable;
+            if (!usable || !data::within_limit(squared, norm_limit)) {
+                ++left_out[usable ? 0 : 1];
                 continue;
             }
             x.keep(row, kept, static_cast<float>(scale));
@@ -131,8 +133,8 @@ std::int64_t for_each_batch(const data::Dataset& dataset, std::int64_t first, st
         each({x.part(0, kept), kept, 0, target ? target->part(0, kept) : std::span<float>()},
              static_cast<std::int64_t>(global));
     }
-    comm.sum(std::span(&left_out, 1));
-    return static_cast<std::int64_t>(left_out);
+    comm.sum(left_out);
+    return {left_out[0], left_out[1]};
 }
 
 }  // namespace strata::eval

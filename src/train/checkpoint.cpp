@@ -180,7 +180,7 @@ std::vector<std::pair<std::int64_t, fs::path>> complete_checkpoints(const fs::pa
 json manifest_of(const Progress& progress, std::span<const TrainedSae> saes, int ranks) {
     json cursors = json::array();
     for (const data::LaneCursor& c : progress.cursors)
-        cursors.push_back({c.pass, c.block, c.offset, c.skipped});
+        cursors.push_back({c.pass, c.block, c.offset, c.skipped, c.corrupt});
     json list = json::array();
     for (const TrainedSae& sae : saes)
         list.push_back({{"name", sae.name},
@@ -316,7 +316,7 @@ std::optional<Checkpoint> newest_checkpoint(const fs::path& folder) {
         p.step = manifest.at("step");
         p.statistics = statistics_from_json(manifest.at("statistics"));
         for (const json& c : manifest.at("cursors"))
-            p.cursors.push_back({c.at(0), c.at(1), c.at(2), c.at(3)});
+            p.cursors.push_back({c.at(0), c.at(1), c.at(2), c.at(3), c.at(4)});
     } catch (const json::exception& e) {
         fail("{}: not a valid manifest ({})", (checkpoint.folder / "manifest.json").string(), e.what());
     }

@@ -67,7 +67,7 @@ HeldOut measure_held_out(Workbench& bench, TrainedSae& sae, const Config& config
 
 nlohmann::json finish_sae(Workbench& bench, TrainedSae& sae, const Config& config,
                           const data::Dataset& dataset, const data::InputStatistics& statistics,
-                          const eval::EachBatch& following, std::int64_t skipped_rows) {
+                          const eval::EachBatch& following, const data::LeftOut& left_out) {
     take_average(bench, sae, config.optimizer);
     std::vector<float> own, norms;
     sae::Rule rule;
@@ -84,7 +84,7 @@ nlohmann::json finish_sae(Workbench& bench, TrainedSae& sae, const Config& confi
     for (const std::uint64_t silent : sae.silent)
         dead += silent >= static_cast<std::uint64_t>(sae.config.dead_after_tokens);
     nlohmann::json entry = summary_entry(sae, dataset, found.measures, found.active_in_training, statistics,
-                                         bench.steps, bench.steps * bench.batch_size, skipped_rows, dead);
+                                         bench.steps, bench.steps * bench.batch_size, left_out, dead);
     if (sae.config.atm) {
         const AtmPlan plan = plan_masks(sae.atm, *sae.config.atm, bench.steps);
         const HeldOut masked = measure_held_out(bench, sae, config, dataset, statistics, rule, plan.above);

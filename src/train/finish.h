@@ -15,6 +15,6 @@ namespace strata::train {
 // the last eval_rows of the dataset; returns the SAE's entry of summary.json. Collective.
 nlohmann::json finish_sae(Workbench& bench, TrainedSae& sae, const Config& config,
                           const data::Dataset& dataset, const data::InputStatistics& statistics,
-                          const eval::EachBatch& following, std::int64_t skipped_rows);
+                          const eval::EachBatch& following, const data::LeftOut& left_out);
 
 }  // namespace strata::train

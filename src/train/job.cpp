@@ -118,10 +118,11 @@ Training begin(Group& group, const suite::Job& job, const std::optional<Checkpoi
 std::vector<data::LaneCursor> gather_cursors(const data::Stream& stream, Communicator& comm) {
     std::vector<data::LaneCursor> cursors = stream.cursors();
     std::vector<std::uint64_t> flat;
-    for (const data::LaneCursor& c : cursors) flat.insert(flat.end(), {c.pass, c.block, c.offset, c.skipped});
+    for (const data::LaneCursor& c : cursors)
+        flat.insert(flat.end(), {c.pass, c.block, c.offset, c.skipped, c.corrupt});
     comm.sum(flat);
     for (std::size_t l = 0; l < cursors.size(); ++l)
-        cursors[l] = {flat[4 * l], flat[4 * l + 1], flat[4 * l + 2], flat[4 * l + 3]};
+        cursors[l] = {flat[5 * l], flat[5 * l + 1], flat[5 * l + 2], flat[5 * l + 3], flat[5 * l + 4]};
     return cursors;
 }
 
@@ -185,14 +186,12 @@ void log_metrics(const Metrics& m, std::int64_t steps) {
 
 // Logged lines of a step to the metrics and, without a bar, to the log.
 void report_lines(Group& group, Training& t, std::vector<Metrics>& lines, double rows_per_second) {
-    std::uint64_t skipped = 0;
-    for (const data::LaneCursor& c : t.stream->cursors()) skipped += c.skipped;
-    group.comm.sum(std::span(&skipped, 1));
+    const data::LeftOut left_out = data::left_out(*t.stream, group.comm);
     if (group.comm.rank() != 0) return;
     std::string text;
     for (Metrics& line : lines) {
         line.rows_per_second = rows_per_second;
-        line.skipped_rows = static_cast<std::int64_t>(skipped);
+        line.left_out = left_out;
         text += line_of(line);
         if (!group.bar) log_metrics(line, group.config.train.steps());
     }
@@ -250,9 +249,7 @@ void finish(Group& group, Training& t, std::size_t index) {
     t.bench->gradient = {};  // makes room for the candidates of calibration and the copies of saving
     const Config& config = group.config;
     const data::InputStatistics& statistics = t.progress.statistics;
-    std::uint64_t skipped = 0;
-    for (const data::LaneCursor& c : t.stream->cursors()) skipped += c.skipped;
-    group.comm.sum(std::span(&skipped, 1));
+    const data::LeftOut left_out = data::left_out(*t.stream, group.comm);
 
     // The batches that training would have gone on with; for every SAE the same, whatever was trained beside
     // it.
@@ -266,8 +263,7 @@ void finish(Group& group, Training& t, std::size_t index) {
 
     nlohmann::json entries = nlohmann::json::array();
     for (TrainedSae& sae : t.saes)
-        entries.push_back(finish_sae(*t.bench, sae, config, t.job.dataset, statistics, following,
-                                     static_cast<std::int64_t>(skipped)));
+        entries.push_back(finish_sae(*t.bench, sae, config, t.job.dataset, statistics, following, left_out));
     t.stream.reset();  // its memory serves the copies that saving makes
     together(group.comm, [&] {
         if (group.comm.rank() != 0) return;

@@ -31,7 +31,8 @@ std::string line_of(const Metrics& m) {
                                    {"lr", m.lr},
                                    {"grad_norm", m.grad_norm},
                                    {"rows_per_second", m.rows_per_second},
-                                   {"skipped_rows", m.skipped_rows}};
+                                   {"skipped_rows", m.left_out.skipped},
+                                   {"corrupt_rows", m.left_out.corrupt}};
     if (m.penalty != 0) line["penalty"] = m.penalty;
     if (m.auxiliary != 0) line["auxiliary"] = m.auxiliary;
     if (m.resampled > 0) line["resampled"] = m.resampled;

@@ -26,7 +26,7 @@ struct Metrics {
     eval::Measures batch;
     double dead_fraction = 0;  // silent for dead_after_tokens
     double threshold = 0, lr = 0, grad_norm = 0, rows_per_second = 0;
-    std::int64_t skipped_rows = 0;
+    data::LeftOut left_out;  // skipped_rows and corrupt_rows, since the start
 };
 
 // A line of metrics.jsonl, with its end.

@@ -24,7 +24,8 @@ const json& definitions() {
     static const json text = {
         {"x", "the rows read; for a transcoder, in these measures, its targets"},
         {"rows",
-         "held-out rows evaluated: the last data.eval_rows of the dataset less those over the norm limit"},
+         "held-out rows evaluated: the last data.eval_rows of the dataset less those over the norm limit and "
+         "corrupt ones"},
         {"reconstruction", "mean over rows of the squared error summed over n, in scaled units"},
         {"fvu",
          "sum |x - x_hat|^2 / sum |x - mean x|^2, sums over all evaluated rows, mean over the same rows"},
@@ -41,7 +42,9 @@ const json& definitions() {
         {"silent_fraction", "latents silent for sae.dead_after_tokens training rows at the end"},
         {"threshold", "of inference, in scaled units; raw units in saes/NAME; null where the rule has none"},
         {"scale", "training saw scale * x"},
-        {"skipped_rows", "training rows over the norm limit that were left out"}};
+        {"skipped_rows", "training rows over the norm limit that were left out"},
+        {"corrupt_rows",
+         "training rows that cannot be read or are not finite and were left out (data.skip_corrupt)"}};
     return text;
 }
 
@@ -142,7 +145,7 @@ void save_sae(const fs::path& output, const Workbench& bench, const TrainedSae& 
 
 json summary_entry(const TrainedSae& sae, const data::Dataset& dataset, const eval::Measures& m,
                    double l0_train_rule, const data::InputStatistics& statistics, std::int64_t steps,
-                   std::int64_t tokens, std::int64_t skipped_rows, std::int64_t dead) {
+                   std::int64_t tokens, const data::LeftOut& left_out, std::int64_t dead) {
     json entry = {{"sae", sae.name},
                   {"dataset", dataset.name},
                   {"kind", sae.config.kind},
@@ -162,7 +165,8 @@ json summary_entry(const TrainedSae& sae, const data::Dataset& dataset, const ev
                   {"dense_fraction", m.dense_fraction},
                   {"silent_fraction", static_cast<double>(dead) / static_cast<double>(sae.config.width)},
                   {"scale", statistics.scale},
-                  {"skipped_rows", skipped_rows}};
+                  {"skipped_rows", left_out.skipped},
+                  {"corrupt_rows", left_out.corrupt}};
     if (!sae.kind->elementwise()) entry["k"] = sae.config.k;
     entry["threshold"] = sae.thresholds.empty() ? json() : json(sae.thresholds.front());
     return entry;

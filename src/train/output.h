@@ -39,7 +39,7 @@ void save_sae(const std::filesystem::path& output, const Workbench& bench, const
 nlohmann::json summary_entry(const TrainedSae& sae, const data::Dataset& dataset,
                              const eval::Measures& inference, double l0_train_rule,
                              const data::InputStatistics& statistics, std::int64_t steps, std::int64_t tokens,
-                             std::int64_t skipped_rows, std::int64_t dead);
+                             const data::LeftOut& left_out, std::int64_t dead);
 
 // Adds entries to OUTPUT/summary.json (made if missing), replacing those of the same name.
 void add_to_summary(const std::filesystem::path& output, const nlohmann::json& entries);

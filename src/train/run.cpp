@@ -64,8 +64,8 @@ struct Plan {
 
 // A run that is continued keeps the jobs it began with, whatever ranks it has now.
 Plan plan_of(const Config& config, int ranks, const std::optional<JournalStart>& journal) {
-    const std::vector<data::Dataset> datasets =
-        data::find_datasets(config.data.files, config.data.datasets, config.data.target);
+    const std::vector<data::Dataset> datasets = data::find_datasets(
+        config.data.files, config.data.datasets, config.data.target, config.data.skip_corrupt);
     for (const data::Dataset& dataset : datasets) data::training_rows(dataset, config.data);
     Config asked = config;
     if (journal) asked.parallel.saes_per_job = journal->saes_per_job;

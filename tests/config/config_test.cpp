@@ -41,6 +41,7 @@ data:
   shuffle_rows: 262144         # rows held in the shuffle buffer, all ranks together
   lanes: 64                    # fixed partition of the stream; ranks serve whole lanes
   stage: null                  # a folder of each host, to which the files are copied before
+  skip_corrupt: false          # leave out rows that cannot be read or are not finite
 train:
   batch_size: 4096             # rows of the global batch, all ranks together
   tokens: 10000000             # rows to train on
@@ -120,7 +121,7 @@ TEST(Load, TheSuiteOfTheSample) {
                              "batch_topk.w16384.k20", "batch_topk.w16384.k40", "batch_topk.w16384.k80"));
     EXPECT_THAT(
         complaint(sample + sample_suite + "  - {kind: jumprelu, l0_target: [20, 40, 80]}\n" + sample_end),
-        HasSubstr("run.yaml:39: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
+        HasSubstr("run.yaml:40: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
                   "batch_topk or matryoshka"));
 }
 
@@ -379,9 +380,10 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
     const std::string of_least = fingerprint(load(least));
     EXPECT_THAT(of_least, testing::Not(HasSubstr("\n")));
     for (const std::string option :
-         {"run.output=y", "run.device=cpu", "run.time_limit=9", "data.stage=y", "train.log_every=7",
-          "train.checkpoint_every=7", "train.keep_checkpoints=7", "parallel.data=7", "parallel.threads=7",
-          "parallel.groups=1", "data.lanes=64", "sae.k=64.0", "suite=[{k: 64}]", "sae.l0=0.0",
+         {"run.output=y", "run.device=cpu", "run.time_limit=9", "run.watchdog=9", "data.stage=y",
+          "data.skip_corrupt=true", "train.log_every=7", "train.checkpoint_every=7",
+          "train.keep_checkpoints=7", "parallel.data=7", "parallel.threads=7", "parallel.groups=1",
+          "parallel.saes_per_job=1", "data.lanes=64", "sae.k=64.0", "suite=[{k: 64}]", "sae.l0=0.0",
           "sae.atm=null"})
         EXPECT_EQ(fingerprint(load(least, {option})), of_least) << option;
     std::set<std::string> all = {of_least};

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "config/config.h"
 #include "data/dataset.h"
 #include "data/writer.h"
 #include "support/folder.h"
@@ -21,6 +22,14 @@
 namespace strata::data {
 
 using test::Folder;
+
+inline DataConfig config_of(std::int64_t lanes, std::int64_t shuffle_rows, std::int64_t eval_rows) {
+    DataConfig config;
+    config.lanes = lanes;
+    config.shuffle_rows = shuffle_rows;
+    config.eval_rows = eval_rows;
+    return config;
+}
 
 // Row r of numbered data: its number in three base-32 digits, exact in every type, then small values.
 inline std::vector<float> numbered_row(std::int64_t row, std::int64_t n) {
@@ -100,6 +109,19 @@ inline void flip_byte(const std::string& path, std::uintmax_t position) {
     const char byte = static_cast<char>(file.get());
     file.seekp(static_cast<std::streamoff>(position));
     file.put(static_cast<char>(byte ^ 0x5a));
+}
+
+// Changes a byte of a chunk of rows, so that it no longer fits its checksum.
+inline void damage_chunk(const std::string& path, const std::string& name, hsize_t chunk) {
+    const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+    const hid_t dataset = H5Dopen2(file, name.c_str(), H5P_DEFAULT);
+    const hid_t space = H5Dget_space(dataset);
+    haddr_t address = HADDR_UNDEF;
+    H5Dget_chunk_info(dataset, space, chunk, nullptr, nullptr, &address, nullptr);
+    H5Sclose(space);
+    H5Dclose(dataset);
+    H5Fclose(file);
+    flip_byte(path, address);
 }
 
 // What the call throws, as text; "" if it returns, or if it throws another type.

@@ -7,6 +7,7 @@
 #include "comm/self.h"
 #include "data/files.h"
 #include "data/stream.h"
+#include "support/log.h"
 
 namespace strata::data {
 namespace {
@@ -187,6 +188,61 @@ TEST(Measure, TargetsOfTheSameRows) {
     const Dataset nan = find_datasets({folder / "nan.h5"}, {"s/0"}, "u/0")[0];
     EXPECT_THAT(thrown<RunError>([&] { measure_alone(nan, config_of("none", 10)); }),
                 HasSubstr("nan.h5: u/0: row 17: element 2 is nan"));
+}
+
+// As of a dataset that never had them; a target's mean without the rows whose target is corrupt.
+TEST(Measure, CorruptRowsThatAreLeftOutDoNotCount) {
+    const Folder folder;
+    const test::Logged logged;
+    const auto nan_x = [](std::int64_t r) { return r % 10 == 3; };
+    const auto nan_target = [](std::int64_t r) { return r % 20 == 3 || r % 70 == 5; };
+    write_paired(folder / "a.h5", "r/0", Type::float16, "t/0", Type::float32, 0, 3000, n,
+                 [&](std::int64_t row, std::vector<float>& x, std::vector<float>& target) {
+                     if (nan_x(row)) x[4] = std::nanf("");
+                     if (nan_target(row)) target[2] = std::nanf("");
+                 });
+    damage_chunk(folder / "a.h5", "r/0", 2);
+    const auto corrupt = [&](std::int64_t r) { return nan_x(r) || (r >= 512 && r < 768); };
+    std::vector<double> target_mean(n);
+    double targets = 0;
+    {
+        Writer writer(folder / "b.h5");
+        const std::size_t d = writer.add({"r/0", n, Type::float16, "", "", -1});
+        for (std::int64_t r = 0; r < 3000; ++r) {
+            if (corrupt(r)) continue;
+            writer.append(d, numbered_row(r, n));
+            if (nan_target(r)) continue;
+            ++targets;
+            const auto target = numbered_row(target_numbers + r, n);
+            for (std::size_t c = 0; c < n; ++c) target_mean[c] += static_cast<double>(target[c]);
+        }
+        writer.finish();
+    }
+    const Dataset dataset = find_datasets({folder / "a.h5"}, {"r/0"}, "t/*", true)[0];
+    const DataConfig config = config_of("mean_square", 0);
+    const InputStatistics one = measure_alone(dataset, config);
+    const InputStatistics expected = measure_alone(find_datasets({folder / "b.h5"}, {"r/0"})[0], config);
+    EXPECT_EQ(one.sampled_rows, expected.sampled_rows);
+    EXPECT_EQ(one.median_norm, expected.median_norm);
+    EXPECT_EQ(one.norm_limit, expected.norm_limit);
+    EXPECT_DOUBLE_EQ(one.mean_square, expected.mean_square);
+    for (std::size_t c = 0; c < n; ++c) {
+        EXPECT_DOUBLE_EQ(one.mean[c], expected.mean[c]);
+        EXPECT_DOUBLE_EQ(one.target_mean[c], target_mean[c] / targets);
+    }
+    for (const int ranks : {2, 3}) {
+        Shared shared(ranks);
+        std::vector<std::jthread> threads;
+        for (int r = 0; r < ranks; ++r)
+            threads.emplace_back([&, r] {
+                ThreadCommunicator comm(shared, r, ranks);
+                const InputStatistics result = measure(dataset, config, comm);
+                EXPECT_EQ(result.mean, one.mean);
+                EXPECT_EQ(result.scale, one.scale);
+                EXPECT_EQ(result.median_norm, one.median_norm);
+                EXPECT_EQ(result.target_mean, one.target_mean);
+            });
+    }
 }
 
 TEST(Measure, WhatCannotBeScaledIsAnError) {

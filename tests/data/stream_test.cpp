@@ -20,14 +20,6 @@ using testing::HasSubstr;
 
 constexpr std::int64_t n = 9;
 
-DataConfig config_of(std::int64_t lanes, std::int64_t shuffle_rows, std::int64_t eval_rows) {
-    DataConfig config;
-    config.lanes = lanes;
-    config.shuffle_rows = shuffle_rows;
-    config.eval_rows = eval_rows;
-    return config;
-}
-
 // Several files of different sizes and types, rows numbered on; nothing divides anything.
 Dataset numbered_dataset(const Folder& folder) {
     write_numbered(folder / "a.h5", "r/0", Type::float16, 0, 701, n);

@@ -7,14 +7,17 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <numeric>
 
+#include "base/error.h"
 #include "comm/mpi.h"
-#include "data/writer.h"
+#include "data/files.h"
 #include "device/cpu/cpu_device.h"
 #include "eval/calibrate.h"
 #include "eval/saved.h"
 #include "sae/sae.h"
+#include "support/log.h"
 #include "support/problem.h"
 #include "support/shared_folder.h"
 
@@ -88,7 +91,7 @@ TEST(Batches, HoldTheTargetsOfTheRowsKept) {
         data::find_datasets({file.path.string()}, {"resid_post/0"}, "mlp_out/*").front();
     std::vector<std::uint64_t> seen(all);
     std::int64_t rows = 0;
-    const std::int64_t left_out = for_each_batch(
+    const data::LeftOut left_out = for_each_batch(
         dataset, 5, all, 64, 50, 0.25, *comm, [&](const data::Batch& batch, std::int64_t global_rows) {
             rows += global_rows;
             ASSERT_EQ(batch.target.size(), batch.x.size());
@@ -102,7 +105,7 @@ TEST(Batches, HoldTheTargetsOfTheRowsKept) {
             }
         });
     comm->sum(seen);
-    EXPECT_EQ(left_out, 20);  // 14, 24, ... 204
+    EXPECT_EQ(left_out.skipped, 20);  // 14, 24, ... 204
     EXPECT_EQ(rows, 206 - 20);
     for (std::size_t row = 0; row < all; ++row)
         EXPECT_EQ(seen[row], row >= 5 && row % 10 != 4 ? 1 : 0) << row;
@@ -111,6 +114,47 @@ TEST(Batches, HoldTheTargetsOfTheRowsKept) {
     alone.target = nullptr;
     for_each_batch(alone, 5, all, 64, 50, 0.25, *comm,
                    [&](const data::Batch& batch, std::int64_t) { EXPECT_TRUE(batch.target.empty()); });
+}
+
+TEST(Batches, LeaveOutCorruptRowsWhereTheDatasetDoes) {
+    const auto comm = make_mpi_communicator();
+    constexpr std::int64_t all = 300;
+    constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+    std::vector<float> x(all * n), targets(all * n, 1);
+    for (std::size_t row = 0; row < all; ++row)
+        for (std::size_t c = 0; c < n; ++c) x[row * n + c] = row == 40 ? 100 : static_cast<float>(row) / 128;
+    for (const std::size_t row : {7, 40, 41, 255}) targets[row * n + 3] = nan;
+    for (const std::size_t row : {0, 41, 42}) x[row * n] = nan;
+    const auto corrupt = [](std::size_t row) {
+        return row == 0 || row == 7 || (row >= 40 && row <= 42) || row >= 255;  // the second chunk is damaged
+    };
+    const File file(*comm, x, targets);
+    if (comm->rank() == 0) data::damage_chunk(file.path, "resid_post/0", 1);
+    comm->barrier();
+    const test::Logged logged;
+    for (const bool skip : {true, false}) {
+        const data::Dataset dataset =
+            data::find_datasets({file.path.string()}, {"resid_post/0"}, "mlp_out/*", skip).front();
+        std::vector<std::uint64_t> seen(all);
+        const auto visit = [&] {
+            return for_each_batch(
+                dataset, 0, all, 64, 50, 1, *comm, [&](const data::Batch& batch, std::int64_t) {
+                    for (std::size_t at = 0; at < batch.x.size(); at += n)
+                        ++seen.at(static_cast<std::size_t>(std::llround(128 * batch.x[at])));
+                });
+        };
+        if (!skip) {
+            if (comm->rank() == 0) {
+                EXPECT_THROW(visit(), RunError);  // of the first row
+            }
+            continue;
+        }
+        const data::LeftOut left_out = visit();
+        comm->sum(seen);
+        EXPECT_EQ(left_out.skipped, 0);
+        EXPECT_EQ(left_out.corrupt, 5 + all - 255);
+        for (std::size_t row = 0; row < all; ++row) EXPECT_EQ(seen[row], corrupt(row) ? 0 : 1) << row;
+    }
 }
 
 TEST(Measures, AreThoseOfAllRowsWithinTheLimit) {
@@ -129,7 +173,7 @@ TEST(Measures, AreThoseOfAllRowsWithinTheLimit) {
     const std::vector<float> thresholds(width, threshold);
     Sums sums(n, width);
     std::int64_t batch_rows = 0;
-    const std::int64_t skipped = for_each_batch(
+    const data::LeftOut left_out = for_each_batch(
         dataset, 5, 211, 64, limit, scale, *comm, [&](const data::Batch& batch, std::int64_t global_rows) {
             batch_rows += global_rows;
             device.center({batch.x, batch.rows}, parameters);
@@ -139,7 +183,8 @@ TEST(Measures, AreThoseOfAllRowsWithinTheLimit) {
         });
     reduce(*comm, sums);
     const Measures found = measures(sums);
-    EXPECT_EQ(skipped, 1);
+    EXPECT_EQ(left_out.skipped, 1);
+    EXPECT_EQ(left_out.corrupt, 0);
     EXPECT_EQ(batch_rows, 205);
     EXPECT_EQ(found.rows, 205);
 

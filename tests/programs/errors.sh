@@ -50,6 +50,24 @@ done
 expect 1 'bad.h5' train --set "data.files=[$folder/bad.h5]" --set "run.output=$folder/bad"
 expect 1 'bad.h5' "$STRATA" data check "$folder/bad.h5"
 
+# With data.skip_corrupt it is left out: the same rows and counts at one rank and at two, told once for each chunk, also by
+# a run that ended at it and goes on with the key set.
+skip=(--set "data.files=[$folder/bad.h5]" --set data.skip_corrupt=true --set data.scale=none --set data.max_norm_ratio=0)
+corrupt_rows() { /usr/bin/python3 -c 'import json, sys; print(json.load(open(sys.argv[1] + "/summary.json"))["saes"][0]["corrupt_rows"])' "$1"; }
+train "${skip[@]}" --set "run.output=$folder/skip1" 2>"$folder/log"
+check test $? -eq 0
+check grep -qE 'warning.*bad.h5: resid_post/0: rows [0-9]+ to [0-9]+: corrupt rows are left out' "$folder/log"
+check test "$(grep -c 'corrupt rows are left out' "$folder/log")" -eq "$("$STRATA" data check --json "$folder/bad.h5" | grep -o 'cannot be read' | wc -l)"
+check mpirun -q -n 2 "$STRATA" train "$config" --quiet "${skip[@]}" --set "run.output=$folder/skip2"
+check test "$(corrupt_rows "$folder/skip1")" -gt 0
+check test "$(corrupt_rows "$folder/skip1")" -eq "$(corrupt_rows "$folder/skip2")"
+sae=("$folder"/skip1/saes/*)
+expect 1 'bad.h5.*cannot be read' "$STRATA" eval "${sae[0]}" --data "$folder/bad.h5"
+expect 0 'corrupt_rows +[1-9]' "$STRATA" eval "${sae[0]}" --data "$folder/bad.h5" --skip-corrupt
+/usr/bin/python3 -c 'import h5py, numpy, sys; h5py.File(sys.argv[1], "w").create_dataset("resid_post/0", data=numpy.full((9000, 32), numpy.nan, "f2"))' "$folder/none.h5"
+expect 1 'all [0-9]+ sampled rows are corrupt' train "${skip[@]}" --set "data.files=[$folder/none.h5]" --set "run.output=$folder/none"
+expect 2 'data.skip_corrupt: .*expected true or false' train --set data.skip_corrupt=maybe
+
 # A value that is not finite.
 /usr/bin/python3 - "$folder/nan.h5" <<'PY'
 import sys, h5py, numpy

@@ -44,6 +44,19 @@ before=$(ls -l --time-style=full-iso "$folder"/whole1/saes/*/*)
 check "$STRATA" train "$config" --quiet --resume --set "run.output=$folder/whole1"
 check test "$before" = "$(ls -l --time-style=full-iso "$folder"/whole1/saes/*/*)"
 
+# A chunk that is damaged after step 20. The run that ends at it and goes on with data.skip_corrupt is the one that had it set.
+cp "$data" "$folder/later.h5"
+later() { train --set "data.files=[$folder/later.h5]" --set train.checkpoint_every=4 --set train.keep_checkpoints=99 "$@"; }
+check later --set "run.output=$folder/ended"
+for step in $(seq 24 4 80); do forget "$folder/ended" $step; done
+cp -r "$folder/ended" "$folder/skipped"
+printf '\377\377\377\377' | dd of="$folder/later.h5" bs=1 seek=$(($(stat -c %s "$data") / 2)) conv=notrunc status=none
+expect 1 'later.h5: resid_post/0: rows .* cannot be read' later --resume --set "run.output=$folder/ended"
+expect 0 'corrupt rows are left out' later --resume --set "run.output=$folder/ended" --set data.skip_corrupt=true
+expect 0 'corrupt rows are left out' later --resume --set "run.output=$folder/skipped" --set data.skip_corrupt=true
+check same_run "$folder/ended" "$folder/skipped"
+check grep -q '"corrupt_rows":[1-9]' "$folder/skipped/metrics.jsonl"
+
 # One rank dying ends all.
 mpirun -q -n 2 "$STRATA" train "$config" --quiet --set "run.output=$folder/killed" --set train.tokens=100e6 2>/dev/null &
 pid=$!

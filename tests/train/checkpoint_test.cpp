@@ -27,7 +27,7 @@ TEST(Checkpoint, KeepsProgressBitForBit) {
     progress.statistics.scale = 7.0 / 9;
     progress.statistics.mean = {1.0 / 7, -2};
     progress.statistics.sampled_rows = 65536;
-    progress.cursors = {{1, 2, 3, 4}, {5, 6, 7, 8}};
+    progress.cursors = {{1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}};
     for (const std::vector<double>& target_mean :
          {std::vector<double>(), std::vector<double>{2.0 / 3, 1e300}}) {
         progress.statistics.target_mean = target_mean;
@@ -48,8 +48,9 @@ TEST(Checkpoint, KeepsProgressBitForBit) {
         EXPECT_EQ(p.statistics.target_mean, target_mean);
         EXPECT_EQ(p.statistics.sampled_rows, 65536);
         ASSERT_EQ(p.cursors.size(), 2);
-        EXPECT_EQ(p.cursors[1].offset, 7);
-        EXPECT_EQ(p.cursors[1].skipped, 8);
+        EXPECT_EQ(p.cursors[1].offset, 8);
+        EXPECT_EQ(p.cursors[1].skipped, 9);
+        EXPECT_EQ(p.cursors[1].corrupt, 10);
         comm->barrier();
     }
 }
