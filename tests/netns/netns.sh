@@ -38,7 +38,7 @@ check close "$folder/one4" "$folder/parts" 1e-5
 # 20 Mbit/s. Of two hosts each sends the whole gradient once: half of it reduced, half of it gathered.
 stop_hosts
 start_hosts "strata$$-" 2 20mbit
-wide=(--set sae.width=1024 --set train.tokens=10240 --set train.checkpoint_every=1000)
+wide=(--set sae.width=1024 --set train.tokens=10240 --set train.checkpoint_every=1000 --set parallel.threads=1)
 check run one2wide 1 2 "${wide[@]}"
 before=$(sent 1)
 check run two1wide 2 1 "${wide[@]}"
