@@ -32,7 +32,8 @@ struct Checkpoint {
 };
 
 // Collective; all ranks return or throw together. A failure (a full disk, say) removes the unfinished folder
-// and leaves older checkpoints as they are. Afterwards only the newest `keep` complete ones remain.
+// and leaves older checkpoints as they are. Afterwards only the newest `keep` complete ones remain,
+// and nothing of incomplete ones.
 void save_checkpoint(const std::filesystem::path& output, std::int64_t number, const std::string& fingerprint,
                      const Progress& progress, std::span<TrainedSae> saes, device::Device& device,
                      const Replicas& replicas, std::int64_t keep);
