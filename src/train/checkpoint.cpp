@@ -303,6 +303,10 @@ void CheckpointWriter::finish() {
         fs::remove(complete[i].second / "manifest.json");  // first, so that what is left is no checkpoint
         fs::remove_all(complete[i].second);
     }
+    std::vector<fs::path> rest;  // of a run that was killed while it wrote or removed one
+    for (const auto& entry : fs::directory_iterator(folder_))
+        if (!fs::exists(entry.path() / "manifest.json")) rest.push_back(entry.path());
+    for (const fs::path& path : rest) fs::remove_all(path);
 }
 
 std::optional<Checkpoint> newest_checkpoint(const fs::path& folder) {

@@ -39,7 +39,7 @@ struct Checkpoint {
 // checkpoint, and kept.
 class CheckpointWriter {
   public:
-    // The newest `keep` complete checkpoints of `folder` remain.
+    // The newest `keep` complete checkpoints of `folder` remain, and nothing of incomplete ones.
     CheckpointWriter(std::filesystem::path folder, device::Device& device, const Replicas& replicas,
                      std::int64_t keep);
     ~CheckpointWriter();  // one that is not complete is given up

@@ -116,6 +116,8 @@ std::unique_ptr<Coordinator> make_coordinator(const Config& config, const Plan& 
                                                       : 0;
     }
     keep_lines(output / "metrics.jsonl", last);
+    for (const std::string& done : plan.done)  // a run may have been killed before it removed them
+        if (plan.jobs.size() > 1) fs::remove_all(output / "checkpoints" / done);
     return std::make_unique<Coordinator>(output, plan.jobs, plan.done,
                                          Journal(output, config, plan.jobs, plan.layout.saes_per_job),
                                          MetricsFile(output / "metrics.jsonl"));

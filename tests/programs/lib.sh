@@ -23,6 +23,13 @@ check() {
   fi
 }
 
+# close RUN RUN BOUND: the losses of two runs, line by line, by their relative difference.
+losses() { sed -E 's/.*"loss":([^,]*),.*/\1/' "$1/metrics.jsonl"; }
+close() {
+  paste <(losses "$1") <(losses "$2") |
+    awk -v bound="$3" '{ d = ($1 - $2) / $1; if (d < 0) d = -d; if (d > worst) worst = d } END { print "largest relative difference", worst; exit worst > bound }'
+}
+
 finish() {
   [ $failures -eq 0 ] && echo "all as expected"
   exit $((failures > 0))

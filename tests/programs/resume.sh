@@ -5,11 +5,6 @@ same_run() {
   cmp "$1"/saes/*/sae_weights.safetensors "$2"/saes/*/sae_weights.safetensors &&
     diff <(metrics "$1") <(metrics "$2")
 }
-losses() { sed -E 's/.*"loss":([^,]*),.*/\1/' "$1/metrics.jsonl"; }
-close() {
-  paste <(losses "$1") <(losses "$2") |
-    awk -v bound="$3" '{ d = ($1 - $2) / $1; if (d < 0) d = -d; if (d > worst) worst = d } END { print "largest relative difference", worst; exit worst > bound }'
-}
 
 for ranks in 1 2; do
   run() { mpirun -q -n $ranks "$STRATA" train "$config" --quiet "$@"; }

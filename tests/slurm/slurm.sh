@@ -13,9 +13,8 @@ export STRATA
 
 # submit OPTION...: two ranks, trained into the folder $run; prints the job's id.
 small=(--parsable --ntasks-per-node=2 --cpus-per-task=1)
-submit() { sbatch "${small[@]}" "$@" slurm/train.sbatch "$config" --set "run.output=$folder/$run" --set train.tokens=2e6 "${set[@]}"; }
-set=()
-until_true() { for ((i = 0; i < 600; i++)); do "$@" && return; sleep 0.1; done; echo "waited in vain: $*"; return 1; }
+submit() { sbatch "${small[@]}" "$@" slurm/train.sbatch "$config" --set "run.output=$folder/$run" --set train.tokens=2e6; }
+until_true() { for ((i = 0; i < 1200; i++)); do "$@" && return; sleep 0.1; done; echo "waited in vain: $*"; return 1; }
 has_checkpoint() { ls "$folder/$1"/checkpoints/*/manifest.json >/dev/null 2>&1; }
 gone() { [ -z "$(squeue -h --jobs="$1" 2>/dev/null)" ]; }
 value() { scontrol -o show job "$1" | grep -o " $2=[^ ]*" | cut -d= -f2; }
@@ -32,6 +31,13 @@ echo "end $SLURM_JOB_END_TIME, GPU $CUDA_VISIBLE_DEVICES, cores $SLURM_CPUS_PER_
 TELL
 chmod +x tell
 told=$(STRATA=$folder/tell sbatch "${small[@]}" --gpus-per-task=1 --time=90 slurm/train.sbatch a.yaml --set b=c)
+# Its first life comes to the end of its time at once.
+cat >late <<LATE
+#!/bin/sh
+[ -n "\$SLURM_RESTART_COUNT" ] || export SLURM_JOB_END_TIME=\$(date +%s)
+exec "$STRATA" "\$@"
+LATE
+chmod +x late
 run=whole
 whole=$(submit)
 for job in "$readme" "$told" "$whole"; do until_true gone "$job"; done
@@ -45,21 +51,20 @@ down=$(submit)
 until_true has_checkpoint down
 dead=$(squeue -h --jobs="$down" --format=%N)
 cut_power "$dead"
+mapfile -t alive < <(printf 'n%d\n' 1 2 3 | grep -v "^$dead$")
 
-# Signalled ahead of the end, as Slurm does it; out of time by run.time_limit; preempted; cancelled.
+# Signalled ahead of the end, as Slurm does it; near its end without a signal; preempted; cancelled.
 run=signalled
-signalled=$(STRATA_STAGE='$SLURM_SUBMIT_DIR/disk' submit --nodelist=n2)
+signalled=$(STRATA_STAGE='$SLURM_SUBMIT_DIR/disk' submit --nodelist="${alive[0]}")
 until_true has_checkpoint signalled
 copy=$(stat --format=%i "$folder/disk/strata-$signalled$data")
 scancel --batch --signal=USR1 "$signalled"
 run=timed
-set=(--set run.time_limit=32) # two seconds of training
-timed=$(submit --nodelist=n2)
-set=()
+timed=$(STRATA=$folder/late submit --nodelist="${alive[0]}")
 run=preempted
-preempted=$(submit --nodelist=n3)
+preempted=$(submit --nodelist="${alive[1]}")
 until_true has_checkpoint preempted
-sbatch --partition=urgent --nodelist=n3 --exclusive --output=/dev/null --wrap=true >/dev/null
+sbatch --partition=urgent --nodelist="${alive[1]}" --exclusive --output=/dev/null --wrap=true >/dev/null
 run=cancelled
 cancelled=$(submit)
 until_true has_checkpoint cancelled

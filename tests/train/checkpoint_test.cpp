@@ -28,6 +28,9 @@ TEST(Checkpoint, KeepsProgressBitForBit) {
     progress.statistics.mean = {1.0 / 7, -2};
     progress.statistics.sampled_rows = 65536;
     progress.cursors = {{1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}};
+    const std::filesystem::path cut_short = output / "step-5/sae.parameters";
+    if (comm->rank() == 0) std::filesystem::create_directories(cut_short);
+    comm->barrier();
     for (const std::vector<double>& target_mean :
          {std::vector<double>(), std::vector<double>{2.0 / 3, 1e300}}) {
         progress.statistics.target_mean = target_mean;
@@ -52,6 +55,8 @@ TEST(Checkpoint, KeepsProgressBitForBit) {
         EXPECT_EQ(p.cursors[1].skipped, 9);
         EXPECT_EQ(p.cursors[1].corrupt, 10);
         comm->barrier();
+        EXPECT_FALSE(std::filesystem::exists(cut_short.parent_path()))
+            << "what a killed run left of a checkpoint";
     }
 }
 
