@@ -70,7 +70,7 @@ check same undisturbed parts
 check test "$(saes_of parts)" -eq 10
 check test "$(grep -c '"event":"done"' "$folder/parts/journal.jsonl")" -eq 10
 
-# What is read from files does not grow with the SAEs on a stream.
+# What is read from files in training does not grow with the SAEs on a stream; each is calibrated on 18000 rows of its own.
 reads() { # bytes of all processes of a run
   bash -c '"$@" >/dev/null 2>&1; awk "/rchar/ { print \$2 }" /proc/$$/io' - "$STRATA" train "$config" --quiet \
     "${layers[@]}" --set "data.datasets=[resid_post/2]" --set train.tokens=400000 "$@"
@@ -79,7 +79,7 @@ one=$(reads --set "run.output=$folder/reads1")
 six=$(reads --set "run.output=$folder/reads6" --set 'suite=[{k: [1, 2, 3, 4, 5, 6]}]')
 rows=$((400000 * 32 * 2)) # bytes of one stream
 check test "$one" -gt $rows
-check test "$six" -lt $((one + rows / 10))
+check test "$six" -lt $((one + rows / 3))
 
 # Memory does not grow with the steps.
 peak() { /usr/bin/python3 -c 'import resource, subprocess, sys
