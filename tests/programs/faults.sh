@@ -15,7 +15,7 @@ with h5py.File(sys.argv[1]) as one, h5py.File(sys.argv[2], "w") as two:
         two.create_dataset(f"resid_post/{layer}", data=values, chunks=(256, rows.shape[1]))
 PY
 suite=(--set "data.files=[$folder/layers.h5]" --set 'data.datasets=[resid_post/*]' --set 'suite=[{width: [64, 96]}]'
-  --set train.tokens=5e5)
+  --set train.tokens=4e5)
 run_on() { mpirun -q -n "$1" "$STRATA" train "$config" --quiet "${suite[@]}" --set "run.output=$2" --resume; }
 lines() { metrics "$1" | sort; } # groups write as they come
 ranks_of() { pgrep -f "^$STRATA train .*run.output=$1 "; }
@@ -64,7 +64,8 @@ while [ $kills -lt $wanted ] && [ $failures -eq 0 ]; do
   while [ $status -ne 0 ] && [ $failures -eq 0 ]; do
     setsid mpirun -q -n $ranks "$STRATA" train "$config" --quiet "${suite[@]}" --set "run.output=$run" --resume >"$folder/log" 2>&1 &
     pid=$!
-    sleep "$(printf '%d.%03d' $((RANDOM % 2)) $((RANDOM % 1000)))"
+    moment=$((RANDOM % 1300)) # from the start of MPI to the end of a run
+    sleep "$((moment / 1000)).$(printf '%03d' $((moment % 1000)))"
     if alive $pid; then
       kill_one "$run" $pid
       kills=$((kills + 1))
@@ -83,7 +84,7 @@ echo "$kills kills, $runs runs"
 [ $failures -eq 0 ] || cat "$folder/log"
 
 # Data lost in mid-run: the run ends with the file's name, and goes on where it was once the file is back.
-suite=(--set "data.files=[$folder/lost.h5]" --set train.tokens=2e6)
+suite=(--set "data.files=[$folder/lost.h5]" --set train.tokens=1e6)
 cp "$data" "$folder/lost.h5"
 check run_on 2 "$folder/unlost"
 cut() { truncate --size=200000 "$folder/lost.h5"; }
@@ -102,7 +103,7 @@ for loss in cut spoil; do
   check cmp "$folder"/unlost/saes/*/sae_weights.safetensors "$run"/saes/*/sae_weights.safetensors
 done
 mv "$folder/lost.h5" "$folder/elsewhere.h5"
-forget "$folder/cut" 3907
+forget "$folder/cut" 1954
 expect 2 'lost.h5: no such file' run_on 2 "$folder/cut"
 mv "$folder/elsewhere.h5" "$folder/lost.h5"
 check run_on 2 "$folder/cut"
