@@ -9,7 +9,10 @@
 // Verbs work on the batch last given to center() and may be called only in the order of the step:
 //   center -> screen_* -> [histogram] -> keep* -> decode -> [the same for other code sets] -> accumulate
 //   -> update
-// or, for rules that look at one pre-activation at a time, with everything but the update in one verb:
+// or, for rules that look at one pre-activation at a time, by some rows after others,
+//   center -> [take_rows -> screen_above -> keep_gate -> decode -> backprop, observe, latent_sums ->
+//   accumulate] for each range of rows -> update
+// or with everything but the update in one verb:
 //   center -> dense -> update
 
 #include <array>
@@ -60,6 +63,9 @@ struct Tensors : Shape {
     // All but the two matrices by latent. Every rank holds them and changes them alike.
     std::array<std::span<float>, 4> small() const;
 };
+
+// Ranges of rows begin at multiples of it: whole tiles of every screened product.
+inline constexpr std::int64_t range_rows = 12;
 
 // The sets of codes that a step may hold.
 enum class CodeSet {
@@ -182,6 +188,12 @@ class Device {
     // From now until the next center(): the verbs below that say so leave out masked pairs.
     virtual void mask(const Mask& mask) = 0;
 
+    // The verbs from screen_above() to accumulate() that the head of this file names for ranges work on the
+    // rows [first, last) of the batch alone, so that their lists are as short as the caller wants; `first` is
+    // a multiple of range_rows. Ranges follow one another from the first row to the last: accumulate() adds
+    // to the gradients of those before, and sums by latent go on from theirs. center() begins with all rows.
+    virtual void take_rows(std::int64_t first, std::int64_t last) = 0;
+
     // Screening: which pairs (row, latent) have a pre-activation z = xc . w_enc_j + b_enc_j that matters. The
     // product is made block by block, in float32 or coarser, and scanned in cache; a pair that could pass
     // within the product's error is recomputed by a dot product with one fixed summation order, and that
@@ -256,7 +268,7 @@ class Device {
     virtual void fired(CodeSet set, std::span<std::uint32_t> bits) = 0;
     // Adds to counts[j] the number of main codes of latent j; host memory, [M].
     virtual void count_codes(std::span<std::uint64_t> counts) = 0;
-    // Sums by latent.
+    // Sums by latent; the first range of rows sets them, the others add to them.
     virtual void latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) = 0;
 
     // Gradients from the codes of `sets`, latent by latent, no atomics; s is the gradient_scale that decode()
@@ -268,16 +280,17 @@ class Device {
     //   dL/db_enc  = sum over sets of sum_b dL/dz_bj
     //   dL/db_dec  = s sum_b R_b^(1) (main) - sum_j (dL/db_enc_j) w_j (not in a transcoder)
     //   dL/dW_skip = s sum_b x_b^T R_b^(1) (main)
-    // Overwrites `gradient` but for what belongs to the kind. Calls `done(first, last)` when W_enc and W_dec
-    // of the latents [first, last) are complete, in order. Returns the squared norm of those two. `sums` gets
-    // the sums of the first sets, of dL/df.
+    // Overwrites `gradient` but for what belongs to the kind; of several ranges of rows the last one
+    // completes it. Then calls `done(first, last)` when W_enc and W_dec of the latents [first, last) are
+    // complete, in order. Returns the squared norm of those two. `sums` gets the sums of the first sets, of
+    // dL/df, over the ranges so far.
     virtual double accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
                               Tensors& gradient, std::span<LatentSums> sums,
                               const std::function<void(std::int64_t, std::int64_t)>& done) = 0;
 
     // The whole step up to the gradients by dense products, a few rows at a time: for rules under which so
     // many pairs are active that lists of them would cost more. The same sums and gradients as by the verbs
-    // above, to rounding; fired(main), fired(observed) and count_codes() answer for it too.
+    // above, to rounding.
     virtual DenseReport dense(const Gate& gate, const Tensors& sae, float gradient_scale,
                               std::span<const float> shrink, Tensors& gradient) = 0;
 

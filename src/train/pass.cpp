@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "comm/self.h"
+#include "train/reduce.h"
 
 namespace strata::train {
 namespace {
@@ -15,6 +16,13 @@ float gradient_scale(const Workbench& bench) {
     return 2.0F / static_cast<float>(bench.batch_size);
 }
 
+// The codes without masks and what each of them does for the error.
+void add_observed(Workbench& bench, const TrainedSae& sae, bool masked, Pass& pass) {
+    if (!masked) bench.device.keep_unmasked(CodeSet::main, CodeSet::observed);  // all of them
+    pass.left_out += bench.device.observe(sae.parameters);
+    bench.device.latent_sums(CodeSet::observed, pass.observed, sae.parameters.width);
+}
+
 void select_pairs(Workbench& bench, TrainedSae& sae, const data::Batch& batch, bool masked, Pass& pass) {
     static const std::unique_ptr<Communicator> alone = make_self_communicator();
     const bool local = sae.config.threshold_scope == "local";
@@ -23,41 +31,65 @@ void select_pairs(Workbench& bench, TrainedSae& sae, const data::Batch& batch, b
                           local ? batch.rows : bench.batch_size, batch.rows, sae.guess, sae.margin, masked,
                           !sae.config.atm || sae.config.atm->place == "before"});
     pass.sums = bench.device.decode(CodeSet::main, sae.parameters, gradient_scale(bench));
-    pass.uses = {{.set = CodeSet::main}};
+    if (sae.config.atm) add_observed(bench, sae, masked, pass);
 }
 
-// By lists of pairs; false, on all ranks, if there are too many of them.
-bool gate_pairs(Workbench& bench, TrainedSae& sae, const data::Batch& batch, bool masked, Pass& pass) {
+// Rows of a range, if as many pairs are active as in the step before: their lists are to take three quarters
+// of the room.
+std::int64_t rows_of_range(const Workbench& bench, const TrainedSae& sae, std::int64_t rows) {
+    const double pairs = sae.density * static_cast<double>(sae.parameters.width * rows);
+    const auto ranges = static_cast<std::int64_t>(pairs / (0.75 * static_cast<double>(bench.list_pairs))) + 1;
+    return (rows + ranges * device::range_rows - 1) / (ranges * device::range_rows) * device::range_rows;
+}
+
+// By lists of pairs, of one range of rows after another; where one has more pairs than there is room for,
+// the ranges are halved.
+void gate_lists(Workbench& bench, TrainedSae& sae, const data::Batch& batch, bool masked, Pass& pass) {
     device::Device& device = bench.device;
+    const device::Tensors& parameters = sae.parameters;
     const device::Gate gate = pass.rule.gate();
+    const float scale = gradient_scale(bench);
     std::vector<float> at_least = pass.rule.threshold;
     for (float& limit : at_least) limit = std::max(0.0F, limit - gate.window / 2);
-    const double pairs = static_cast<double>(batch.rows) * static_cast<double>(sae.parameters.width);
-    std::array<std::uint32_t, 1> too_many = {
-        device.screen_above(sae.parameters, at_least,
-                            static_cast<std::int64_t>(2 * dense_share * pairs) + 65536)
-            ? 0U
-            : 1U};
-    bench.comm().any(too_many);
-    if (too_many[0] != 0) return false;
-
-    device.keep_gate(gate, sae.parameters, masked);
-    if (gate.frozen) {
-        const device::DecodeSums frozen = device.decode(CodeSet::gate, sae.parameters, gradient_scale(bench));
-        pass.frozen_error = frozen.squared_error;
-        pass.gate_sum = frozen.l1;
-    }
-    pass.sums = device.decode(CodeSet::main, sae.parameters, gradient_scale(bench));
-    if (gate.window > 0) {
-        device.backprop(CodeSet::window, sae.parameters);
-        device.latent_sums(CodeSet::window, pass.window, sae.parameters.width);
-    }
-    pass.uses = {{.set = CodeSet::main, .gain = gate.gain}};
+    std::vector<device::SetUse> uses = {{.set = CodeSet::main, .gain = gate.gain}};
     if (gate.frozen)
-        pass.uses.push_back({.set = CodeSet::gate, .shift = gate.penalty, .decoder = false});
+        uses.push_back({.set = CodeSet::gate, .shift = gate.penalty, .decoder = false});
     else
-        pass.uses.front().shift = gate.penalty;
-    return true;
+        uses.front().shift = gate.penalty;
+    std::array<device::LatentSums, 2> sums;
+
+    std::int64_t rows = rows_of_range(bench, sae, batch.rows);
+    std::int64_t first = 0;
+    do {
+        const std::int64_t last = std::min(first + rows, batch.rows);
+        device.take_rows(first, last);
+        if (!device.screen_above(parameters, at_least, rows > device::range_rows ? bench.list_pairs : 0)) {
+            rows = (rows / device::range_rows + 1) / 2 * device::range_rows;
+            continue;
+        }
+        device.keep_gate(gate, parameters, masked);
+        if (gate.frozen) {
+            const device::DecodeSums frozen = device.decode(CodeSet::gate, parameters, scale);
+            pass.frozen_error += frozen.squared_error;
+            pass.gate_sum += frozen.l1;
+        }
+        pass.sums += device.decode(CodeSet::main, parameters, scale);
+        if (gate.window > 0) {
+            device.backprop(CodeSet::window, parameters);
+            device.latent_sums(CodeSet::window, pass.window, parameters.width);
+        }
+        if (sae.config.atm) add_observed(bench, sae, masked, pass);
+        pass.square_norm = device.accumulate(
+            uses, pass.rule.shrink, parameters, bench.gradient, std::span(sums).first(uses.size()),
+            [&](std::int64_t begin, std::int64_t end) { hand_on(bench, begin, end); });
+        first = last;
+    } while (first < batch.rows);
+    pass.main = std::move(sums[0]);
+    if (!gate.frozen) return;
+    pass.gate = std::move(sums[1]);
+    // Device::accumulate() sums dL/df of the gate's codes; what is wanted is dL/dz, with the penalty.
+    for (std::size_t j = 0; j < pass.gate.count.size(); ++j)
+        pass.gate.gradient[j] += gate.penalty[j] * pass.gate.count[j];
 }
 
 double sum_of(const std::vector<double>& values) {
@@ -66,7 +98,7 @@ double sum_of(const std::vector<double>& values) {
     return sum;
 }
 
-void gate_rows(Workbench& bench, TrainedSae& sae, Pass& pass) {
+void gate_dense(Workbench& bench, TrainedSae& sae, Pass& pass) {
     device::Gate gate = pass.rule.gate();
     gate.observe = sae.config.atm.has_value();
     device::DenseReport report =
@@ -82,6 +114,7 @@ void gate_rows(Workbench& bench, TrainedSae& sae, Pass& pass) {
     pass.observed = std::move(report.observed);
     if (gate.observe)
         pass.left_out = static_cast<std::uint64_t>(sum_of(pass.observed.count)) - pass.sums.active;
+    hand_on(bench, 0, sae.parameters.width);
 }
 
 }  // namespace
@@ -90,12 +123,13 @@ void run_pass(Workbench& bench, TrainedSae& sae, const data::Batch& batch, const
               bool masked, Pass& pass) {
     if (!sae.kind->elementwise()) {
         select_pairs(bench, sae, batch, masked, pass);
-    } else {
-        pass.rule = sae.kind->rule(moment);
-        if (sae.density > dense_share || !gate_pairs(bench, sae, batch, masked, pass))
-            gate_rows(bench, sae, pass);
+        return;
     }
-    if (!sae.kind->elementwise()) return;
+    pass.rule = sae.kind->rule(moment);
+    if (sae.density > dense_share)
+        gate_dense(bench, sae, pass);
+    else
+        gate_lists(bench, sae, batch, masked, pass);
     double active = static_cast<double>(pass.sums.active);
     bench.comm().sum(std::span(&active, 1));
     sae.density =

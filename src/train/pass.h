@@ -6,24 +6,26 @@
 namespace strata::train {
 
 struct Pass {
-    device::DecodeSums sums;           // this rank's
-    float threshold = 0;               // smallest value that could be selected; 0 for elementwise kinds
-    bool dense = false;                // the gradients of the four tensors are made already
-    double square_norm = 0;            // if so: of those of the matrices
-    sae::Rule rule;                    // elementwise kinds
-    double frozen_error = 0;           // gated: squared error of the frozen reconstruction
-    double gate_sum = 0;               // gated: sum of the gate's codes
-    std::vector<device::SetUse> uses;  // what accumulate() has to do; views of `rule`
-    device::LatentSums main, gate, window, observed;
-    std::uint64_t left_out = 0;  // of the observed codes, by masks
+    device::DecodeSums sums;      // this rank's
+    float threshold = 0;          // smallest value that could be selected; 0 for elementwise kinds
+    device::LatentSums observed;  // with adaptive temporal masking: the codes without masks
+    std::uint64_t left_out = 0;   // of these, by masks
+    device::LatentSums main;      // the codes; selection kinds: after their gradients
+    double square_norm = 0;       // of the gradients of the matrices
+
+    // Elementwise kinds.
+    bool dense = false;  // by dense products
+    sae::Rule rule;
+    device::LatentSums gate, window;
+    double frozen_error = 0;  // gated: squared error of the frozen reconstruction
+    double gate_sum = 0;      // gated: sum of the gate's codes
 };
 
-// The largest share of active pairs at which lists of them are cheaper than dense products: measured, a step
-// by lists costs 1 + 64 times the share of the encoder's product, a dense one about five.
-inline constexpr double dense_share = 0.06;
+// The largest share of active pairs at which lists of them are cheaper than dense products.
+inline constexpr double dense_share = 0.18;
 
-// Encode, gate, decode and backprop. `masked`: the device has a mask, so the observed codes are wanted too.
-// Collective.
+// Encode, gate, decode and backprop; of elementwise kinds the gradients too, handed on as they are finished.
+// `masked`: the device has a mask. Collective.
 void run_pass(Workbench& bench, TrainedSae& sae, const data::Batch& batch, const sae::Moment& moment,
               bool masked, Pass& pass);
 

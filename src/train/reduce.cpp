@@ -1,31 +1,14 @@
 #include "train/reduce.h"
 
-#include <array>
-
 namespace strata::train {
 
-double accumulate_gradients(Workbench& bench, const TrainedSae& sae, Pass& pass,
-                            std::span<const device::SetUse> uses) {
+void hand_on(Workbench& bench, std::int64_t first, std::int64_t last) {
+    if (bench.replicas.group->size() > 1) return;  // summed where they lie, when all are done
     device::Tensors& gradient = bench.gradient;
-    const auto n = static_cast<std::size_t>(gradient.n);
-    const bool shared = bench.replicas.group->size() > 1;
-    const auto ready = [&](std::int64_t first, std::int64_t last) {
-        if (shared) return;  // summed where they lie, when all are done
-        const std::size_t at = static_cast<std::size_t>(first) * n;
-        const std::size_t count = static_cast<std::size_t>(last - first) * n;
-        bench.reducer.submit({gradient.w_enc.data() + at, count});
-        bench.reducer.submit({gradient.w_dec.data() + at, count});
-    };
-    if (pass.dense) {
-        ready(0, sae.parameters.width);
-        return pass.square_norm;
-    }
-    std::array<device::LatentSums, 2> sums;
-    const double norm = bench.device.accumulate(uses, pass.rule.shrink, sae.parameters, gradient,
-                                                std::span(sums).first(pass.rule.frozen ? 2 : 1), ready);
-    pass.main = std::move(sums[0]);
-    if (pass.rule.frozen) pass.gate = std::move(sums[1]);
-    return norm;
+    const std::size_t at = static_cast<std::size_t>(first * gradient.n);
+    const std::size_t count = static_cast<std::size_t>((last - first) * gradient.n);
+    bench.reducer.submit({gradient.w_enc.data() + at, count});
+    bench.reducer.submit({gradient.w_dec.data() + at, count});
 }
 
 double reduce_gradients(Workbench& bench, double own_norm) {

@@ -1,17 +1,17 @@
 #pragma once
-// From codes to the gradients of the whole batch.
+// The gradients of the whole batch from those of the ranks.
 
-#include "train/pass.h"
+#include "train/step.h"
 
 namespace strata::train {
 
-// Makes this rank's gradients and hands finished ones to the reduction over ranks; returns the squared norm
-// of those of the matrices. Fills the pass's sums by latent.
-double accumulate_gradients(Workbench& bench, const TrainedSae& sae, Pass& pass,
-                            std::span<const device::SetUse> uses);
+// Hands the finished gradients of the matrices' latents [first, last) to the reduction over ranks. Every rank
+// calls it with the same, in the same order.
+void hand_on(Workbench& bench, std::int64_t first, std::int64_t last);
 
 // Afterwards bench.gradient holds the sums over all ranks: of the matrices, in the slice of latents that this
-// rank updates, and of the small tensors. Returns the squared norm of all. Collective.
+// rank updates, and of the small tensors. `own_norm`: squared, of this rank's matrices. Returns the squared
+// norm of all. Collective.
 double reduce_gradients(Workbench& bench, double own_norm);
 
 }  // namespace strata::train

@@ -46,9 +46,15 @@ bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<st
 
 // Counts, over all ranks and in rows, for how long each latent has been silent, masks left aside. Returns
 // those that had been dead and fire again.
-std::vector<std::uint32_t> count_silence(Workbench& bench, TrainedSae& sae, bool masked) {
+std::vector<std::uint32_t> count_silence(Workbench& bench, TrainedSae& sae, const Pass& pass, bool masked) {
     std::vector<std::uint32_t> bits((sae.silent.size() + 31) / 32);
-    bench.device.fired(masked ? CodeSet::observed : CodeSet::main, bits);
+    if (!sae.kind->elementwise()) {
+        bench.device.fired(masked ? CodeSet::observed : CodeSet::main, bits);
+    } else {
+        const std::vector<double>& count = (masked ? pass.observed : pass.main).count;
+        for (std::size_t j = 0; j < count.size(); ++j)
+            if (count[j] > 0) bits[j / 32] |= 1U << (j % 32);
+    }
     bench.comm().any(bits);
     std::vector<std::uint32_t> revived;
     for (std::size_t j = 0; j < sae.silent.size(); ++j) {
@@ -61,14 +67,9 @@ std::vector<std::uint32_t> count_silence(Workbench& bench, TrainedSae& sae, bool
 }
 
 // The averages learn from this step's codes without masks.
-void learn_importance(Workbench& bench, TrainedSae& sae, Pass& pass, bool masked,
+void learn_importance(Workbench& bench, TrainedSae& sae, const Pass& pass,
                       const std::vector<std::uint32_t>& revived, AtmReport& report) {
     const std::size_t width = sae.silent.size();
-    if (!pass.dense) {
-        if (!masked) bench.device.keep_unmasked(CodeSet::main, CodeSet::observed);  // all of them
-        pass.left_out = bench.device.observe(sae.parameters);
-        bench.device.latent_sums(CodeSet::observed, pass.observed, sae.parameters.width);
-    }
     std::vector<double> sums;
     for (const auto* part : {&pass.observed.value, &pass.observed.count, &pass.observed.gradient})
         sums.insert(sums.end(), part->begin(), part->end());
@@ -86,10 +87,8 @@ void learn_importance(Workbench& bench, TrainedSae& sae, Pass& pass, bool masked
 sae::BatchSums batch_sums(Workbench& bench, const TrainedSae& sae, const Pass& pass) {
     sae::BatchSums batch;
     std::vector<std::uint64_t> counts;
-    if (sae.kind->counts_latents != nullptr && sae.kind->counts_latents(sae.config)) {
-        counts.assign(static_cast<std::size_t>(sae.parameters.width), 0);
-        bench.device.count_codes(counts);
-    }
+    if (sae.kind->counts_latents != nullptr && sae.kind->counts_latents(sae.config))
+        counts.assign(pass.main.count.begin(), pass.main.count.end());
     counts.push_back(pass.sums.active);
     bench.comm().sum(counts);
     batch.active = static_cast<double>(counts.back());
@@ -112,15 +111,11 @@ double penalty_of(Workbench& bench, const TrainedSae& sae, const Pass& pass, con
     return sae.kind->penalty(moment, batch, sums[0], sums[1]);
 }
 
-void fill_own_gradient(Workbench& bench, const TrainedSae& sae, Pass& pass, const sae::Moment& moment,
+void fill_own_gradient(Workbench& bench, const TrainedSae& sae, const Pass& pass, const sae::Moment& moment,
                        const sae::BatchSums& batch) {
     if (sae.kind->own_gradient == nullptr) return;
     device::Device& device = bench.device;
     const auto width = static_cast<std::size_t>(sae.parameters.width);
-    // Device::accumulate() sums dL/df of the gate's codes; what is wanted is dL/dz, with the penalty.
-    if (!pass.dense && pass.rule.frozen)
-        for (std::size_t j = 0; j < width; ++j)
-            pass.gate.gradient[j] += pass.rule.penalty[j] * pass.gate.count[j];
     std::vector<float> own(static_cast<std::size_t>(sae.parameters.per_latent) * width), b_enc(width);
     device.download(bench.gradient.b_enc.data(), std::as_writable_bytes(std::span(b_enc)));
     sae.kind->own_gradient(moment, batch, {pass.main, pass.window, pass.gate}, own, b_enc);
@@ -206,16 +201,21 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     report.sums = pass.sums;
     report.threshold = pass.threshold;
     report.dense = pass.dense;
-    const std::vector<std::uint32_t> revived = count_silence(bench, sae, masked);
-    if (sae.config.atm) learn_importance(bench, sae, pass, masked, revived, report.atm);
+    const std::vector<std::uint32_t> revived = count_silence(bench, sae, pass, masked);
+    if (sae.config.atm) learn_importance(bench, sae, pass, revived, report.atm);
     const sae::BatchSums sums = batch_sums(bench, sae, pass);
 
-    std::vector<device::SetUse> uses = pass.uses;
-    if (add_auxiliary(bench, sae, dead, report.auxiliary_loss)) uses.push_back({.set = CodeSet::auxiliary});
-    const double own_norm = accumulate_gradients(bench, sae, pass, uses);
+    if (!sae.kind->elementwise()) {
+        std::vector<device::SetUse> uses = {{.set = CodeSet::main}};
+        if (add_auxiliary(bench, sae, dead, report.auxiliary_loss))
+            uses.push_back({.set = CodeSet::auxiliary});
+        pass.square_norm =
+            device.accumulate(uses, {}, sae.parameters, bench.gradient, {&pass.main, 1},
+                              [&](std::int64_t first, std::int64_t last) { hand_on(bench, first, last); });
+    }
     report.penalty = penalty_of(bench, sae, pass, moment, sums);
     fill_own_gradient(bench, sae, pass, moment, sums);
-    report.gradient_norm = std::sqrt(reduce_gradients(bench, own_norm));
+    report.gradient_norm = std::sqrt(reduce_gradients(bench, pass.square_norm));
     if (!std::isfinite(report.gradient_norm)) fail_not_finite(bench, sae, report, step, lr);
 
     const device::OptimizerStep next = optimizer_step(sae, optimizer, step, lr, report.gradient_norm);
@@ -224,6 +224,7 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     constrain_own(bench, sae, moment, next.kind != device::OptimizerStep::Kind::adam);
     bench.replicas.group->barrier();  // all slices are new
     report.resampled = std::ssize(resample(bench, sae, optimizer, step));
+    report.codes = std::move(pass.main);
     return report;
 }
 

@@ -182,7 +182,9 @@ TEST_P(EveryKernel, TilesAreAddedAndProjected) {
     for (const std::int64_t width : {16, 32, 64})
         for (const std::int64_t valid : {std::int64_t{1}, std::int64_t{7}, width / 2, width - 1, width})
             for (const bool with_direction : {false, true})
-                for (const std::int64_t count : {0, 1, 2}) {
+                for (const auto& [count, keep] :
+                     {std::pair(0, false), std::pair(1, false), std::pair(2, false), std::pair(0, true),
+                      std::pair(2, true)}) {
                     Array<float> tile(static_cast<std::size_t>(9 * width));
                     Array<float> other(static_cast<std::size_t>(9 * width));
                     for (std::int64_t b = 0; b < 9; ++b)  // columns that do not exist are zero
@@ -199,13 +201,14 @@ TEST_P(EveryKernel, TilesAreAddedAndProjected) {
                     Guarded out(std::vector<float>(static_cast<std::size_t>(valid), -5));
                     const float square =
                         set.add_tiles(sources, count, width, valid, 0.3F,
-                                      with_direction ? direction.data() : nullptr, out.data());
+                                      with_direction ? direction.data() : nullptr, keep, out.data());
                     EXPECT_TRUE(out.intact()) << width << " " << valid;
                     double expected_square = 0;
                     for (std::int64_t c = 0; c < valid; ++c) {
                         double expected = with_direction ? -static_cast<double>(0.3F) *
                                                                direction[static_cast<std::size_t>(c)]
                                                          : 0;
+                        if (keep) expected -= 5;
                         double magnitude = std::abs(expected);
                         for (std::int64_t s = 0; s < count; ++s)
                             for (std::int64_t e = 0; e < sources[s].count; ++e) {
@@ -334,9 +337,9 @@ TEST_P(EveryKernel, HasTheBitsOfTheBestSetIfItFuses) {
         for (const std::int64_t width : {16, 32, 64}) {
             std::vector<float> mine(static_cast<std::size_t>(width)), theirs(mine);
             const float my_square =
-                set.add_tiles(&source, 1, width, width, 0.3F, direction.data(), mine.data());
+                set.add_tiles(&source, 1, width, width, 0.3F, direction.data(), false, mine.data());
             const float their_square =
-                best.add_tiles(&source, 1, width, width, 0.3F, direction.data(), theirs.data());
+                best.add_tiles(&source, 1, width, width, 0.3F, direction.data(), false, theirs.data());
             EXPECT_EQ(mine, theirs) << width;
             EXPECT_EQ(my_square, their_square)
                 << width << ": the gradient's norm decides the clipping, so the next step";

@@ -16,6 +16,13 @@
 
 namespace strata::test {
 
+// How an elementwise step is made: by lists of the whole batch, by lists of ranges of rows (the first of
+// which turn out to be too long), or by dense products.
+enum class Form { lists, ranges, dense };
+inline const char* name_of(Form form) {
+    return form == Form::lists ? "lists" : form == Form::ranges ? "ranges" : "dense";
+}
+
 // Whether all ranks give the same. Collective.
 inline bool same_on_all_ranks(Communicator& comm, std::uint64_t bits) {
     std::vector<std::uint64_t> all(static_cast<std::size_t>(comm.size()));
@@ -85,6 +92,13 @@ struct Training {
     train::StepReport step(const std::vector<float>& x, const OptimizerConfig& optimizer, std::int64_t number,
                            double lr) {
         return step(x, 0, bench.batch_size, optimizer, number, lr);
+    }
+
+    // Of the next step.
+    void set_form(Form form) {
+        sae.density = form == Form::dense ? 1 : form == Form::ranges ? 0.1 : 0;
+        bench.list_pairs = form == Form::ranges ? bench.batch_size * sae.parameters.width / 10
+                                                : train::Workbench::most_list_pairs;
     }
 
     reference::Sae<float> parameters() { return get(sae.parameters, device); }

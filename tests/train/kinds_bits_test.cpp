@@ -15,6 +15,7 @@ namespace strata {
 namespace {
 
 using reference::Sae;
+using test::Form;
 using test::KindCase;
 using test::Training;
 
@@ -33,11 +34,11 @@ class KindBits : public testing::TestWithParam<KindCase> {
   protected:
     const std::unique_ptr<Communicator> self = make_self_communicator();
 
-    std::uint64_t state_after(const KindCase& c, std::size_t rows, int steps, double density, int threads) {
+    std::uint64_t state_after(const KindCase& c, std::size_t rows, int steps, Form form, int threads) {
         Training training(*self, test::start_of(c), c.config, static_cast<std::int64_t>(rows),
                           KindCase::mean_square, c.options(threads));
         for (int t = 0; t < steps; ++t) {
-            training.sae.density = density;
+            training.set_form(form);
             const test::Rows batch = test::rows_of(c, t, rows);
             training.step(batch.x, batch.target, 0, static_cast<std::int64_t>(rows), test::optimizer_at(t), t,
                           KindCase::lr);
@@ -48,12 +49,12 @@ class KindBits : public testing::TestWithParam<KindCase> {
 
 TEST_P(KindBits, DoNotDependOnTheNumberOfThreads) {
     const KindCase& c = GetParam();
-    for (const double density : {0.0, 1.0}) {
-        if (c.selects() && density > 0) continue;
-        const std::uint64_t expected = state_after(c, KindCase::rows, 6, density, 1);
+    for (const Form form : {Form::lists, Form::ranges, Form::dense}) {
+        if (c.selects() && form != Form::lists) continue;
+        const std::uint64_t expected = state_after(c, KindCase::rows, 6, form, 1);
         for (const int threads : {2, 3, 5})
-            EXPECT_EQ(state_after(c, KindCase::rows, 6, density, threads), expected)
-                << threads << (density > 0 ? ", dense" : ", lists");
+            EXPECT_EQ(state_after(c, KindCase::rows, 6, form, threads), expected)
+                << threads << ", " << test::name_of(form);
     }
 }
 
@@ -63,12 +64,12 @@ class LargeKindBits : public KindBits {};
 
 TEST_P(LargeKindBits, DoNotDependOnTheNumberOfThreads) {
     const KindCase c = widened(GetParam());
-    for (const double density : {0.0, 1.0}) {
-        if (c.selects() && density > 0) continue;
-        const std::uint64_t expected = state_after(c, many_rows, 4, density, 1);
+    for (const Form form : {Form::lists, Form::ranges, Form::dense}) {
+        if (c.selects() && form != Form::lists) continue;
+        const std::uint64_t expected = state_after(c, many_rows, 4, form, 1);
         for (const int threads : {2, 3, 5})
-            EXPECT_EQ(state_after(c, many_rows, 4, density, threads), expected)
-                << threads << (density > 0 ? ", dense" : ", lists");
+            EXPECT_EQ(state_after(c, many_rows, 4, form, threads), expected)
+                << threads << ", " << test::name_of(form);
     }
 }
 
@@ -79,66 +80,76 @@ std::vector<KindCase> with_all_options() {
 }
 INSTANTIATE_TEST_SUITE_P(With, LargeKindBits, testing::ValuesIn(with_all_options()), test::name_of_case);
 
-class Forms : public KindBits {};
-
-// From the same state at every step.
-TEST_P(Forms, OfListsAndOfDenseProductsAgree) {
-    const KindCase c = widened(GetParam());
-    const auto rows = static_cast<std::int64_t>(many_rows);
-    Sae<float> start = test::start_of(c);
-    for (float& b : start.b_enc) b -= 0.25F;  // lists have room for the pairs
-    Training lists(*self, start, c.config, rows, KindCase::mean_square, c.options());
-    Training dense(*self, start, c.config, rows, KindCase::mean_square, c.options());
-    double worst_loss = 0, worst_gradient = 0, worst_average = 0;
-    bool masked = false;
-    std::int64_t resampled = 0;
-    for (int t = 0; t < 6; ++t) {
-        SCOPED_TRACE(t);
-        dense.take_over(lists);
-        const test::Rows batch = test::clear_rows_of(c, t, lists.parameters(), many_rows, 3e-7);
-        const auto step = [&](Training& training, double density) {
-            training.sae.density = density;
-            return training.step(batch.x, batch.target, 0, rows, test::optimizer_at(t), t, KindCase::lr);
-        };
-        const train::StepReport a = step(lists, 0), b = step(dense, 1);
-        ASSERT_FALSE(a.dense);
-        ASSERT_TRUE(b.dense);
-        EXPECT_EQ(a.sums.active, b.sums.active);
-        EXPECT_EQ(lists.sae.density, dense.sae.density);
-        EXPECT_EQ(lists.sae.silent, dense.sae.silent);
-        EXPECT_EQ(a.resampled, b.resampled);
-        std::vector<std::uint64_t> counts(many_latents), other(counts);
-        lists.device.count_codes(counts);
-        dense.device.count_codes(other);
-        EXPECT_EQ(counts, other);
-        for (const auto& [found, expected] :
-             {std::pair(b.sums.squared_error, a.sums.squared_error),
-              std::pair(b.sums.prefix_error, a.sums.prefix_error), std::pair(b.sums.l1, a.sums.l1),
-              std::pair(b.sums.cosine, a.sums.cosine), std::pair(b.penalty, a.penalty),
-              std::pair(b.gradient_norm, a.gradient_norm),
-              std::pair(b.atm.masked_share, a.atm.masked_share)}) {
-            EXPECT_NEAR(found, expected, 2e-6 * std::abs(expected));
-            if (expected != 0) worst_loss = std::max(worst_loss, std::abs(found / expected - 1));
+class Forms : public KindBits {
+  protected:
+    // With lists of the whole batch, from the same state at every step.
+    void agree(Form form) {
+        const KindCase c = widened(GetParam());
+        const auto rows = static_cast<std::int64_t>(many_rows);
+        const Sae<float> start = test::start_of(c);
+        Training lists(*self, start, c.config, rows, KindCase::mean_square, c.options());
+        Training other(*self, start, c.config, rows, KindCase::mean_square, c.options());
+        double worst_loss = 0, worst_gradient = 0, worst_average = 0;
+        bool masked = false;
+        std::int64_t resampled = 0;
+        for (int t = 0; t < 6; ++t) {
+            SCOPED_TRACE(t);
+            other.take_over(lists);
+            const test::Rows batch = test::clear_rows_of(c, t, lists.parameters(), many_rows, 3e-7);
+            const auto step = [&](Training& training, Form by) {
+                training.set_form(by);
+                return training.step(batch.x, batch.target, 0, rows, test::optimizer_at(t), t, KindCase::lr);
+            };
+            const train::StepReport a = step(lists, Form::lists), b = step(other, form);
+            ASSERT_FALSE(a.dense);
+            ASSERT_EQ(b.dense, form == Form::dense);
+            EXPECT_EQ(a.sums.active, b.sums.active);
+            EXPECT_EQ(test::codes_of(lists.device).size(), a.sums.active);
+            if (form == Form::ranges) {
+                EXPECT_LT(test::codes_of(other.device).size(), a.sums.active * 2 / 3) << "of the last range";
+            }
+            EXPECT_EQ(lists.sae.density, other.sae.density);
+            EXPECT_EQ(lists.sae.silent, other.sae.silent);
+            EXPECT_EQ(a.resampled, b.resampled);
+            EXPECT_EQ(a.codes.count, b.codes.count);
+            for (const auto& [found, expected] :
+                 {std::pair(b.sums.squared_error, a.sums.squared_error),
+                  std::pair(b.sums.prefix_error, a.sums.prefix_error), std::pair(b.sums.l1, a.sums.l1),
+                  std::pair(b.sums.cosine, a.sums.cosine), std::pair(b.penalty, a.penalty),
+                  std::pair(b.gradient_norm, a.gradient_norm),
+                  std::pair(b.atm.masked_share, a.atm.masked_share)}) {
+                EXPECT_NEAR(found, expected, 2e-6 * std::abs(expected));
+                if (expected != 0) worst_loss = std::max(worst_loss, std::abs(found / expected - 1));
+            }
+            for (const auto& [found, expected] :
+                 {std::pair(&other.sae.atm.activation, &lists.sae.atm.activation),
+                  std::pair(&other.sae.atm.frequency, &lists.sae.atm.frequency),
+                  std::pair(&other.sae.atm.contribution, &lists.sae.atm.contribution)})
+                worst_average = std::max(worst_average, test::relative_difference(*found, *expected));
+            const Sae<float> found = other.gradient(), expected = lists.gradient();
+            for (int i = 0; i < Sae<float>::tensors; ++i)
+                worst_gradient =
+                    std::max(worst_gradient, test::relative_difference(found.tensor(i), expected.tensor(i)));
+            masked = masked || a.atm.masked_share > 0;
+            resampled += a.resampled;
         }
-        for (const auto& [found, expected] :
-             {std::pair(&dense.sae.atm.activation, &lists.sae.atm.activation),
-              std::pair(&dense.sae.atm.frequency, &lists.sae.atm.frequency),
-              std::pair(&dense.sae.atm.contribution, &lists.sae.atm.contribution)})
-            worst_average = std::max(worst_average, test::relative_difference(*found, *expected));
-        const Sae<float> found = dense.gradient(), expected = lists.gradient();
-        for (int i = 0; i < Sae<float>::tensors; ++i)
-            worst_gradient =
-                std::max(worst_gradient, test::relative_difference(found.tensor(i), expected.tensor(i)));
-        masked = masked || a.atm.masked_share > 0;
-        resampled += a.resampled;
+        EXPECT_LT(worst_gradient, 1e-5);
+        EXPECT_LT(worst_average, 1e-5);
+        EXPECT_EQ(masked, c.config.atm.has_value());
+        EXPECT_EQ(resampled > 0, c.config.resample_every > 0);
+        RecordProperty(fmt::format("loss_{}", test::name_of(form)), fmt::format("{:.2e}", worst_loss));
+        RecordProperty(fmt::format("gradient_{}", test::name_of(form)),
+                       fmt::format("{:.2e}", worst_gradient));
+        RecordProperty(fmt::format("average_{}", test::name_of(form)), fmt::format("{:.2e}", worst_average));
     }
-    EXPECT_LT(worst_gradient, 1e-5);
-    EXPECT_LT(worst_average, 1e-5);
-    EXPECT_EQ(masked, c.config.atm.has_value());
-    EXPECT_EQ(resampled > 0, c.config.resample_every > 0);
-    RecordProperty("loss", fmt::format("{:.2e}", worst_loss));
-    RecordProperty("gradient", fmt::format("{:.2e}", worst_gradient));
-    RecordProperty("average", fmt::format("{:.2e}", worst_average));
+};
+
+TEST_P(Forms, RangesOfRowsMakeTheSameStep) {
+    agree(Form::ranges);
+}
+
+TEST_P(Forms, DenseProductsMakeTheSameStep) {
+    agree(Form::dense);
 }
 
 std::vector<KindCase> of_both_forms() {
@@ -150,7 +161,6 @@ std::vector<KindCase> of_both_forms() {
 }
 INSTANTIATE_TEST_SUITE_P(With, Forms, testing::ValuesIn(of_both_forms()), test::name_of_case);
 
-// More pairs than lists have room for: the step is made of dense products, whatever the step before was.
 TEST(FormOfAStep, FollowsTheShareOfActivePairs) {
     const std::unique_ptr<Communicator> self = make_self_communicator();
     KindCase c = test::elementwise_cases().front();
@@ -167,14 +177,38 @@ TEST(FormOfAStep, FollowsTheShareOfActivePairs) {
         return report.dense;
     };
     EXPECT_TRUE(step(0)) << "nothing is known before the first step";
-    training.sae.density = 0;
-    EXPECT_TRUE(step(1)) << "the lists gave up";
     EXPECT_GT(training.sae.density, 0.3);
+    training.sae.density = 0;
+    EXPECT_FALSE(step(1)) << "nothing is known of this step";
+    EXPECT_TRUE(step(2));
     for (float& b : start.b_enc) b -= 0.5F;
     training.restart(start);
-    EXPECT_TRUE(step(2));
+    EXPECT_TRUE(step(3));
     EXPECT_LT(training.sae.density, train::dense_share);
-    EXPECT_FALSE(step(3));
+    EXPECT_FALSE(step(4));
+}
+
+// A limit below what a handful of rows has active: the ranges are halved down to the shortest there are.
+TEST(FormOfAStep, RangesAreHalvedUntilTheirListsHaveRoom) {
+    const std::unique_ptr<Communicator> self = make_self_communicator();
+    KindCase c = test::elementwise_cases().front();
+    const auto rows = static_cast<std::int64_t>(KindCase::rows);
+    Training training(*self, test::start_of(c), c.config, rows, KindCase::mean_square, c.options());
+    const test::Rows batch = test::rows_of(c, 0);
+    for (const std::int64_t room : {1, 700, 1 << 22}) {
+        training.sae.density = 0;
+        training.bench.list_pairs = room;
+        const train::StepReport report = training.step(batch.x, 0, rows, test::optimizer_at(0), 0, 0);
+        std::size_t in_range = 0;  // rows of the last one
+        std::uint32_t row = ~0U;
+        for (const test::Pair& pair : test::codes_of(training.device))
+            if (pair.row != row) {
+                row = pair.row;
+                ++in_range;
+            }
+        EXPECT_EQ(in_range, room == 1 ? device::range_rows : room == 700 ? 12 : rows) << room;
+        EXPECT_GT(report.sums.active, 700 * 2);
+    }
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ namespace {
 
 using device::CodeSet;
 using reference::Sae;
+using test::Form;
 using test::KindCase;
 using test::Pair;
 using test::Training;
@@ -29,7 +30,7 @@ struct Case {
     KindCase kind;
     int group_size = 0;
     bool first_rank_idle = false;
-    bool dense = false;
+    Form form = Form::lists;
 };
 
 void PrintTo(const Case& c, std::ostream* out) {
@@ -55,7 +56,7 @@ class DistributedKinds : public testing::TestWithParam<Case> {
     }
 
     train::StepReport step(Training& mine, const test::Rows& batch, int t) const {
-        mine.sae.density = GetParam().dense ? 1 : 0;
+        mine.set_form(GetParam().form);
         return mine.step(batch.x, batch.target, first(), last(), test::optimizer_at(t), t, KindCase::lr);
     }
 
@@ -79,13 +80,6 @@ class DistributedKinds : public testing::TestWithParam<Case> {
         for (const CodeSet set : sets)
             EXPECT_EQ(test::codes_of(mine.device, set), slice(test::codes_of(alone.device, set)))
                 << static_cast<int>(set);
-    }
-
-    std::vector<std::uint64_t> counts_of(Training& t, Communicator& ranks) const {
-        std::vector<std::uint64_t> counts(width);
-        t.device.count_codes(counts);
-        ranks.sum(counts);
-        return counts;
     }
 
     double sum(double value) const {
@@ -123,7 +117,7 @@ TEST_P(DistributedKinds, AStepFromTheSameStateIsTheSame) {
         SCOPED_TRACE(t);
         ASSERT_EQ(mine.sae.silent, alone.sae.silent);
         mine.take_over(alone);
-        alone.sae.density = GetParam().dense ? 1 : 0;
+        alone.set_form(GetParam().form);
         const test::Rows batch = test::clear_rows_of(kind, t, alone.parameters());
         const train::StepReport expected =
             alone.step(batch.x, batch.target, 0, rows, test::optimizer_at(t), t, KindCase::lr);
@@ -135,8 +129,10 @@ TEST_P(DistributedKinds, AStepFromTheSameStateIsTheSame) {
         EXPECT_EQ(mine.sae.resampled_at, alone.sae.resampled_at);
         EXPECT_EQ(mine.sae.silent, alone.sae.silent);
         EXPECT_EQ(mine.sae.density, alone.sae.density);
-        EXPECT_EQ(counts_of(mine, *comm), counts_of(alone, *self));
-        if (!expected.dense)
+        std::vector<double> counts = found.codes.count;
+        comm->sum(counts);
+        EXPECT_EQ(counts, expected.codes.count);
+        if (GetParam().form == Form::lists)
             expect_same_codes(mine, alone, expected.atm.masked_share > 0, expected.auxiliary_loss > 0);
 
         expect_near(worst_loss, "squared error", sum(found.sums.squared_error), expected.sums.squared_error);
@@ -215,29 +211,6 @@ TEST_P(DistributedLocalThresholds, StepsAreThoseOfTheReference) {
     RecordProperty("loss", fmt::format("{:.2e}", worst));
 }
 
-// The lists of a rank without rows have room; those of the others have not.
-TEST(DistributedForms, AllRanksTakeDenseProductsWhereOneHasTooManyPairs) {
-    const auto comm = make_mpi_communicator();
-    constexpr std::int64_t many = 1200;  // a third of it is too many for lists, at four ranks
-    KindCase kind = test::elementwise_cases().front();
-    ASSERT_EQ(kind.config.kind, "relu");
-    kind.config.width = 1100;
-    const Sae<float> start = test::start_of(kind);
-    for (const int group_size : test::divisions()) {
-        Training::Options options = kind.options(1);
-        options.group_size = group_size;
-        Training mine(*comm, start, kind.config, many, KindCase::mean_square, options);
-        mine.sae.density = 0;
-        const test::Rows batch = test::rows_of(kind, 0, many);
-        const train::StepReport report =
-            mine.step(batch.x, test::first_row(many, comm->rank(), comm->size(), true),
-                      test::first_row(many, comm->rank() + 1, comm->size(), true), test::optimizer_at(0), 0,
-                      KindCase::lr);
-        EXPECT_TRUE(report.dense);
-        EXPECT_TRUE(mine.replicas_agree());
-    }
-}
-
 bool is_local(const KindCase& kind) {
     return kind.config.threshold_scope == "local";
 }
@@ -247,11 +220,11 @@ std::vector<Case> cases(bool local) {
     for (const KindCase& kind : test::kind_cases()) {
         if (is_local(kind) != local) continue;
         for (const int group_size : test::divisions())
-            for (const bool dense : {false, true}) {
-                if (dense && kind.selects()) continue;
+            for (const Form form : {Form::lists, Form::ranges, Form::dense}) {
+                if (form != Form::lists && kind.selects()) continue;
                 // A rank without rows, where everything is on.
                 const bool idle = kind.name.ends_with("_all");
-                all.push_back({kind, group_size, idle, dense});
+                all.push_back({kind, group_size, idle, form});
             }
     }
     return all;
@@ -259,7 +232,7 @@ std::vector<Case> cases(bool local) {
 
 std::string name_of(const testing::TestParamInfo<Case>& info) {
     return fmt::format("{}_{}_{}", info.param.kind.name, test::name_of_division(info.param.group_size),
-                       info.param.dense ? "dense" : "lists");
+                       test::name_of(info.param.form));
 }
 
 INSTANTIATE_TEST_SUITE_P(With, DistributedKinds, testing::ValuesIn(cases(false)), name_of);

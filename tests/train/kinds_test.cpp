@@ -17,6 +17,7 @@ namespace {
 using reference::Mask;
 using reference::Sae;
 using reference::StepResult;
+using test::Form;
 using test::KindCase;
 using test::Pair;
 using test::Training;
@@ -107,13 +108,12 @@ void expect_near(double& worst, double allowed, const std::vector<float>& found,
     worst = std::max(worst, error);
 }
 
-void expect_same_codes(Training& training, const KindCase& c, const train::StepReport& report,
+void expect_same_codes(Training& training, const KindCase& c, Form form, const train::StepReport& report,
                        const StepResult<double>& result) {
-    std::vector<std::uint64_t> counts(width), expected(width);
+    std::vector<double> expected(width);
     for (std::size_t i = 0; i < rows * width; ++i) expected[i % width] += result.mask[i] != 0;
-    training.device.count_codes(counts);
-    EXPECT_EQ(counts, expected);
-    if (report.dense) return;
+    EXPECT_EQ(report.codes.count, expected);
+    if (form != Form::lists) return;
     std::vector<std::uint32_t> begin, latent;
     std::vector<float> value;
     training.device.read_codes(begin, latent, value);
@@ -170,8 +170,7 @@ class Kinds : public testing::TestWithParam<KindCase> {
   protected:
     const std::unique_ptr<Communicator> self = make_self_communicator();
 
-    // `density`: what an elementwise kind takes for the share of active pairs before each step.
-    void match(double density) {
+    void match(Form form) {
         const KindCase& c = GetParam();
         const Sae<float> start = test::start_of(c);
         Training training(*self, start, c.config, rows, KindCase::mean_square, c.options());
@@ -182,7 +181,7 @@ class Kinds : public testing::TestWithParam<KindCase> {
         Worst worst;
         for (int t = 0; t < steps; ++t) {
             SCOPED_TRACE(t);
-            training.sae.density = density;
+            training.set_form(form);
             const train::AtmState atm_before = training.sae.atm;
             const Sae<float> before = training.parameters();
             expected.sae = Sae<double>(before);
@@ -192,8 +191,8 @@ class Kinds : public testing::TestWithParam<KindCase> {
             const StepResult<double> result = test::reference_step(c, expected, batch, resampled_at);
             add_reached(reached, c, t, result, expected.silent, Sae<double>(before));
 
-            EXPECT_EQ(report.dense, !c.selects() && density > 0);
-            expect_same_codes(training, c, report, result);
+            EXPECT_EQ(report.dense, form == Form::dense);
+            expect_same_codes(training, c, form, report, result);
             const double all = rows;
             expect_near(worst, "squared error", report.sums.squared_error, result.squared_error);
             expect_near(worst, "over prefixes", report.sums.prefix_error / all, result.losses.prefixes);
@@ -253,13 +252,17 @@ class Kinds : public testing::TestWithParam<KindCase> {
 
 // Lists of pairs; for kinds that select the only form there is.
 TEST_P(Kinds, StepsOfListsAreThoseOfTheReference) {
-    match(0);
+    match(Form::lists);
 }
 
 class ElementwiseKinds : public Kinds {};
 
+TEST_P(ElementwiseKinds, StepsOfRangesOfRowsAreThoseOfTheReference) {
+    match(Form::ranges);
+}
+
 TEST_P(ElementwiseKinds, StepsOfDenseProductsAreThoseOfTheReference) {
-    match(1);
+    match(Form::dense);
 }
 
 INSTANTIATE_TEST_SUITE_P(With, Kinds, testing::ValuesIn(test::kind_cases()), test::name_of_case);

@@ -29,9 +29,10 @@ constexpr std::int64_t bucket_bytes = std::int64_t{32} << 20;
 
 }  // namespace
 
-// W_enc and W_dec gradients of a group of latents in one tile of columns; returns their squared norm.
+// W_enc and W_dec gradients of a group of latents in one tile of columns; returns their squared norm. After
+// the last rows what lies along d_j is taken out.
 double CpuDevice::accumulate_group(std::span<const SetUse> sets, const Tensors& sae, Tensors& gradient,
-                                   std::int64_t group, std::int64_t tile) {
+                                   std::int64_t group, std::int64_t tile, bool first_rows, bool last_rows) {
     const std::int64_t width = centered_tiles_.width;
     const std::int64_t valid = centered_tiles_.valid(tile);
     double norm = 0;
@@ -59,10 +60,11 @@ double CpuDevice::accumulate_group(std::span<const SetUse> sets, const Tensors& 
             decoder[static_cast<std::size_t>(decoders++)] = {codes.residual[residual].at(tile, 0), rows,
                                                              codes.value_of.data() + begin, count};
         }
-        norm += kernels_.add_tiles(encoder.data(), std::ssize(sets), width, valid, 0, nullptr,
+        norm += kernels_.add_tiles(encoder.data(), std::ssize(sets), width, valid, 0, nullptr, !first_rows,
                                    gradient.w_enc.data() + at);
         norm += kernels_.add_tiles(decoder.data(), decoders, width, valid, along_[latent],
-                                   sae.w_dec.data() + at, gradient.w_dec.data() + at);
+                                   last_rows ? sae.w_dec.data() + at : nullptr, !first_rows,
+                                   gradient.w_dec.data() + at);
     }
     return norm;
 }
@@ -78,13 +80,14 @@ double CpuDevice::accumulate(std::span<const SetUse> sets, std::span<const float
     const CodeTable& main = table(CodeSet::main);
     const LatentSums& sums = all_sums.front();
 
+    const bool first_rows = first_row_ == 0, last_rows = last_row_ == rows_;
     along_.resize(static_cast<std::size_t>(sae.width));
+    for (std::vector<double>* a : {&bias_sums_, &other_along_})
+        if (first_rows) a->assign(static_cast<std::size_t>(sae.width), 0.0);
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t j = 0; j < sae.width; ++j) {
         const auto latent = static_cast<std::size_t>(j);
-        double bias = 0;
-        double along = sae.unit_rows ? sums.value_gradient[latent] : 0;
-        if (!shrink.empty()) along -= shrink[latent] * sums.value[latent];
+        double bias = 0, other_along = 0;
         for (const SetUse& use : sets) {
             CodeTable& codes = table(use.set);
             const float gain = use.gain.empty() ? 1.0F : use.gain[latent];
@@ -92,12 +95,17 @@ double CpuDevice::accumulate(std::span<const SetUse> sets, std::span<const float
             for (std::uint32_t e = codes.latent_begin[latent]; e < codes.latent_begin[latent + 1]; ++e) {
                 float& g = codes.gradient_of[e];
                 if (use.decoder && use.set != CodeSet::main && sae.unit_rows)
-                    along += static_cast<double>(codes.value_of[e]) * g / codes.gradient_scale;
+                    other_along += static_cast<double>(codes.value_of[e]) * g / codes.gradient_scale;
                 g = gain * g + shift;
                 bias += g;
             }
         }
-        gradient.b_enc.data()[j] = static_cast<float>(bias);
+        bias_sums_[latent] += bias;
+        other_along_[latent] += other_along;
+        double along = other_along_[latent];
+        if (sae.unit_rows) along += sums.value_gradient[latent];
+        if (!shrink.empty()) along -= shrink[latent] * sums.value[latent];
+        gradient.b_enc.data()[j] = static_cast<float>(bias_sums_[latent]);
         along_[latent] = static_cast<float>(along);
     }
 
@@ -113,12 +121,13 @@ double CpuDevice::accumulate(std::span<const SetUse> sets, std::span<const float
 #pragma omp for schedule(dynamic) nowait
             for (std::int64_t g = start; g < stop; ++g)
                 part_norms_[static_cast<std::size_t>(g * tiles + tile)] =
-                    accumulate_group(sets, sae, gradient, g, tile);
+                    accumulate_group(sets, sae, gradient, g, tile, first_rows, last_rows);
         }
-        done(start * latent_group, std::min(stop * latent_group, sae.width));
+        if (last_rows) done(start * latent_group, std::min(stop * latent_group, sae.width));
     }
     double norm = 0;
     for (const double part : part_norms_) norm += part;
+    if (!last_rows) return norm;
     std::vector<double> residual(static_cast<std::size_t>(n_), 0.0);
     add_columns(main.residual.front(), residual);
     finish_outputs(sae, residual, main.gradient_scale, gradient);

@@ -68,10 +68,9 @@ void CpuDevice::candidate_values(std::vector<float>& values) {
 template <typename Passes, typename Value>
 void CpuDevice::keep_if(CodeSet set, const PairsByRow& from, const Passes& passes, const Value& value) {
     PairsByRow& out = table(set).pairs;
-    out.begin.resize(static_cast<std::size_t>(rows_) + 1);
-    out.begin[0] = 0;
+    out.begin.assign(static_cast<std::size_t>(last_row_) + 1, 0);
 #pragma omp parallel for num_threads(threads_) schedule(static)
-    for (std::int64_t b = 0; b < rows_; ++b) {
+    for (std::int64_t b = first_row_; b < last_row_; ++b) {
         const auto r = static_cast<std::size_t>(b);
         std::uint32_t count = 0;
         for (std::uint32_t e = from.begin[r]; e < from.begin[r + 1]; ++e) count += passes(r, e);
@@ -82,7 +81,7 @@ void CpuDevice::keep_if(CodeSet set, const PairsByRow& from, const Passes& passe
     for (auto* a : {&out.value, &table(set).gradient}) a->grow(total);
     out.latent.grow(total);
 #pragma omp parallel for num_threads(threads_) schedule(static)
-    for (std::int64_t b = 0; b < rows_; ++b) {
+    for (std::int64_t b = first_row_; b < last_row_; ++b) {
         const auto r = static_cast<std::size_t>(b);
         std::uint32_t at = out.begin[r];
         for (std::uint32_t e = from.begin[r]; e < from.begin[r + 1]; ++e) {
@@ -200,7 +199,9 @@ void CpuDevice::transpose(CodeTable& codes, std::int64_t width) {
     codes.gradient_of.grow(total);
     codes.latent_begin.resize(latents + 1);
     counts_.assign(static_cast<std::size_t>(threads_) * latents, 0);
-    const auto first_row = [&](int t) { return static_cast<std::size_t>(rows_ * t / threads_); };
+    const auto first_row = [&](int t) {
+        return static_cast<std::size_t>(first_row_ + (last_row_ - first_row_) * t / threads_);
+    };
     // A loop over the runs, not over the threads: the runtime may grant fewer threads than were asked for.
 #pragma omp parallel for num_threads(threads_) schedule(static, 1)
     for (int t = 0; t < threads_; ++t) {
@@ -233,12 +234,6 @@ void CpuDevice::transpose(CodeTable& codes, std::int64_t width) {
 
 void CpuDevice::fired(CodeSet set, std::span<std::uint32_t> bits) {
     std::ranges::fill(bits, 0);
-    if (dense_) {
-        const LatentSums& sums = set == CodeSet::main ? dense_report_.main : dense_report_.observed;
-        for (std::size_t j = 0; j < sums.count.size(); ++j)
-            if (sums.count[j] > 0) bits[j / 32] |= 1U << (j % 32);
-        return;
-    }
     const PairsByRow& pairs = table(set).pairs;
     for (std::int64_t e = 0; e < pairs.size(); ++e) {
         const std::uint32_t j = pairs.latent[static_cast<std::size_t>(e)];
@@ -247,11 +242,6 @@ void CpuDevice::fired(CodeSet set, std::span<std::uint32_t> bits) {
 }
 
 void CpuDevice::count_codes(std::span<std::uint64_t> counts) {
-    if (dense_) {
-        for (std::size_t j = 0; j < counts.size(); ++j)
-            counts[j] += static_cast<std::uint64_t>(dense_report_.main.count[j]);
-        return;
-    }
     const PairsByRow& pairs = table(CodeSet::main).pairs;
     for (std::int64_t e = 0; e < pairs.size(); ++e) ++counts[pairs.latent[static_cast<std::size_t>(e)]];
 }
@@ -265,7 +255,7 @@ void CpuDevice::latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) {
 
 // After transpose().
 void CpuDevice::sum_by_latent(const CodeTable& codes, LatentSums& sums, std::int64_t width) {
-    sums.reset(width);
+    if (first_row_ == 0) sums.reset(width);
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t j = 0; j < width; ++j) {
         const auto latent = static_cast<std::size_t>(j);
@@ -275,10 +265,10 @@ void CpuDevice::sum_by_latent(const CodeTable& codes, LatentSums& sums, std::int
             gradient += codes.gradient_of[e];
             both += static_cast<double>(codes.value_of[e]) * codes.gradient_of[e];
         }
-        sums.count[latent] = codes.latent_begin[latent + 1] - codes.latent_begin[latent];
-        sums.value[latent] = value / codes.gradient_scale;
-        sums.gradient[latent] = gradient;
-        sums.value_gradient[latent] = both / codes.gradient_scale;
+        sums.count[latent] += codes.latent_begin[latent + 1] - codes.latent_begin[latent];
+        sums.value[latent] += value / codes.gradient_scale;
+        sums.gradient[latent] += gradient;
+        sums.value_gradient[latent] += both / codes.gradient_scale;
     }
 }
 

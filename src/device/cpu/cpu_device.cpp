@@ -82,7 +82,7 @@ void CpuDevice::center(const Rows& rows, const Tensors& sae) {
     batch_ = rows;
     rows_ = rows.count;
     mask_ = {};
-    dense_ = false;
+    take_rows(0, rows_);
     if (sae.transcoder && target_.size() < centered_.size()) target_.reset(centered_.size());
     if (!sae.transcoder) target_.reset(0);
     const float* bias = sae.transcoder ? no_bias_.data() : sae.b_dec.data();
@@ -105,6 +105,12 @@ void CpuDevice::center(const Rows& rows, const Tensors& sae) {
 
 void CpuDevice::mask(const Mask& mask) {
     mask_ = mask;
+}
+
+void CpuDevice::take_rows(std::int64_t first, std::int64_t last) {
+    STRATA_ASSERT(first % range_rows == 0 && first <= last && last <= rows_);
+    first_row_ = first;
+    last_row_ = last;
 }
 
 void Tiles::reset(std::int64_t rows_, std::int64_t n_) {

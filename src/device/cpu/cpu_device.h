@@ -156,6 +156,7 @@ class CpuDevice final : public Device {
     void prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) override;
     void center(const Rows& rows, const Tensors& sae) override;
     void mask(const Mask& mask) override;
+    void take_rows(std::int64_t first, std::int64_t last) override;
     bool screen_above(const Tensors& sae, std::span<const float> at_least, std::int64_t limit) override;
     void screen_row_top(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset) override;
     void cap_rows(std::int64_t cap) override;
@@ -198,7 +199,7 @@ class CpuDevice final : public Device {
         double start = 0;
         bool screened = false, timed = true;
     };
-    // The best seconds of the first calls, then their moving averages.
+    // The best seconds a row of the first calls, then their moving averages.
     struct EncoderTimes {
         double float32 = 1e30, screened = 1e30;
         std::uint64_t calls = 0;
@@ -245,7 +246,7 @@ class CpuDevice final : public Device {
     void weigh_squares(const Tensors& sae);
     void add_columns(const Tiles& rows, std::span<double> sums);
     double accumulate_group(std::span<const SetUse> sets, const Tensors& sae, Tensors& gradient,
-                            std::int64_t group, std::int64_t tile);
+                            std::int64_t group, std::int64_t tile, bool first_rows, bool last_rows);
     void dense_encode(const Gate& gate, const Tensors& sae, std::span<const LatentTile> tiles,
                       std::int64_t first, std::int64_t count);
     void dense_decode(const Gate& gate, const Tensors& sae, std::int64_t first, std::int64_t count);
@@ -265,6 +266,7 @@ class CpuDevice final : public Device {
     Screen screen_;
     std::map<const float*, EncoderTimes> encoder_times_;  // by W_enc
     std::int64_t rows_ = 0, n_ = 0;                       // of the present batch
+    std::int64_t first_row_ = 0, last_row_ = 0;           // the range of its rows that lists are made of
     std::vector<float> no_bias_;                          // [n] zeros
     Rows batch_;                                          // the same, in host memory
     Mask mask_;
@@ -283,10 +285,12 @@ class CpuDevice final : public Device {
     std::vector<DecodeSums> other_row_sums_;
     Array<double> partial_;  // [groups, n] sums by group of rows or latents
     std::vector<double> part_norms_;
-    std::vector<float> along_;          // [M] multiple of d_j taken from the decoder's gradient
+    // [M] of accumulate(), over the ranges of rows so far: dL/db_enc; what sets other than main add to the
+    // multiple of d_j that is taken from the decoder's gradient; that multiple.
+    std::vector<double> bias_sums_, other_along_;
+    std::vector<float> along_;
     std::vector<float> square_weight_;  // [M] of weigh_squares()
     DenseScratch dense_scratch_;
-    bool dense_ = false;  // the present batch went through dense()
     DenseReport dense_report_;
 };
 

@@ -30,7 +30,7 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
     std::vector<DecodeSums>& row_sums = set == CodeSet::main ? row_sums_ : other_row_sums_;
     row_sums.resize(row_sums_.size());
 #pragma omp parallel for num_threads(threads_) schedule(static)
-    for (std::int64_t b = 0; b < rows_; ++b) {
+    for (std::int64_t b = first_row_; b < last_row_; ++b) {
         const auto i = static_cast<std::size_t>(b);
         const std::uint32_t begin = pairs.begin[i];
         const std::uint32_t count = pairs.begin[i + 1] - begin;
@@ -86,7 +86,7 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
         }
     }
     DecodeSums total;
-    for (std::int64_t b = 0; b < rows_; ++b) total += row_sums[static_cast<std::size_t>(b)];
+    for (std::int64_t b = first_row_; b < last_row_; ++b) total += row_sums[static_cast<std::size_t>(b)];
     return total;
 }
 
@@ -105,7 +105,7 @@ void CpuDevice::for_each_dot(const PairsByRow& pairs, const Tensors& sae, const 
                              const Pair& pair) {
     const CodeTable& main = table(CodeSet::main);
 #pragma omp parallel for num_threads(threads_) schedule(static)
-    for (std::int64_t b = 0; b < rows_; ++b) {
+    for (std::int64_t b = first_row_; b < last_row_; ++b) {
         const auto r = static_cast<std::size_t>(b);
         Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
         std::uint32_t e = pairs.begin[r];
@@ -161,7 +161,7 @@ std::uint64_t CpuDevice::observe(const Tensors& sae) {
     // Codes that are not masked are main codes, whose gradient is known.
     std::uint64_t left_out = 0;
 #pragma omp parallel for num_threads(threads_) schedule(static) reduction(+ : left_out)
-    for (std::int64_t b = 0; b < rows_; ++b) {
+    for (std::int64_t b = first_row_; b < last_row_; ++b) {
         const auto r = static_cast<std::size_t>(b);
         std::uint32_t m = main.pairs.begin[r];
         for (std::uint32_t e = pairs.begin[r]; e < pairs.begin[r + 1]; ++e) {

@@ -85,7 +85,6 @@ DenseReport CpuDevice::dense(const Gate& gate, const Tensors& sae, float gradien
         report.sums.active += static_cast<std::uint64_t>(report.main.count[j]);
         report.sums.l1 += report.main.value[j];
     }
-    dense_ = true;
     if (gradient_scale == 0) return report;
 
     part_norms_.assign(static_cast<std::size_t>(sae.width), 0.0);

@@ -40,7 +40,7 @@ std::int64_t CpuDevice::block_rows(std::int64_t bytes_per_row, bool screened) co
         return std::max(tile, block_rows(bytes_per_row, false) / tile * tile);
     }
     const std::int64_t parts = 4 * static_cast<std::int64_t>(threads_);
-    const std::int64_t share = (rows_ + parts - 1) / parts;
+    const std::int64_t share = (last_row_ - first_row_ + parts - 1) / parts;
     const std::int64_t cached =
         std::max<std::int64_t>(8, (std::int64_t{1} << 21) / std::max<std::int64_t>(bytes_per_row, 1));
     return std::clamp<std::int64_t>(share, 32, std::min(most_block_rows, std::max<std::int64_t>(32, cached)));
@@ -63,7 +63,7 @@ bool CpuDevice::screen_above(const Tensors& sae, std::span<const float> at_least
     STRATA_ASSERT(at_least.size() == 1 || std::ssize(at_least) == sae.width);
     const Encoding encoding = start_encoding(sae, at_least, false);
     const std::int64_t per_block = block_rows(0, encoding.screened);
-    const std::int64_t count = (rows_ + per_block - 1) / per_block;
+    const std::int64_t count = (last_row_ - first_row_ + per_block - 1) / per_block;
     if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
     const Rounding rounding = encoding.screened ? Rounding{} : rounding_of(sae, at_least);
     // With a limit for each latent the scan looks for z - at_least_j >= 0.
@@ -77,8 +77,8 @@ bool CpuDevice::screen_above(const Tensors& sae, std::span<const float> at_least
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
     for (std::int64_t block = 0; block < count; ++block) {
         if (limit > 0 && total > limit) continue;
-        const std::int64_t first = block * per_block;
-        screen_block(sae, bias, block, first, std::min(per_block, rows_ - first), at_least, rounding,
+        const std::int64_t first = first_row_ + block * per_block;
+        screen_block(sae, bias, block, first, std::min(per_block, last_row_ - first), at_least, rounding,
                      encoding.screened);
         total += blocks_[static_cast<std::size_t>(block)].found;
     }
@@ -116,19 +116,21 @@ void CpuDevice::finish_encoding(const Tensors& sae, const Encoding& encoding) {
     if (!encoding.timed || options_.encoder != "auto") return;
     EncoderTimes& times = encoder_times_[sae.w_enc.data()];
     double& mine = encoding.screened ? times.screened : times.float32;
-    const double taken = seconds() - encoding.start;
+    const double taken =
+        (seconds() - encoding.start) / static_cast<double>(std::max<std::int64_t>(1, last_row_ - first_row_));
     mine = times.calls < 4 ? std::min(mine, taken) : 0.9 * mine + 0.1 * taken;
     ++times.calls;
     // What is a little slower stays the choice: times vary from call to call.
     const double favour = times.calls == 4 ? 1 : 0.9;
     const bool now =
         times.choice ? times.float32 >= favour * times.screened : times.screened < favour * times.float32;
+    const double per_batch = 1e3 * static_cast<double>(rows_);
     if (times.calls == 4 || (times.calls > 4 && now != times.choice))
         log::info("encoder of {} latents: {} takes {:.1f} ms for {} rows, {} {:.1f} ms", sae.width,
                   now ? "the screened integer product" : "the float32 product",
-                  1e3 * (now ? times.screened : times.float32), rows_,
+                  per_batch * (now ? times.screened : times.float32), rows_,
                   now ? "the float32 product" : "the screened one",
-                  1e3 * (now ? times.float32 : times.screened));
+                  per_batch * (now ? times.float32 : times.screened));
     times.choice = now;
 }
 
@@ -213,7 +215,7 @@ void CpuDevice::screen_block(const Tensors& sae, const float* bias, std::int64_t
 
 // Joins the blocks' candidates; out.count holds each block's row offsets.
 void CpuDevice::collect_candidates(std::int64_t rows_per_block) {
-    const std::int64_t count = (rows_ + rows_per_block - 1) / rows_per_block;
+    const std::int64_t count = (last_row_ - first_row_ + rows_per_block - 1) / rows_per_block;
     std::vector<std::int64_t> start(static_cast<std::size_t>(count) + 1, 0);
     for (std::int64_t i = 0; i < count; ++i)
         start[static_cast<std::size_t>(i) + 1] =
@@ -223,7 +225,7 @@ void CpuDevice::collect_candidates(std::int64_t rows_per_block) {
         fail("{} candidates in one batch of {} rows; reduce k or train.batch_size", total, rows_);
     candidates_.latent.grow(static_cast<std::size_t>(total));
     candidates_.value.grow(static_cast<std::size_t>(total));
-    candidates_.begin.resize(static_cast<std::size_t>(rows_) + 1);
+    candidates_.begin.assign(static_cast<std::size_t>(last_row_) + 1, 0);
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t i = 0; i < count; ++i) {
         const RowBlock& block = blocks_[static_cast<std::size_t>(i)];
@@ -231,10 +233,10 @@ void CpuDevice::collect_candidates(std::int64_t rows_per_block) {
         std::copy_n(block.latent.begin(), block.found, candidates_.latent.data() + at);
         std::copy_n(block.value.begin(), block.found, candidates_.value.data() + at);
         for (std::size_t r = 0; r + 1 < block.count.size(); ++r)
-            candidates_.begin[static_cast<std::size_t>(i * rows_per_block) + r] =
+            candidates_.begin[static_cast<std::size_t>(first_row_ + i * rows_per_block) + r] =
                 static_cast<std::uint32_t>(at) + block.count[r];
     }
-    candidates_.begin[static_cast<std::size_t>(rows_)] = static_cast<std::uint32_t>(total);
+    candidates_.begin[static_cast<std::size_t>(last_row_)] = static_cast<std::uint32_t>(total);
 }
 
 void CpuDevice::pre_activation_histogram(const Tensors& sae, std::int64_t rows,

@@ -203,11 +203,14 @@ void AddRows(const float* HWY_RESTRICT base, const std::uint32_t* HWY_RESTRICT i
 // exist.
 template <int vectors_of_tile>
 float AddTile(const TileSource* sources, std::int64_t count, std::int64_t valid, float along,
-              const float* HWY_RESTRICT direction, float* HWY_RESTRICT out) {
+              const float* HWY_RESTRICT direction, bool keep, float* HWY_RESTRICT out) {
     const D d;
     constexpr std::int64_t width = vectors_of_tile * lanes;
     V sum[vectors_of_tile];
     for (auto& v : sum) v = hn::Zero(d);
+    for (int v = 0; keep && v * lanes < valid; ++v)
+        sum[v] = valid - v * lanes >= lanes ? hn::LoadU(d, out + v * lanes)
+                                            : load_first(d, out + v * lanes, valid - v * lanes);
     for (std::int64_t s = 0; s < count; ++s) {
         const TileSource& source = sources[s];
         for (std::int64_t e = 0; e < source.count; ++e) {
@@ -239,10 +242,10 @@ float AddTile(const TileSource* sources, std::int64_t count, std::int64_t valid,
 }
 
 float AddTiles(const TileSource* sources, std::int64_t count, std::int64_t width, std::int64_t valid,
-               float along, const float* direction, float* out) {
-    if (width == 64) return AddTile<64 / lanes>(sources, count, valid, along, direction, out);
-    if (width == 32) return AddTile<32 / lanes>(sources, count, valid, along, direction, out);
-    return AddTile<16 / lanes>(sources, count, valid, along, direction, out);
+               float along, const float* direction, bool keep, float* out) {
+    if (width == 64) return AddTile<64 / lanes>(sources, count, valid, along, direction, keep, out);
+    if (width == 32) return AddTile<32 / lanes>(sources, count, valid, along, direction, keep, out);
+    return AddTile<16 / lanes>(sources, count, valid, along, direction, keep, out);
 }
 
 float Subtract(const float* HWY_RESTRICT x, const float* HWY_RESTRICT b, std::int64_t n,

@@ -49,9 +49,10 @@ struct Kernels {
     void (*multiply)(float s, std::int64_t n, float* inout);
 
     // out = sum of the sources' weighted rows - along * direction, `valid` of the `width` (16, 32 or 64)
-    // columns; `direction` may be null. Tiles are 64-byte aligned. Returns |out|^2.
+    // columns, added to what is there with `keep`; `direction` may be null. Tiles are 64-byte aligned.
+    // Returns |out|^2.
     float (*add_tiles)(const TileSource* sources, std::int64_t count, std::int64_t width, std::int64_t valid,
-                       float along, const float* direction, float* out);
+                       float along, const float* direction, bool keep, float* out);
 
     // Appends first_latent + j and z[j] + bias[j] for every j with z[j] + bias[j] >= limit; returns how many.
     // Both outputs need room for `count` elements.
