@@ -17,6 +17,7 @@ struct RunConfig {
     std::string encoder = "auto";           // auto | float32 | screened
     std::string screen_bound = "dithered";  // | certain
     bool reproducible = false;
+    bool tensorboard = false;  // event files beside metrics.jsonl
     bool operator==(const RunConfig&) const = default;
 };
 
@@ -134,8 +135,9 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
 std::string to_yaml(const Config& config);
 
 // One line that is equal for two configurations exactly if a checkpoint of one may be continued under the
-// other: everything that decides the result, so not run.output, data.skip_corrupt, train.log_every,
-// train.checkpoint_every, train.keep_checkpoints, run.device, run.encoder, run.screen_bound, parallel.*.
+// other: everything that decides the result, so not run.output, run.device, run.encoder, run.screen_bound,
+// run.tensorboard, data.skip_corrupt, train.log_every, train.checkpoint_every, train.keep_checkpoints,
+// parallel.*.
 std::string fingerprint(const Config& config);
 
 // Cumulative widths of the prefixes, ascending, the last of them the whole width: the only one where

@@ -149,6 +149,7 @@ std::vector<Key> make_keys() {
     run.key("encoder", &RunConfig::encoder, words({"auto", "float32", "screened"})).decides = false;
     run.key("screen_bound", &RunConfig::screen_bound, words({"dithered", "certain"})).decides = false;
     run.only("reproducible", {"false"}, "sums depend on the number of ranks by rounding");
+    run.key("tensorboard", &RunConfig::tensorboard, words({"true", "false"})).decides = false;
 
     Section<DataConfig> data{all, "data", &Config::data};
     data.key("files", &DataConfig::files, {.described = "a list of files or globs"}).required = true;

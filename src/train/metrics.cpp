@@ -13,20 +13,7 @@
 
 namespace strata::train {
 
-MetricsFile::MetricsFile(const std::filesystem::path& path, std::uint64_t keep) : path_(path) {
-    if (std::filesystem::exists(path)) {
-        if (std::filesystem::file_size(path) < keep)
-            fail("{}: {} bytes long, the checkpoint was made with {}; it has been changed since",
-                 path.string(), std::filesystem::file_size(path), keep);
-        std::filesystem::resize_file(path, keep);
-    } else if (keep > 0) {
-        fail("{}: missing, though the checkpoint was made with {} bytes of it", path.string(), keep);
-    }
-    out_.open(path, std::ios::binary | std::ios::app | std::ios::ate);
-    if (!out_) fail("{}: cannot open for writing: {}", path.string(), std::strerror(errno));
-}
-
-void MetricsFile::write(const Metrics& m) {
+nlohmann::ordered_json to_json(const Metrics& m) {
     nlohmann::ordered_json line = {{"step", m.step},
                                    {"tokens", m.tokens},
                                    {"sae", m.sae},
@@ -53,7 +40,24 @@ void MetricsFile::write(const Metrics& m) {
         line["atm_masked_share"] = m.atm->masked_share;
         line["atm_above"] = m.atm->above_share;
     }
-    out_ << line.dump() << '\n';
+    return line;
+}
+
+MetricsFile::MetricsFile(const std::filesystem::path& path, std::uint64_t keep) : path_(path) {
+    if (std::filesystem::exists(path)) {
+        if (std::filesystem::file_size(path) < keep)
+            fail("{}: {} bytes long, the checkpoint was made with {}; it has been changed since",
+                 path.string(), std::filesystem::file_size(path), keep);
+        std::filesystem::resize_file(path, keep);
+    } else if (keep > 0) {
+        fail("{}: missing, though the checkpoint was made with {} bytes of it", path.string(), keep);
+    }
+    out_.open(path, std::ios::binary | std::ios::app | std::ios::ate);
+    if (!out_) fail("{}: cannot open for writing: {}", path.string(), std::strerror(errno));
+}
+
+void MetricsFile::write(const Metrics& metrics) {
+    out_ << to_json(metrics).dump() << '\n';
 }
 
 std::uint64_t MetricsFile::flush() {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 
@@ -13,7 +14,7 @@
 
 namespace strata::train {
 
-// One logged step of one SAE, all ranks together. Field names are those of metrics.jsonl.
+// One logged step of one SAE, all ranks together.
 struct Metrics {
     std::int64_t step = 0;    // of this dataset, from 1
     std::int64_t tokens = 0;  // rows trained on so far
@@ -27,6 +28,9 @@ struct Metrics {
     double threshold = 0, lr = 0, grad_norm = 0, rows_per_second = 0;
     data::LeftOut left_out;  // skipped_rows and corrupt_rows, since the start
 };
+
+// Its line of metrics.jsonl.
+nlohmann::ordered_json to_json(const Metrics& metrics);
 
 // The lines of OUTPUT/metrics.jsonl; only rank 0 has one.
 class MetricsFile {

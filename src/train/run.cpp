@@ -29,6 +29,7 @@
 #include "train/output.h"
 #include "train/schedule.h"
 #include "train/step.h"
+#include "train/tensorboard.h"
 
 namespace strata::train {
 namespace {
@@ -47,7 +48,8 @@ struct Run {
     bool spare_core = false;
     std::unique_ptr<device::Device> device;
     std::unique_ptr<Replicas> replicas;
-    std::unique_ptr<MetricsFile> metrics;  // rank 0
+    std::unique_ptr<MetricsFile> metrics;                        // rank 0
+    std::optional<TensorboardFiles> tensorboard = std::nullopt;  // rank 0, if asked for
 };
 
 // Cores this rank may use: its own if ranks are bound to different ones, else its share of the node's.
@@ -242,6 +244,7 @@ bool train_steps(Run& run, Training& t) {
                 line.left_out = left_out;
                 if (!run.metrics) continue;
                 run.metrics->write(line);
+                if (run.tensorboard) run.tensorboard->write(line);
                 if (!bar_shown) log_metrics(line, steps);
             }
             if (run.metrics) run.metrics->flush();
@@ -351,6 +354,7 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
         if (comm.rank() == 0)
             run.metrics = std::make_unique<MetricsFile>(fs::path(config.run.output) / "metrics.jsonl",
                                                         from ? from->progress.metrics_bytes : 0);
+        if (comm.rank() == 0 && config.run.tensorboard) run.tensorboard.emplace(config.run.output);
     });
     if (options.resume)
         log::info("{}", from ? fmt::format("continuing from {}", from->folder.string())

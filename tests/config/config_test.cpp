@@ -30,6 +30,7 @@ run:
   encoder: auto                # auto | float32 | screened; what is found is the same
   screen_bound: dithered       # dithered | certain
   reproducible: false          # true: the same bits at any rank and thread count
+  tensorboard: false           # true: event files beside metrics.jsonl
 data:
   files: [activations/*.h5]    # required; globs; files in sorted order make one long dataset per name
   datasets: [resid_post/12]    # required; names inside the files, globs allowed; each match is one stream
@@ -119,7 +120,7 @@ TEST(Load, TheSuiteOfTheSample) {
                              "batch_topk.w16384.k20", "batch_topk.w16384.k40", "batch_topk.w16384.k80"));
     EXPECT_THAT(
         complaint(sample + sample_suite + "  - {kind: jumprelu, l0_target: [20, 40, 80]}\n" + sample_end),
-        HasSubstr("run.yaml:38: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
+        HasSubstr("run.yaml:39: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
                   "batch_topk or matryoshka"));
 }
 
@@ -378,10 +379,10 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
     const std::string of_least = fingerprint(load(least));
     EXPECT_THAT(of_least, testing::Not(HasSubstr("\n")));
     for (const std::string option :
-         {"run.output=y", "run.device=cpu", "train.log_every=7", "train.checkpoint_every=7",
-          "train.keep_checkpoints=7", "parallel.data=7", "parallel.threads=7", "parallel.groups=1",
-          "data.lanes=64", "data.skip_corrupt=true", "sae.k=64.0", "suite=[{k: 64}]", "sae.l0=0.0",
-          "sae.atm=null"})
+         {"run.output=y", "run.device=cpu", "run.tensorboard=true", "train.log_every=7",
+          "train.checkpoint_every=7", "train.keep_checkpoints=7", "parallel.data=7", "parallel.threads=7",
+          "parallel.groups=1", "data.lanes=64", "data.skip_corrupt=true", "sae.k=64.0", "suite=[{k: 64}]",
+          "sae.l0=0.0", "sae.atm=null"})
         EXPECT_EQ(fingerprint(load(least, {option})), of_least) << option;
     std::set<std::string> all = {of_least};
     const std::vector<std::string> deciding = {"run.seed=1",
