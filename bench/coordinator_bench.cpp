@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "base/file.h"
@@ -49,7 +50,7 @@ void tell(benchmark::State& state) {
     Desk desk;
     Metrics line;
     line.sae = "resid_post.12.batch_topk.w16384.k64";
-    const std::string lines = line_of(line);
+    const std::string lines = to_json(line).dump() + '\n';
     const std::unique_ptr<Communicator> mail = mpi().comm->duplicate();
     CoordinatorLine one(nullptr, *mail, 1);
     const CoordinatorThread thread(desk.coordinator.get(), *mail);

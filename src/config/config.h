@@ -21,6 +21,7 @@ struct RunConfig {
     bool reproducible = false;
     double watchdog = 60;             // seconds of silence of a rank after which all end; 0: never
     std::string time_limit = "auto";  // auto | empty: null | a time that seconds_in understands
+    bool tensorboard = false;         // event files beside metrics.jsonl
     bool operator==(const RunConfig&) const = default;
 };
 
@@ -143,7 +144,7 @@ std::string to_yaml(const Config& config);
 // One line that is equal for two configurations exactly if a checkpoint of one may be continued under the
 // other: everything that decides the result, so not run.output, data.stage, data.skip_corrupt,
 // train.log_every, train.checkpoint_every, train.keep_checkpoints, run.device, run.encoder, run.screen_bound,
-// run.watchdog, run.time_limit, parallel.*.
+// run.watchdog, run.time_limit, run.tensorboard, parallel.*.
 std::string fingerprint(const Config& config);
 
 // Seconds in "3600", "90:00" (minutes and seconds), "12:00:00" or "1-12:00:00" (with days), as Slurm writes

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "base/error.h"
@@ -21,6 +22,7 @@
 #include "train/output.h"
 #include "train/schedule.h"
 #include "train/step.h"
+#include "train/tensorboard.h"
 
 namespace strata::train {
 namespace {
@@ -36,6 +38,7 @@ struct Training {
     std::unique_ptr<Reducer> reducer;
     std::unique_ptr<data::Stream> stream;
     std::unique_ptr<CheckpointWriter> checkpoints;
+    std::optional<TensorboardFiles> tensorboard;  // rank 0, where asked for
     std::chrono::steady_clock::time_point checkpoint_begun;
 };
 
@@ -49,6 +52,7 @@ Training begin(Group& group, const suite::Job& job, const std::optional<Checkpoi
                .reducer = nullptr,
                .stream = nullptr,
                .checkpoints = nullptr,
+               .tensorboard = {},
                .checkpoint_begun = {}};
     if (from) {
         t.progress = from->progress;
@@ -192,7 +196,8 @@ void report_lines(Group& group, Training& t, std::vector<Metrics>& lines, double
     for (Metrics& line : lines) {
         line.rows_per_second = rows_per_second;
         line.left_out = left_out;
-        text += line_of(line);
+        text += to_json(line).dump() + '\n';
+        if (t.tensorboard) t.tensorboard->write(line);
         if (!group.bar) log_metrics(line, group.config.train.steps());
     }
     group.line.metrics(text);
@@ -290,6 +295,7 @@ bool train_job(Group& group, const suite::Job& job, std::size_t index,
     Training training = begin(group, job, from);
     training.checkpoints = std::make_unique<CheckpointWriter>(checkpoints, group.device, group.replicas,
                                                               config.train.keep_checkpoints);
+    if (group.comm.rank() == 0 && config.run.tensorboard) training.tensorboard.emplace(config.run.output);
     together(group.comm, [&] {
         if (group.comm.rank() == 0) group.line.started(index, training.progress.step);
     });

@@ -15,7 +15,7 @@
 
 namespace strata::train {
 
-std::string line_of(const Metrics& m) {
+nlohmann::ordered_json to_json(const Metrics& m) {
     nlohmann::ordered_json line = {{"step", m.step},
                                    {"tokens", m.tokens},
                                    {"sae", m.sae},
@@ -42,7 +42,7 @@ std::string line_of(const Metrics& m) {
         line["atm_masked_share"] = m.atm->masked_share;
         line["atm_above"] = m.atm->above_share;
     }
-    return line.dump() + '\n';
+    return line;
 }
 
 void keep_lines(const std::filesystem::path& path, const std::map<std::string, std::int64_t>& last) {

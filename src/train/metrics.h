@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 
@@ -14,7 +15,7 @@
 
 namespace strata::train {
 
-// One logged step of one SAE, all ranks together. Field names are those of metrics.jsonl.
+// One logged step of one SAE, all ranks together.
 struct Metrics {
     std::int64_t step = 0;    // of this dataset, from 1
     std::int64_t tokens = 0;  // rows trained on so far
@@ -29,8 +30,8 @@ struct Metrics {
     data::LeftOut left_out;  // skipped_rows and corrupt_rows, since the start
 };
 
-// A line of metrics.jsonl, with its end.
-std::string line_of(const Metrics& metrics);
+// Its line of metrics.jsonl.
+nlohmann::ordered_json to_json(const Metrics& metrics);
 
 // Cuts from OUTPUT/metrics.jsonl what a resumed run will write again: of each SAE the lines after the step
 // that `last` has for it, all of an SAE that it has not. What is left of a line that was cut off goes too.

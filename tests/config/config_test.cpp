@@ -31,6 +31,7 @@ run:
   screen_bound: dithered       # dithered | certain
   reproducible: false          # true: the same bits at any rank and thread count
   time_limit: auto             # until the end of the Slurm job; seconds, HH:MM:SS; null: none
+  tensorboard: false           # true: event files beside metrics.jsonl
 data:
   files: [activations/*.h5]    # required; globs; files in sorted order make one long dataset per name
   datasets: [resid_post/12]    # required; names inside the files, globs allowed; each match is one stream
@@ -121,7 +122,7 @@ TEST(Load, TheSuiteOfTheSample) {
                              "batch_topk.w16384.k20", "batch_topk.w16384.k40", "batch_topk.w16384.k80"));
     EXPECT_THAT(
         complaint(sample + sample_suite + "  - {kind: jumprelu, l0_target: [20, 40, 80]}\n" + sample_end),
-        HasSubstr("run.yaml:40: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
+        HasSubstr("run.yaml:41: sae.k: 64 has no meaning for kind jumprelu; expected no k, or kind topk, "
                   "batch_topk or matryoshka"));
 }
 
@@ -380,8 +381,8 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
     const std::string of_least = fingerprint(load(least));
     EXPECT_THAT(of_least, testing::Not(HasSubstr("\n")));
     for (const std::string option :
-         {"run.output=y", "run.device=cpu", "run.time_limit=9", "run.watchdog=9", "data.stage=y",
-          "data.skip_corrupt=true", "train.log_every=7", "train.checkpoint_every=7",
+         {"run.output=y", "run.device=cpu", "run.time_limit=9", "run.watchdog=9", "run.tensorboard=true",
+          "data.stage=y", "data.skip_corrupt=true", "train.log_every=7", "train.checkpoint_every=7",
           "train.keep_checkpoints=7", "parallel.data=7", "parallel.threads=7", "parallel.groups=1",
           "parallel.saes_per_job=1", "data.lanes=64", "sae.k=64.0", "suite=[{k: 64}]", "sae.l0=0.0",
           "sae.atm=null"})
