@@ -65,8 +65,8 @@ while [ $kills -lt $wanted ] && [ $failures -eq 0 ]; do
     setsid mpirun -q -n $ranks "$STRATA" train "$config" --quiet "${suite[@]}" --set "run.output=$run" --resume >"$folder/log" 2>&1 &
     pid=$!
     moment=$((RANDOM % 1300)) # from the start of MPI to the end of a run
-    sleep "$((moment / 1000)).$(printf '%03d' $((moment % 1000)))"
-    if alive $pid; then
+    [ $kills -ge $wanted ] || sleep "$((moment / 1000)).$(printf '%03d' $((moment % 1000)))"
+    if [ $kills -lt $wanted ] && alive $pid; then
       kill_one "$run" $pid
       kills=$((kills + 1))
     fi
