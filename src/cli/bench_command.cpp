@@ -21,6 +21,7 @@
 #include "device/cpu/kernels.h"
 #include "eval/evaluate.h"
 #include "sae/sae.h"
+#include "train/pass.h"
 #include "train/reduce.h"
 #include "train/step.h"
 
@@ -175,7 +176,8 @@ int bench(const Arguments& a, Communicator& comm) {
     const double lr = sae.kind->elementwise() || a.dead > 0 ? 0 : 1e-3;
     if (a.dead > 0) make_dead(sae, a.n, a.dead);
     const auto one_step = [&] {
-        if (a.form != "auto") sae.density = a.form == "lists" ? 0 : 1;
+        if (a.form == "lists") sae.density = std::min(sae.density, train::dense_share);
+        if (a.form == "dense") sae.density = 1;
         report = train::train_step(workbench, sae, {}, batch, step++, lr);
     };
     for (std::int64_t i = 0; i < a.warm_steps; ++i) one_step();
@@ -263,6 +265,7 @@ int bench(const Arguments& a, Communicator& comm) {
         {"k", a.k},
         {"l0_of_rank", static_cast<double>(report.sums.active) / static_cast<double>(rows)},
         {"dense", report.dense},
+        {"density", sae.density},
         {"ranks", comm.size()},
         {"device", device->name()},
         {"rows_per_second", static_cast<double>(a.rows) / whole.best},

@@ -34,7 +34,7 @@ void select_pairs(Workbench& bench, TrainedSae& sae, const data::Batch& batch, b
     if (sae.config.atm) add_observed(bench, sae, masked, pass);
 }
 
-// Rows of a range, if as many pairs are active as in the step before: their lists are to take three quarters
+// Rows of a range, if lists are as long as in the step before: those of all sets are to take three quarters
 // of the room.
 std::int64_t rows_of_range(const Workbench& bench, const TrainedSae& sae, std::int64_t rows) {
     const double pairs = sae.density * static_cast<double>(sae.parameters.width * rows);
@@ -130,10 +130,12 @@ void run_pass(Workbench& bench, TrainedSae& sae, const data::Batch& batch, const
         gate_dense(bench, sae, pass);
     else
         gate_lists(bench, sae, batch, masked, pass);
-    double active = static_cast<double>(pass.sums.active);
-    bench.comm().sum(std::span(&active, 1));
+    double listed = sum_of(pass.main.count);
+    for (const device::LatentSums* sums : {&pass.gate, &pass.window, &pass.observed})
+        listed += sum_of(sums->count) / 2;
+    bench.comm().sum(std::span(&listed, 1));
     sae.density =
-        active / (static_cast<double>(bench.batch_size) * static_cast<double>(sae.parameters.width));
+        listed / (static_cast<double>(bench.batch_size) * static_cast<double>(sae.parameters.width));
 }
 
 }  // namespace strata::train

@@ -21,8 +21,8 @@ struct Pass {
     double gate_sum = 0;      // gated: sum of the gate's codes
 };
 
-// The largest share of active pairs at which lists of them are cheaper than dense products.
-inline constexpr double dense_share = 0.18;
+// The largest density (TrainedSae) at which lists are cheaper than dense products (docs/methods.md).
+inline constexpr double dense_share = 0.19;
 
 // Encode, gate, decode and backprop; of elementwise kinds the gradients too, handed on as they are finished.
 // `masked`: the device has a mask. Collective.

@@ -30,7 +30,9 @@ struct TrainedSae {
     double largest_rate = 0, weight_sum = 0;  // of schedule-free averaging
     std::vector<std::uint64_t> silent;        // [M] rows of all ranks since the latent last fired
     float guess = 0, margin = 0;              // of the screen; see sae::Selecting
-    double density = 1;  // elementwise kinds: share of pairs that were active in the last step
+    // Elementwise kinds: the codes of the last step and half of those of the other sets (gate, window,
+    // observed), which cost about half, of all ranks, as a share of B M.
+    double density = 1;
     AtmState atm;
     std::int64_t resampled_at = -1;  // step that last gave latents a new start; -1: none
     std::vector<float> thresholds;   // [M] of inference; empty until calibrated

@@ -152,6 +152,87 @@ TEST(Invariance, ASmallerBatchLeavesNothingOfTheLarger) {
     EXPECT_EQ(gradient_of(true), gradient_of(false));
 }
 
+// Lists of one range of rows after another, the last one shorter, against those of all rows.
+TEST(Invariance, RangesOfRowsMakeTheGradientsOfTheWholeBatch) {
+    constexpr std::int64_t rows = 197, width = 600;
+    const test::Problem p = test::make_problem(rows, 67, width);
+    std::vector<float> threshold(width), penalty(width), shrink(width);
+    for (std::size_t j = 0; j < width; ++j) {
+        threshold[j] = 0.05F + 0.001F * static_cast<float>(j % 50);
+        penalty[j] = 0.002F * static_cast<float>(j % 3);
+        shrink[j] = 0.01F * static_cast<float>(j % 5);
+    }
+    device::Gate gate;
+    gate.threshold = threshold;
+    gate.window = 0.08F;
+    gate.penalty = penalty;
+    gate.frozen = true;
+    const std::vector<device::SetUse> uses = {
+        {.set = CodeSet::main}, {.set = CodeSet::gate, .shift = gate.penalty, .decoder = false}};
+    struct Result {
+        std::vector<Pair> codes, window;
+        double squared_error = 0, frozen_error = 0, norm = 0;
+        device::LatentSums of_window;
+        std::array<device::LatentSums, 2> sums;
+        reference::Sae<float> gradient;
+    };
+    const auto by_ranges_of = [&](std::int64_t size, int threads) {
+        Result out;
+        device::CpuDevice device(threads);
+        device.prepare(rows, 67, width, 1);
+        const device::Tensors parameters = test::put(p.sae, device);
+        device::Tensors gradient = test::put(p.sae, device);  // to be overwritten
+        device.center({p.x, rows}, parameters);
+        std::int64_t done = 0;
+        for (std::int64_t first = 0; first < rows; first += size) {
+            EXPECT_EQ(done, 0) << "nothing is complete before the last range";
+            device.take_rows(first, std::min(first + size, rows));
+            EXPECT_TRUE(test::screen_above(device, parameters, 0.01F));
+            device.keep_gate(gate, parameters, false);
+            out.frozen_error += device.decode(CodeSet::gate, parameters, 0.01F).squared_error;
+            out.squared_error += device.decode(CodeSet::main, parameters, 0.01F).squared_error;
+            device.backprop(CodeSet::window, parameters);
+            device.latent_sums(CodeSet::window, out.of_window, width);
+            for (const auto& [set, all] :
+                 {std::pair(CodeSet::main, &out.codes), std::pair(CodeSet::window, &out.window)}) {
+                const std::vector<Pair> codes = test::codes_of(device, set);
+                all->insert(all->end(), codes.begin(), codes.end());
+            }
+            out.norm = device.accumulate(uses, shrink, parameters, gradient, out.sums,
+                                         [&](std::int64_t from, std::int64_t to) {
+                                             EXPECT_EQ(from, done);
+                                             done = to;
+                                         });
+        }
+        EXPECT_EQ(done, width);
+        out.gradient = test::get(gradient, device);
+        return out;
+    };
+    const Result whole = by_ranges_of(rows, 2);
+    ASSERT_FALSE(whole.codes.empty() || whole.window.empty());
+    for (const std::int64_t size : {12, 60, 192})
+        for (const int threads : {1, 3}) {
+            SCOPED_TRACE(size);
+            const Result found = by_ranges_of(size, threads);
+            EXPECT_EQ(found.codes, whole.codes);
+            EXPECT_EQ(found.window, whole.window);
+            EXPECT_NEAR(found.squared_error, whole.squared_error, 1e-12 * whole.squared_error);
+            EXPECT_NEAR(found.frozen_error, whole.frozen_error, 1e-12 * whole.frozen_error);
+            EXPECT_NEAR(found.norm, whole.norm, 1e-6 * whole.norm);
+            EXPECT_EQ(found.of_window.count, whole.of_window.count);
+            EXPECT_LT(test::relative_difference(found.of_window.gradient, whole.of_window.gradient), 1e-12);
+            for (std::size_t s = 0; s < 2; ++s) {
+                EXPECT_EQ(found.sums[s].count, whole.sums[s].count);
+                EXPECT_LT(
+                    test::relative_difference(found.sums[s].value_gradient, whole.sums[s].value_gradient),
+                    1e-12);
+            }
+            for (int i = 0; i < 4; ++i)
+                EXPECT_LT(test::relative_difference(found.gradient.tensor(i), whole.gradient.tensor(i)), 1e-6)
+                    << reference::Sae<float>::names[i];
+        }
+}
+
 // Encoder biases of 1 and products that, added to them, fall half way between two floats: the last bit of a
 // product decides to which, and the product by blocks has other last bits than the dot product that counts.
 TEST(Screening, IsExactWhereTheBiasHidesTheProduct) {

@@ -138,7 +138,8 @@ std::size_t CpuDevice::workspace_bytes() const {
         return p.begin.capacity() * sizeof(std::uint32_t) + p.latent.size() * sizeof(std::uint32_t) +
                p.value.size() * sizeof(float);
     };
-    bytes += screen_bytes(screen_) + pairs(candidates_) + counts_.capacity() * sizeof(std::uint32_t);
+    bytes += subset_weights_.size() * sizeof(float) + screen_bytes(screen_) + pairs(candidates_) +
+             counts_.capacity() * sizeof(std::uint32_t);
     for (const CodeTable& c : codes_)
         bytes += pairs(c.pairs) + c.latent_begin.capacity() * sizeof(std::uint32_t) +
                  c.row_of.size() * sizeof(std::uint32_t) +
@@ -148,8 +149,7 @@ std::size_t CpuDevice::workspace_bytes() const {
     for (const RowBlock& b : blocks_)
         bytes += (b.row.capacity() + b.latent.capacity() + b.value.capacity()) * sizeof(float);
     for (const Scratch& s : scratch_)
-        bytes +=
-            (s.product.size() + s.weights.size() + s.latent.capacity() + s.value.capacity()) * sizeof(float);
+        bytes += (s.product.size() + s.latent.capacity() + s.value.capacity()) * sizeof(float);
     return bytes;
 }
 

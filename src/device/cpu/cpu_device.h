@@ -108,10 +108,8 @@ struct Ladder {
 // A thread's own memory.
 struct Scratch {
     Array<float> product;               // a block of the product
-    Array<float> weights;               // gathered W_enc rows of a subset
     Array<float> dense;                 // a tile of dense()
     std::vector<float> row;             // [n]
-    std::vector<float> bias;            // of a subset
     std::vector<std::uint32_t> order;   // sorting
     std::vector<std::uint32_t> latent;  // [rows, capacity] lists of screen_row_top
     std::vector<float> value;
@@ -275,6 +273,8 @@ class CpuDevice final : public Device {
     Tiles centered_tiles_;              // xc
     std::vector<float> centered_norm_;  // [B] |xc|
     PairsByRow candidates_;
+    Array<float> subset_weights_;      // [latents of a subset, n] of screen_row_top: rows of W_enc
+    std::vector<float> subset_bias_;   // and elements of b_enc
     std::vector<float> shifted_bias_;  // [M] b_enc - at_least, of a screen with a limit for each latent
     std::vector<RowBlock> blocks_;
     std::vector<Scratch> scratch_;  // by thread

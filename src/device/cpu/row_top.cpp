@@ -17,6 +17,15 @@ void CpuDevice::screen_row_top(const Tensors& sae, std::int64_t k, std::span<con
     const std::int64_t count = (rows_ + per_block - 1) / per_block;
     if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
     const Rounding rounding = rounding_of(sae, {});
+    subset_weights_.grow(subset.size() * static_cast<std::size_t>(n_));
+    subset_bias_.resize(subset.size());
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::size_t i = 0; i < subset.size(); ++i) {
+        const std::int64_t j = subset[i];
+        std::copy_n(sae.w_enc.data() + j * n_, n_,
+                    subset_weights_.data() + static_cast<std::int64_t>(i) * n_);
+        subset_bias_[i] = sae.b_enc.data()[j];
+    }
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
     for (std::int64_t block = 0; block < count; ++block) {
         const std::int64_t first = block * per_block;
@@ -188,20 +197,8 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
     const std::int64_t width = subset.empty() ? sae.width : std::ssize(subset);
     for (std::int64_t column = 0; column < width; column += block_columns) {
         const std::int64_t columns = std::min(block_columns, width - column);
-        const float* weights = sae.w_enc.data() + column * n_;
-        const float* bias = sae.b_enc.data() + column;
-        if (!subset.empty()) {
-            if (static_cast<std::int64_t>(mine.weights.size()) < block_columns * n_)
-                mine.weights.reset(block_columns * n_);
-            mine.bias.resize(block_columns);
-            for (std::int64_t c = 0; c < columns; ++c) {
-                const std::uint32_t j = subset[static_cast<std::size_t>(column + c)];
-                std::copy_n(sae.w_enc.data() + j * n_, n_, mine.weights.data() + c * n_);
-                mine.bias[static_cast<std::size_t>(c)] = sae.b_enc.data()[j];
-            }
-            weights = mine.weights.data();
-            bias = mine.bias.data();
-        }
+        const float* weights = (subset.empty() ? sae.w_enc.data() : subset_weights_.data()) + column * n_;
+        const float* bias = (subset.empty() ? sae.b_enc.data() : subset_bias_.data()) + column;
         if (screened) {
             const std::int64_t found = screen_columns(column, columns, first, count, 0, out);
             for (auto e = std::size_t{0}; e < static_cast<std::size_t>(found); ++e) {
