@@ -345,6 +345,7 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
     together(comm, [&] {
         if (comm.rank() == 0) write_file(fs::path(config.run.output) / "config.yaml", to_yaml(config));
     });
+    keep_log(fs::path(config.run.output) / "logs", comm.rank());
     share_cores(run);
     together(comm, [&] {
         run.device = device::make_cpu_device(run.threads, {config.run.encoder, config.run.screen_bound});
