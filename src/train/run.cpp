@@ -188,6 +188,7 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
         lock = open_output(config, options.resume);
         coordinator = make_coordinator(config, plan);
     });
+    keep_log(fs::path(config.run.output) / "logs", comm.rank());
     const Watchdog watchdog(comm, config.run.watchdog);
     stage_files(config, comm, plan);
     const Cores cores = share_cores(config.parallel, comm);

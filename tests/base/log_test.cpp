@@ -1,0 +1,61 @@
+#include "base/log.h"
+
+#include <gmock/gmock.h>
+
+#include <fstream>
+
+#include "base/file.h"
+#include "support/folder.h"
+
+namespace strata {
+namespace {
+
+using testing::HasSubstr;
+using testing::MatchesRegex;
+using testing::Not;
+
+// What is on the screen, logged by `call`.
+template <typename Call>
+std::string screen_of(int rank, bool quiet, const Call& call) {
+    const auto before = spdlog::default_logger();
+    testing::internal::CaptureStderr();
+    start_log(rank, 2, quiet);
+    call();
+    spdlog::set_default_logger(before);
+    return testing::internal::GetCapturedStderr();
+}
+
+TEST(Log, EveryRankKeepsAllOfItsOwnAndTheScreenIsRankZeros) {
+    const test::Folder folder;
+    for (const int rank : {0, 1})
+        for (const bool quiet : {false, true}) {
+            const std::string screen = screen_of(rank, quiet, [&] {
+                log::info("before the folder");
+                keep_log(folder / "logs", rank);
+                log::info("some news");
+                log::warn("a warning");
+                log::debug("a detail");
+            });
+            EXPECT_THAT(screen, HasSubstr(" rank " + std::to_string(rank) + "] warning: a warning"));
+            EXPECT_EQ(screen.find("some news") == std::string::npos, rank > 0 || quiet);
+        }
+    for (const int rank : {0, 1})
+        EXPECT_THAT(read_file(folder / "logs" / ("rank-" + std::to_string(rank) + ".log")),
+                    MatchesRegex("(....-..-..T..:..:..Z info: some news\n"
+                                 "....-..-..T..:..:..Z warning: a warning\n){2}"))
+            << "added to, not begun anew";
+}
+
+TEST(Log, WhatCannotBeKeptIsAWarning) {
+    const test::Folder folder;
+    std::ofstream(folder / "logs") << "a file";
+    const std::string screen = screen_of(0, true, [&] {
+        keep_log(folder / "logs", 3);
+        log::warn("goes on");
+    });
+    EXPECT_THAT(screen, HasSubstr("logs/rank-3.log: the log is not kept: "));
+    EXPECT_THAT(screen, HasSubstr("warning: goes on"));
+}
+
+}  // namespace
+}  // namespace strata
