@@ -35,7 +35,7 @@ bool gate_pairs(Workbench& bench, TrainedSae& sae, const data::Batch& batch, boo
     const double pairs = static_cast<double>(batch.rows) * static_cast<double>(sae.parameters.width);
     std::array<std::uint32_t, 1> too_many = {
         device.screen_above(sae.parameters, at_least,
-                            static_cast<std::int64_t>(2 * dense_share * pairs) + 65536)
+                            static_cast<std::int64_t>(2 * sae::dense_share * pairs) + 65536)
             ? 0U
             : 1U};
     bench.comm().any(too_many);
@@ -92,7 +92,7 @@ void run_pass(Workbench& bench, TrainedSae& sae, const data::Batch& batch, const
         select_pairs(bench, sae, batch, masked, pass);
     } else {
         pass.rule = sae.kind->rule(moment);
-        if (sae.density > dense_share || !gate_pairs(bench, sae, batch, masked, pass))
+        if (sae.density > sae::dense_share || !gate_pairs(bench, sae, batch, masked, pass))
             gate_rows(bench, sae, pass);
     }
     if (!sae.kind->elementwise()) return;

@@ -18,10 +18,6 @@ struct Pass {
     std::uint64_t left_out = 0;  // of the observed codes, by masks
 };
 
-// The largest share of active pairs at which lists of them are cheaper than dense products: measured, a step
-// by lists costs 1 + 64 times the share of the encoder's product, a dense one about five.
-inline constexpr double dense_share = 0.06;
-
 // Encode, gate, decode and backprop. `masked`: the device has a mask, so the observed codes are wanted too.
 // Collective.
 void run_pass(Workbench& bench, TrainedSae& sae, const data::Batch& batch, const sae::Moment& moment,
