@@ -24,6 +24,7 @@
 #include "train/pass.h"
 #include "train/reduce.h"
 #include "train/step.h"
+#include "train/trial.h"
 
 namespace strata::cli {
 namespace {
@@ -88,19 +89,6 @@ Array<float> make_batch(const Arguments& a, Communicator& comm) {
     return x;
 }
 
-// Elementwise kinds as late in training: thresholds, or biases, at which k pairs of a row are active.
-void begin_sparse(train::Workbench& bench, train::TrainedSae& sae, const data::Batch& batch) {
-    bench.device.center({batch.x, batch.rows}, sae.parameters);
-    float guess = 0, margin = 0;
-    const float threshold = sae::batch_topk.select({bench.device, bench.comm(), sae.parameters, sae.config,
-                                                    bench.batch_size, batch.rows, guess, margin});
-    const bool by_bias = sae.kind->per_latent != 1;  // all but JumpReLU
-    std::vector<float> values(sae.silent.size(), by_bias ? -threshold : threshold);
-    bench.device.upload(std::as_bytes(std::span(values)),
-                        by_bias ? sae.parameters.b_enc.data() : sae.parameters.latent.data());
-    sae.density = sae.config.k / static_cast<double>(sae.config.width);
-}
-
 // Latents that count as dead, their encoders so short that they are never selected and still have positive
 // pre-activations for the auxiliary loss to take.
 void make_dead(train::TrainedSae& sae, std::int64_t n, double share) {
@@ -136,14 +124,6 @@ struct Case {
     double best = 1e30;
 };
 
-// What a verb that streams its operands could reach.
-void copy(Array<float>& from, Array<float>& to, int threads) {
-    constexpr std::int64_t parts = 64;
-    const auto part = static_cast<std::int64_t>(from.size()) / parts;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (std::int64_t i = 0; i < parts; ++i) std::copy_n(from.data() + i * part, part, to.data() + i * part);
-}
-
 int bench(const Arguments& a, Communicator& comm) {
     if (a.avx2) device::use_avx2_only();
     Array<float> x;
@@ -151,32 +131,25 @@ int bench(const Arguments& a, Communicator& comm) {
     const std::int64_t rows = std::ssize(x) / a.n;
     const int threads = a.threads > 0 ? a.threads : std::max(1, omp_get_num_procs() / comm.ranks_on_node());
     const std::unique_ptr<device::Device> device = device::make_cpu_device(threads, a.cpu);
-    const train::Replicas replicas(comm);
-    Reducer reducer(*replicas.across, false);
     SaeConfig config;
     config.kind = a.kind;
     config.width = a.width;
     config.k = a.k;
     config.aux_k = a.aux_k;
     if (a.atm) config.atm = AtmConfig{.start_step = 1, .ramp_steps = 0};
-    const device::Shape shape = sae::shape_of(config, a.n, false);
-    device->prepare(rows, a.n, a.width, static_cast<std::int64_t>(a.k * static_cast<double>(rows)) + 1);
-    train::TrainedSae sae = train::make_sae(*device, replicas, config, "bench", shape);
-    train::Workbench workbench = train::make_workbench(*device, replicas, reducer, shape, a.rows);
-    const train::Slice slice = replicas.updated(a.width);
-    sae::initialise(*device, sae.parameters, 0, std::vector<float>(static_cast<std::size_t>(a.n), 0.0F),
-                    slice.first, slice.last);
-    train::start_own(workbench, sae);
-    comm.barrier();
     const data::Batch batch{.x = x, .rows = rows, .first = a.rows * comm.rank() / comm.size()};
-    if (sae.kind->elementwise()) begin_sparse(workbench, sae, batch);
+    train::Trial trial(*device, comm, config, sae::shape_of(config, a.n, false), a.rows, batch);
+    train::TrainedSae& sae = trial.sae;
+    train::Workbench& workbench = trial.bench;
+    const device::Shape& shape = sae.parameters;
+    const train::Slice slice = trial.replicas.updated(a.width);
     std::int64_t step = 0;
     train::StepReport report;
     // Without a rate where as many pairs are to stay active, or latents dead.
     const double lr = sae.kind->elementwise() || a.dead > 0 ? 0 : 1e-3;
     if (a.dead > 0) make_dead(sae, a.n, a.dead);
     const auto one_step = [&] {
-        if (a.form == "lists") sae.density = std::min(sae.density, train::dense_share);
+        if (a.form == "lists") sae.density = std::min(sae.density, sae::dense_share);
         if (a.form == "dense") sae.density = 1;
         report = train::train_step(workbench, sae, {}, batch, step++, lr);
     };
@@ -198,15 +171,16 @@ int bench(const Arguments& a, Communicator& comm) {
     const double n = static_cast<double>(a.n), m = static_cast<double>(a.width);
     const double b = static_cast<double>(a.rows), codes = a.k * b;
     Array<float> from(static_cast<std::size_t>(a.n * a.width)), to(from.size());
-    std::vector<Case> cases = {{"plain product",
-                                [&] {
-                                    omp_set_num_threads(threads);
-                                    dnnl_sgemm('N', 'N', rows, a.width, a.n, 1, x.data(), a.n,
-                                               plain_weights.data(), a.width, 0, product.data(), a.width);
-                                },
-                                2 * b * n * m, 4 * (b * n + n * m + b * m)},
-                               {"copy of W", [&] { copy(from, to, threads); }, 0, 8 * n * m * comm.size()},
-                               {"step", one_step, 2 * b * n * m + 8 * n * codes, 4 * n * m * 17}};
+    std::vector<Case> cases = {
+        {"plain product",
+         [&] {
+             omp_set_num_threads(threads);
+             dnnl_sgemm('N', 'N', rows, a.width, a.n, 1, x.data(), a.n, plain_weights.data(), a.width, 0,
+                        product.data(), a.width);
+         },
+         2 * b * n * m, 4 * (b * n + n * m + b * m)},
+        {"copy of W", [&] { train::copy(from, to, threads); }, 0, 8 * n * m * comm.size()},
+        {"step", one_step, 2 * b * n * m + 8 * n * codes, 4 * n * m * 17}};
     // The verbs by themselves, of kinds that have no more than these.
     if (!sae.kind->elementwise() && shape.groups() == 1 && !config.atm)
         cases.insert(cases.end(),

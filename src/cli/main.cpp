@@ -23,6 +23,7 @@ int main(int argc, char** argv) try {
     strata::cli::add_train_command(app, action);
     strata::cli::add_eval_command(app, action);
     strata::add_data_command(app, action);
+    strata::cli::add_plan_command(app, action);
     strata::cli::add_bench_command(app, action);
     strata::cli::add_info_command(app, action);
     try {

@@ -14,18 +14,6 @@
 namespace strata::data {
 namespace {
 
-Type common_type(const Dataset& dataset) {
-    const Type first = dataset.parts.front().type;
-    const bool same =
-        std::ranges::all_of(dataset.parts, [&](const FilePart& part) { return part.type == first; });
-    return same ? first : Type::float32;
-}
-
-std::int64_t block_rows_for(const DataConfig& config, std::int64_t rows) {
-    const std::int64_t longest_range = (rows + config.lanes - 1) / config.lanes;
-    return std::clamp<std::int64_t>(config.shuffle_rows / (2 * config.lanes), 1, longest_range);
-}
-
 // Row i of rows of so many bytes.
 template <typename Bytes>
 std::span<Bytes> row_at(std::span<Bytes> rows, std::size_t i, std::size_t row_bytes) {
@@ -39,8 +27,20 @@ void fetch(std::span<const std::byte> row) {
 
 }  // namespace
 
+Type type_of(const Dataset& dataset) {
+    const Type first = dataset.parts.front().type;
+    const bool same =
+        std::ranges::all_of(dataset.parts, [&](const FilePart& part) { return part.type == first; });
+    return same ? first : Type::float32;
+}
+
+std::int64_t block_rows_for(const DataConfig& config, std::int64_t rows) {
+    const std::int64_t longest_range = (rows + config.lanes - 1) / config.lanes;
+    return std::clamp<std::int64_t>(config.shuffle_rows / (2 * config.lanes), 1, longest_range);
+}
+
 HeldRows::HeldRows(const Dataset& dataset_, std::int64_t longest_run)
-    : dataset(dataset_), reader(dataset_), type(common_type(dataset_)) {
+    : dataset(dataset_), reader(dataset_), type(type_of(dataset_)) {
     staging_.reset(static_cast<std::size_t>(longest_run) * row_bytes());
 }
 

@@ -26,13 +26,19 @@ namespace strata::data {
 // Thrown out of a read when the stream is being destroyed.
 struct Abandoned {};
 
+// As which lanes hold the rows of a dataset: the files' type, or float32 where they differ.
+Type type_of(const Dataset& dataset);
+
+// Rows of a lane that are shuffled together, of `rows` of a pass.
+std::int64_t block_rows_for(const DataConfig& config, std::int64_t rows);
+
 // A dataset as lanes hold its rows.
 struct HeldRows {
     HeldRows(const Dataset& dataset, std::int64_t longest_run);
 
     Dataset dataset;
     Reader reader;
-    Type type;  // the files', or float32 where they differ
+    Type type;
 
     std::size_t row_bytes() const { return static_cast<std::size_t>(dataset.n) * size_of(type); }
 

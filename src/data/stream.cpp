@@ -52,6 +52,21 @@ LeftOut left_out(const Stream& stream, Communicator& comm) {
     return {counts[0], counts[1]};
 }
 
+std::int64_t stream_bytes(const Dataset& dataset, const DataConfig& config, std::int64_t batch_size,
+                          int ranks) {
+    const std::int64_t rows = training_rows(dataset, config), lanes = (config.lanes + ranks - 1) / ranks;
+    const std::int64_t block = block_rows_for(config, rows);
+    const std::int64_t run = run_rows_for(dataset, rows, config.lanes);
+    const auto held = [&](const Dataset& one) {
+        const auto row = static_cast<std::int64_t>(size_of(type_of(one))) * one.n;
+        const std::int64_t batches = 2 * ((batch_size + ranks - 1) / ranks + 1);
+        return row * (lanes * block + std::min(run, block)) + batches * one.n * 4;
+    };
+    // Of a row 12 bytes tell its place, of a run as many its turn.
+    return held(dataset) + (dataset.target ? held(*dataset.target) : 0) + 12 * lanes * block +
+           12 * (rows / run + 1);
+}
+
 std::int64_t local_rows(std::int64_t batch_size, std::int64_t lanes, int rank, int ranks) {
     return first_lane(lanes, rank + 1, ranks) * batch_size / lanes -
            first_lane(lanes, rank, ranks) * batch_size / lanes;

@@ -114,6 +114,10 @@ class Stream {
 // What the cursors count, of all lanes of all ranks. Collective.
 LeftOut left_out(const Stream& stream, Communicator& comm);
 
+// Bytes that the stream of one of `ranks` ranks takes, the one with the most lanes; see "Memory" above.
+std::int64_t stream_bytes(const Dataset& dataset, const DataConfig& config, std::int64_t batch_size,
+                          int ranks);
+
 // Rows [l B / L, (l+1) B / L) for this rank's lanes, as a count; what Batch::rows will be.
 std::int64_t local_rows(std::int64_t batch_size, std::int64_t lanes, int rank, int ranks);
 

@@ -101,6 +101,11 @@ struct Kind {
     bool elementwise() const { return rule != nullptr; }
 };
 
+// The largest density (train::TrainedSae) at which lists are cheaper than dense products (docs/methods.md),
+// and the pairs that the lists of a range of rows may hold, about 230 MB.
+inline constexpr double dense_share = 0.19;
+inline constexpr std::int64_t most_list_pairs = std::int64_t{1} << 22;
+
 std::span<const Kind> kinds();
 
 // The kind must exist (load_config has checked).

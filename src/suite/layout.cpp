@@ -57,23 +57,35 @@ double speed_of(int ranks) {
     return std::pow(ranks, 0.85);
 }
 
+std::vector<Turn> turns_of(const std::vector<std::size_t>& order, int groups,
+                           const std::function<double(std::size_t, int)>& length) {
+    using Free = std::pair<double, int>;  // when, and which group
+    std::priority_queue<Free, std::vector<Free>, std::greater<>> free;
+    for (int g = 0; g < groups; ++g) free.emplace(0.0, g);
+    std::vector<Turn> turns;
+    for (const std::size_t job : order) {
+        const auto [at, group] = free.top();
+        free.pop();
+        turns.push_back({job, group, at, at + length(job, group)});
+        free.emplace(turns.back().end, group);
+    }
+    return turns;
+}
+
 double makespan(std::vector<double> costs, int groups, int ranks) {
     std::ranges::sort(costs, std::greater<>());
-    using Free = std::pair<double, double>;  // when, and the speed of the group
-    std::priority_queue<Free, std::vector<Free>, std::greater<>> free;
-    for (int g = 0; g < groups; ++g) free.emplace(0.0, speed_of(ranks_of(g, groups, ranks).size()));
+    std::vector<std::size_t> order(costs.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
     double end = 0;
-    for (const double cost : costs) {
-        const auto [at, speed] = free.top();
-        free.pop();
-        free.emplace(at + cost / speed, speed);
-        end = std::max(end, at + cost / speed);
-    }
+    for (const Turn& turn : turns_of(order, groups, [&](std::size_t job, int group) {
+             return costs[job] / speed_of(ranks_of(group, groups, ranks).size());
+         }))
+        end = std::max(end, turn.end);
     return end;
 }
 
-Layout layout_of(const Config& config, const std::vector<data::Dataset>& datasets, int ranks,
-                 const std::function<bool(const Layout&)>& fits) {
+std::optional<Layout> layout_of(const Config& config, const std::vector<data::Dataset>& datasets, int ranks,
+                                const std::function<bool(const Layout&)>& fits) {
     check(config.parallel, ranks);
     const std::int64_t saes = std::ssize(config.saes);
     const std::set<std::int64_t> together = config.parallel.saes_per_job
@@ -97,12 +109,7 @@ Layout layout_of(const Config& config, const std::vector<data::Dataset>& dataset
         best = of_these;
         earliest = end_of_these;
     }
-    if (!best)
-        refuse(
-            "no division of {} ranks into groups has room in memory for its jobs; give more memory or hosts, "
-            "or make sae.width or data.shuffle_rows smaller",
-            ranks);
-    return *best;
+    return best;
 }
 
 }  // namespace strata::suite

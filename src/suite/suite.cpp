@@ -1,6 +1,8 @@
 #include "suite/suite.h"
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 #include <set>
 
 #include "base/error.h"
@@ -38,6 +40,13 @@ double cost_of(const Job& job) {
     double latents = 0;
     for (const SaeConfig& sae : job.saes) latents += static_cast<double>(sae.width);
     return latents * static_cast<double>(job.dataset.n);
+}
+
+std::vector<std::size_t> order_of(const std::vector<Job>& jobs) {
+    std::vector<std::size_t> order(jobs.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::ranges::stable_sort(order, std::greater<>(), [&](std::size_t i) { return cost_of(jobs[i]); });
+    return order;
 }
 
 }  // namespace strata::suite

@@ -26,4 +26,7 @@ std::vector<Job> jobs_of(const Config& config, const std::vector<data::Dataset>&
 // The floating-point work of a step, up to a factor that all jobs share.
 double cost_of(const Job& job);
 
+// Jobs as they are handed out: the most costly first, equal ones as they come.
+std::vector<std::size_t> order_of(const std::vector<Job>& jobs);
+
 }  // namespace strata::suite

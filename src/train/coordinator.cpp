@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <numeric>
 #include <span>
 
 #include "base/log.h"
@@ -38,10 +37,9 @@ Coordinator::Coordinator(std::filesystem::path output, const std::vector<suite::
       journal_(std::move(journal)),
       metrics_(std::move(metrics)),
       done_(done.size()) {
-    for (std::size_t i = 0; i < jobs.size(); ++i)
+    for (const std::size_t i : suite::order_of(jobs))
         if (!done.contains(jobs[i].name)) waiting_.push_back(i);
     std::ranges::reverse(waiting_);
-    std::ranges::stable_sort(waiting_, {}, [&](std::size_t i) { return suite::cost_of(jobs[i]); });
 }
 
 std::optional<std::size_t> Coordinator::next() {

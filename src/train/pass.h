@@ -21,9 +21,6 @@ struct Pass {
     double gate_sum = 0;      // gated: sum of the gate's codes
 };
 
-// The largest density (TrainedSae) at which lists are cheaper than dense products (docs/methods.md).
-inline constexpr double dense_share = 0.19;
-
 // Encode, gate, decode and backprop; of elementwise kinds the gradients too, handed on as they are finished.
 // `masked`: the device has a mask. Collective.
 void run_pass(Workbench& bench, TrainedSae& sae, const data::Batch& batch, const sae::Moment& moment,

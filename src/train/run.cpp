@@ -7,12 +7,14 @@
 #include <array>
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <thread>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/phase.h"
 #include "base/stop.h"
@@ -21,6 +23,7 @@
 #include "data/dataset.h"
 #include "data/stage.h"
 #include "suite/layout.h"
+#include "suite/memory.h"
 #include "suite/suite.h"
 #include "train/checkpoint.h"
 #include "train/coordinator.h"
@@ -62,15 +65,37 @@ struct Plan {
     std::set<std::string> done;  // names of jobs
 };
 
+// The hosts of all ranks. Collective.
+suite::Machine machine_of(Communicator& comm, int threads) {
+    const std::unique_ptr<Communicator> node = comm.on_node();
+    std::array<std::uint64_t, 1> leader = {static_cast<std::uint64_t>(comm.rank())};
+    node->broadcast(std::as_writable_bytes(std::span(leader)), 0);
+    const std::array<std::uint64_t, 2> mine = {leader[0], static_cast<std::uint64_t>(host_memory())};
+    std::vector<std::uint64_t> all(mine.size() * static_cast<std::size_t>(comm.size()));
+    comm.gather(mine, all);
+    suite::Machine machine;
+    std::map<std::uint64_t, int> hosts;  // by leader
+    for (std::size_t r = 0; r < all.size(); r += 2) {
+        const auto memory = static_cast<std::int64_t>(all[r + 1]);
+        const auto [host, added] = hosts.emplace(all[r], static_cast<int>(hosts.size()));
+        if (added) machine.memory.push_back(memory);
+        std::int64_t& least = machine.memory[static_cast<std::size_t>(host->second)];
+        least = std::min(least, memory);
+        machine.host_of.push_back(host->second);
+    }
+    machine.threads = threads;
+    return machine;
+}
+
 // A run that is continued keeps the jobs it began with, whatever ranks it has now.
-Plan plan_of(const Config& config, int ranks, const std::optional<JournalStart>& journal) {
+Plan plan_of(const Config& config, const suite::Machine& machine,
+             const std::optional<JournalStart>& journal) {
     const std::vector<data::Dataset> datasets = data::find_datasets(
         config.data.files, config.data.datasets, config.data.target, config.data.skip_corrupt);
     for (const data::Dataset& dataset : datasets) data::training_rows(dataset, config.data);
-    Config asked = config;
-    if (journal) asked.parallel.saes_per_job = journal->saes_per_job;
     Plan plan;
-    plan.layout = suite::layout_of(asked, datasets, ranks, [](const suite::Layout&) { return true; });
+    plan.layout = suite::layout_in_memory(config, datasets, machine,
+                                          journal ? std::optional(journal->saes_per_job) : std::nullopt);
     plan.jobs = suite::jobs_of(config, datasets, plan.layout.saes_per_job);
     if (!journal) return plan;
     plan.done = journal->done;
@@ -172,9 +197,11 @@ void work_off(Group& group, const Plan& plan) {
 int run(const Config& config, const RunOptions& options, Communicator& comm) {
     stop_before(end_of_run(config.run.time_limit, std::chrono::system_clock::now()));
     const bool first = comm.rank() == 0;
+    const Cores cores = share_cores(config.parallel, comm);
+    const suite::Machine machine = machine_of(comm, cores.threads);
     Plan plan;
     together(comm, [&] {
-        plan = plan_of(config, comm.size(), journal_to_continue(config, options.resume));
+        plan = plan_of(config, machine, journal_to_continue(config, options.resume));
         const int most = (comm.size() + plan.layout.groups - 1) / plan.layout.groups;
         if (most > config.data.lanes)
             refuse(
@@ -191,7 +218,6 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
     keep_log(fs::path(config.run.output) / "logs", comm.rank());
     const Watchdog watchdog(comm, config.run.watchdog);
     stage_files(config, comm, plan);
-    const Cores cores = share_cores(config.parallel, comm);
     std::unique_ptr<device::Device> device;
     together(comm, [&] {
         device = device::make_cpu_device(cores.threads, {config.run.encoder, config.run.screen_bound});

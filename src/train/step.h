@@ -49,8 +49,7 @@ struct Workbench {
     std::int64_t steps = 0;  // of the run
     double mean_square = 1;  // E|x|^2 of the scaled rows
     std::uint64_t seed = 0;
-    static constexpr std::int64_t most_list_pairs = std::int64_t{1} << 22;  // about 230 MB
-    std::int64_t list_pairs = most_list_pairs;                              // of a range of rows by lists
+    std::int64_t list_pairs = sae::most_list_pairs;  // of a range of rows by lists
 
     Communicator& comm() const { return replicas.all; }
 };

@@ -60,6 +60,22 @@ TEST(Makespan, TakesTheLongestJobFirst) {
     EXPECT_DOUBLE_EQ(makespan({4}, 1, 2), 4 / speed_of(2));
 }
 
+TEST(Turns, AreTakenByTheGroupThatIsFreeFirst) {
+    const std::vector<Turn> turns =
+        turns_of({2, 0, 1, 3}, 2, [](std::size_t job, int group) { return 4.0 - group - 0.5 * job; });
+    ASSERT_EQ(turns.size(), 4U);  // lengths on groups 0 and 1: 4 or 3, 3.5 or 2.5, 3 or 2, 2.5 or 1.5
+    EXPECT_EQ(turns[0].job, 2U);
+    EXPECT_EQ(turns[0].group, 0);
+    EXPECT_EQ(turns[0].end, 3);
+    EXPECT_EQ(turns[1].group, 1);
+    EXPECT_EQ(turns[1].end, 3);
+    EXPECT_EQ(turns[2].group, 0);  // both are free
+    EXPECT_EQ(turns[2].start, 3);
+    EXPECT_EQ(turns[2].end, 6.5);
+    EXPECT_EQ(turns[3].group, 1);
+    EXPECT_EQ(turns[3].end, 4.5);
+}
+
 TEST(Layout, OneJobHasAllRanks) {
     EXPECT_EQ(layout_of(config_of({64}), datasets_of(1), 4, always), (Layout{1, 1}));
 }
@@ -93,11 +109,16 @@ TEST(Layout, KeepsToWhatFits) {
     EXPECT_EQ(layout_of(config_of({64, 64}), datasets_of(8), 4, small), (Layout{2, 2}));
 }
 
-std::string refusal(const ParallelConfig& parallel, int ranks, bool room = true) {
+TEST(Layout, IsNoneWhereNothingFits) {
+    const auto never = [](const Layout&) { return false; };
+    EXPECT_EQ(layout_of(config_of({64, 64}), datasets_of(8), 4, never), std::nullopt);
+}
+
+std::string refusal(const ParallelConfig& parallel, int ranks) {
     Config config = config_of({64});
     config.parallel = parallel;
     try {
-        layout_of(config, datasets_of(2), ranks, [&](const Layout&) { return room; });
+        layout_of(config, datasets_of(2), ranks, always);
     } catch (const UsageError& error) {
         return error.what();
     }
@@ -110,7 +131,6 @@ TEST(Layout, RefusesNumbersThatDoNotGoWithTheRanks) {
     EXPECT_THAT(refusal({.data = 3}, 4), testing::HasSubstr("parallel.data: groups of 3 ranks asked for"));
     EXPECT_THAT(refusal({.groups = 2, .data = 2}, 2), testing::HasSubstr("groups 2 x data 2 are 4 ranks"));
     EXPECT_THAT(refusal({.groups = 2, .data = 1}, 4), testing::HasSubstr("groups 2 x data 1 are 2 ranks"));
-    EXPECT_THAT(refusal({}, 4, false), testing::HasSubstr("room in memory"));
 }
 
 TEST(Jobs, DivideADatasetEvenlyAndNameTheParts) {
@@ -122,6 +142,11 @@ TEST(Jobs, DivideADatasetEvenlyAndNameTheParts) {
     EXPECT_THAT(jobs[1].names,
                 testing::ElementsAre("resid_post.0.batch_topk.w32.k2", "resid_post.0.batch_topk.w48.k3"));
     EXPECT_EQ(jobs_of(config_of({16, 32}), datasets_of(1), 2)[0].name, "resid_post.0");
+}
+
+TEST(Jobs, AreHandedOutTheMostCostlyFirst) {
+    const std::vector<Job> jobs = jobs_of(config_of({16, 64, 32}), datasets_of(2), 1);
+    EXPECT_THAT(order_of(jobs), testing::ElementsAre(1, 4, 2, 5, 0, 3));
 }
 
 }  // namespace

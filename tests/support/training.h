@@ -97,8 +97,8 @@ struct Training {
     // Of the next step.
     void set_form(Form form) {
         sae.density = form == Form::dense ? 1 : form == Form::ranges ? 0.1 : 0;
-        bench.list_pairs = form == Form::ranges ? bench.batch_size * sae.parameters.width / 10
-                                                : train::Workbench::most_list_pairs;
+        bench.list_pairs =
+            form == Form::ranges ? bench.batch_size * sae.parameters.width / 10 : sae::most_list_pairs;
     }
 
     reference::Sae<float> parameters() { return get(sae.parameters, device); }

@@ -1,0 +1,281 @@
+// `strata plan`: what a configuration would run where, how much memory it would take and how long, from the
+// same functions by which `strata train` divides its ranks. Nothing is started and nothing written.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/host.h"
+#include "base/log.h"
+#include "cli/command.h"
+#include "config/config.h"
+#include "data/dataset.h"
+#include "data/stream.h"
+#include "suite/memory.h"
+#include "suite/predict.h"
+#include "train/trial.h"
+
+namespace strata::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Arguments {
+    std::string config;
+    std::vector<std::string> set;
+    int ranks = 1, ranks_per_host = 0, threads = 0;
+    double memory = 0;  // GiB of a host; 0: this one's
+    double calibrate = 1.5;
+    double product_rate = 0, memory_rate = 0, link_rate = 1.25;  // in 10^9
+    bool json = false;
+};
+
+constexpr double gib = 1024.0 * 1024 * 1024;
+
+// A job and where it stands.
+struct PlannedJob {
+    const suite::Job& job;
+    suite::Turn turn;
+    suite::Place place;
+    suite::RankMemory memory;  // of its first rank
+    double step_seconds = 0;
+};
+
+// Of single SAEs, tried out on this machine; each shape once.
+class Trials {
+  public:
+    Trials(const Config& config, double seconds, int threads)
+        : config_(config), seconds_(seconds), threads_(threads) {}
+
+    double step(const suite::Job& job, SaeConfig sae, std::int64_t rows) {
+        sae.k = suite::active_of(sae);
+        for (const Tried& one : tried_)
+            if (one.sae == sae && one.n == job.dataset.n && one.rows == rows) return one.seconds;
+        const Config alone = config_;
+        suite::Job single = job;
+        single.saes = {sae};
+        const suite::Place here{.threads = threads_};
+        const std::int64_t needed = suite::rank_memory(single, alone, here, true).total();
+        if (needed > host_memory() / 10 * 9)
+            refuse(
+                "{} with {} latents takes {:.1f} GiB in one process and cannot be tried on this machine; "
+                "give --product-rate and --memory-rate",
+                job.dataset.name, sae.width, static_cast<double>(needed) / gib);
+        const train::TrialRows& batches = rows_of(job.dataset, rows);
+        const double taken = train::trial_step(batches, sae, config_, threads_, seconds_);
+        tried_.push_back({sae, job.dataset.n, rows, taken});
+        log::info("{} of {} latents, {} rows x {}, {} thread{}: {:.1f} ms a step", sae.kind, sae.width, rows,
+                  job.dataset.n, threads_, threads_ == 1 ? "" : "s", 1e3 * taken);
+        return taken;
+    }
+    // Of one row, whatever the dataset, as for the batches that steps were tried on.
+    double read(const data::Dataset& dataset) {
+        const train::TrialRows& rows = rows_of(dataset, config_.train.batch_size);
+        return rows.read_seconds / static_cast<double>(rows.batch(0).rows);
+    }
+    double memory() {
+        if (memory_ == 0) memory_ = train::copy_rate(threads_);
+        return memory_;
+    }
+
+  private:
+    struct Tried {
+        SaeConfig sae;
+        std::int64_t n, rows;
+        double seconds;
+    };
+    // Datasets of one width are alike.
+    const train::TrialRows& rows_of(const data::Dataset& dataset, std::int64_t rows) {
+        auto& known = batches_[{dataset.n, dataset.target != nullptr, rows}];
+        if (known.x.empty()) known = train::trial_rows(dataset, config_, rows);
+        return known;
+    }
+
+    const Config& config_;
+    double seconds_;
+    int threads_;
+    double memory_ = 0;
+    std::vector<Tried> tried_;
+    std::map<std::tuple<std::int64_t, bool, std::int64_t>, train::TrialRows> batches_;
+};
+
+Json bytes_json(const suite::RankMemory& memory) {
+    Json result = Json::object();
+    for (const suite::RankMemory::Part& part : memory.parts()) result[std::string(part.name)] = part.bytes;
+    result["total"] = memory.total();
+    return result;
+}
+
+Json job_json(const PlannedJob& one, const Config& config) {
+    const auto saes = static_cast<double>(one.job.saes.size());
+    const double rate = static_cast<double>(config.train.batch_size) / one.step_seconds;
+    const double row = suite::row_bytes(one.job.dataset);
+    const suite::Traffic traffic = suite::traffic_of(one.job, one.place);
+    double matrices = 0;
+    for (const SaeConfig& sae : one.job.saes)
+        matrices += 8.0 * static_cast<double>(one.job.dataset.n) * static_cast<double>(sae.width);
+    return {{"name", one.job.name},
+            {"dataset", one.job.dataset.name},
+            {"saes", one.job.names},
+            {"group", one.turn.group},
+            {"ranks", one.place.ranks},
+            {"ranks_on_host", one.place.on_host},
+            {"hosts", one.place.hosts},
+            {"start_hours", one.turn.start / 3600},
+            {"hours", (one.turn.end - one.turn.start) / 3600},
+            {"steps", config.train.steps()},
+            {"seconds_per_step", one.step_seconds},
+            {"rows_per_second", rate},
+            {"memory", bytes_json(one.memory)},
+            {"step_bytes",
+             {{"gradients_written", matrices},
+              {"gradients_read_of_others", matrices * (one.place.sharing - 1) / one.place.sharing},
+              {"weights_written", matrices / one.place.sharing},
+              {"sent_by_host", traffic.sent}}},
+            {"file_bytes_per_second", rate * row},
+            {"file_bytes_per_second_and_sae", rate * row / saes}};
+}
+
+void print_table(const Json& plan) {
+    const auto number = [](const Json& value) { return value.get<double>(); };
+    fmt::print("{} rank{} on {} host{}, {} thread{} each; {} group{}; up to {} SAE{} on a stream\n",
+               plan["ranks"].dump(), plan["ranks"] == 1 ? "" : "s", plan["hosts"].dump(),
+               plan["hosts"] == 1 ? "" : "s", plan["threads"].dump(), plan["threads"] == 1 ? "" : "s",
+               plan["groups"].dump(), plan["groups"] == 1 ? "" : "s", plan["saes_per_job"].dump(),
+               plan["saes_per_job"] == 1 ? "" : "s");
+    fmt::print("memory of the fullest host: {:.2f} GiB of {:.2f}, of which {:.2f} may be filled\n\n",
+               number(plan["memory"]["needed"]) / gib, number(plan["memory"]["host"]) / gib,
+               number(plan["memory"]["room"]) / gib);
+    fmt::print("{:<28} {:>5} {:>6} {:>6} {:>10} {:>10} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}\n", "job", "SAEs",
+               "group", "ranks", "ms/step", "rows/s", "GiB/rank", "MB grad.", "MB sent", "MB/s read",
+               "from h", "hours");
+    for (const Json& job : plan["jobs"]) {
+        const Json& bytes = job["step_bytes"];
+        fmt::print(
+            "{:<28} {:>5} {:>6} {:>6} {:>10.1f} {:>10.0f} {:>9.3f} {:>9.1f} {:>9.1f} {:>9.1f} {:>8.2f} "
+            "{:>8.2f}\n",
+            job["name"].get<std::string>(), job["saes"].size(), job["group"].dump(), job["ranks"].dump(),
+            1e3 * number(job["seconds_per_step"]), number(job["rows_per_second"]),
+            number(job["memory"]["total"]) / gib,
+            (number(bytes["gradients_written"]) + number(bytes["gradients_read_of_others"])) / 1e6,
+            number(bytes["sent_by_host"]) / 1e6, number(job["file_bytes_per_second"]) / 1e6,
+            number(job["start_hours"]), number(job["hours"]));
+    }
+    const Json* largest = nullptr;
+    for (const Json& job : plan["jobs"])
+        if (largest == nullptr || job["memory"]["total"] > (*largest)["memory"]["total"]) largest = &job;
+    fmt::print("\nmemory of the first rank of {}:\n", (*largest)["name"].get<std::string>());
+    for (const auto& [name, bytes] : (*largest)["memory"].items())
+        fmt::print("  {:<12} {:>10.1f} MiB\n", name, number(bytes) / (1024 * 1024));
+    fmt::print("\n{} job{}, {} steps each: {:.2f} hours\n", plan["jobs"].size(),
+               plan["jobs"].size() == 1 ? "" : "s", plan["jobs"][0]["steps"].dump(), number(plan["hours"]));
+}
+
+int plan(const Arguments& a) {
+    start_log(0, 1, a.json);
+    const Config config = load_config(a.config, a.set);
+    const std::vector<data::Dataset> datasets =
+        data::find_datasets(config.data.files, config.data.datasets, config.data.target);
+    for (const data::Dataset& dataset : datasets) data::training_rows(dataset, config.data);
+    const int per_host = a.ranks_per_host > 0 ? std::min(a.ranks_per_host, a.ranks) : a.ranks;
+    const int here = omp_get_num_procs();
+    const int threads = a.threads > 0             ? a.threads
+                        : config.parallel.threads ? static_cast<int>(*config.parallel.threads)
+                                                  : std::max(1, here / per_host);
+    const std::int64_t memory = a.memory > 0 ? static_cast<std::int64_t>(a.memory * gib) : host_memory();
+    const suite::Machine machine = suite::equal_hosts(a.ranks, per_host, memory, threads);
+    const suite::Layout layout = suite::layout_in_memory(config, datasets, machine);
+    const std::vector<suite::Job> jobs = suite::jobs_of(config, datasets, layout.saes_per_job);
+    const suite::HostLoad fullest = suite::fullest_host(config, jobs, layout.groups, machine);
+
+    // Where the hosts have more cores than this one, their steps are taken to be shorter by as much.
+    const int cores = threads * per_host, tried = std::min(cores, here);
+    const bool given = a.product_rate > 0;
+    Trials trials(config, a.calibrate, tried);
+    suite::Rates rates;
+    rates.link = a.link_rate * 1e9;
+    rates.memory = given ? a.memory_rate * 1e9 : trials.memory();
+    rates.sae_seconds = [&](const suite::Job& job, const SaeConfig& sae, std::int64_t rows) {
+        return given ? suite::sae_seconds(job, sae, rows, a.product_rate * 1e9, rates.memory)
+                     : trials.step(job, sae, rows) * tried / cores;
+    };
+    rates.read_seconds = [&](const data::Dataset& dataset) { return given ? 0 : trials.read(dataset); };
+
+    const auto place_of = [&](int group) {
+        return suite::place_of(machine, suite::ranks_of(group, layout.groups, a.ranks));
+    };
+    const auto step = [&](std::size_t job, int group) {
+        return suite::step_seconds(jobs[job], config, place_of(group), cores, rates);
+    };
+    const auto steps = static_cast<double>(config.train.steps());
+    Json result = {{"ranks", a.ranks},
+                   {"hosts", machine.memory.size()},
+                   {"ranks_per_host", per_host},
+                   {"threads", threads},
+                   {"groups", layout.groups},
+                   {"saes_per_job", layout.saes_per_job},
+                   {"memory", {{"host", memory}, {"room", fullest.room}, {"needed", fullest.needed}}},
+                   {"times", given ? "rates" : "calibration"},
+                   {"hours", 0.0},
+                   {"jobs", Json::array()}};
+    double end = 0;
+    for (const suite::Turn& turn :
+         suite::turns_of(suite::order_of(jobs), layout.groups,
+                         [&](std::size_t job, int group) { return steps * step(job, group); })) {
+        const suite::Place place = place_of(turn.group);
+        result["jobs"].push_back(
+            job_json({jobs[turn.job], turn, place, suite::rank_memory(jobs[turn.job], config, place, true),
+                      step(turn.job, turn.group)},
+                     config));
+        end = std::max(end, turn.end);
+    }
+    result["hours"] = end / 3600;
+    if (a.json)
+        fmt::print("{}\n", result.dump(2));
+    else
+        print_table(result);
+    return exit_done;
+}
+
+}  // namespace
+
+void add_plan_command(CLI::App& app, Action& action) {
+    auto arguments = std::make_shared<Arguments>();
+    Arguments& a = *arguments;
+    CLI::App* command = app.add_subcommand(
+        "plan", "What a configuration would run where, the memory and the time it would take");
+    command->add_option("config", a.config, "Configuration, YAML (docs/configuration.md)")->required();
+    command->add_option("--set", a.set, "section.key=value, on top of the file; may be repeated")
+        ->allow_extra_args(false);
+    command->add_option("--ranks", a.ranks, "Ranks of the run")->check(CLI::PositiveNumber);
+    command->add_option("--ranks-per-host", a.ranks_per_host, "Of them on each host; all by default")
+        ->check(CLI::PositiveNumber);
+    command->add_option("--threads", a.threads, "Of each rank; by default its share of this machine's cores")
+        ->check(CLI::PositiveNumber);
+    command->add_option("--memory", a.memory, "GiB of a host; by default what this one has")
+        ->check(CLI::PositiveNumber);
+    command
+        ->add_option("--calibrate", a.calibrate, "Seconds for which steps of each shape are tried out here")
+        ->check(CLI::PositiveNumber);
+    CLI::Option* product = command->add_option(
+        "--product-rate", a.product_rate,
+        "10^9 operations a second of a host's encoder product, instead of trying; needs --memory-rate");
+    CLI::Option* memory =
+        command->add_option("--memory-rate", a.memory_rate, "10^9 bytes a second of a host's memory");
+    product->check(CLI::PositiveNumber)->needs(memory);
+    memory->check(CLI::PositiveNumber)->needs(product);
+    command->add_option("--link-rate", a.link_rate, "10^9 bytes a second of a host's link to others")
+        ->check(CLI::PositiveNumber);
+    command->add_flag("--json", a.json, "One JSON object (docs/plan.md)");
+    command->footer(
+        "Starts nothing and writes nothing. Exit status 2 where the configuration has no room in memory, "
+        "with "
+        "what would have.\n"
+        "Example: strata plan configs/quickstart.yaml --ranks 8 --ranks-per-host 2 --threads 16 --memory 64");
+    command->callback([arguments, &action] { action = [arguments] { return plan(*arguments); }; });
+}
+
+}  // namespace strata::cli

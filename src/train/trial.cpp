@@ -1,0 +1,130 @@
+#include "train/trial.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "comm/self.h"
+#include "sae/sae.h"
+#include "train/schedule.h"
+
+namespace strata::train {
+namespace {
+
+constexpr int trial_batches = 4;
+constexpr int settling_steps = 8;
+
+double seconds_now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+void begin_sparse(Workbench& bench, TrainedSae& sae, const data::Batch& batch) {
+    bench.device.center({batch.x, batch.rows, batch.target}, sae.parameters);
+    float guess = 0, margin = 0;
+    const float threshold = sae::batch_topk.select({bench.device, bench.comm(), sae.parameters, sae.config,
+                                                    bench.batch_size, batch.rows, guess, margin});
+    const bool by_bias = sae.kind->per_latent != 1;  // all but JumpReLU
+    std::vector<float> values(sae.silent.size(), by_bias ? -threshold : threshold);
+    bench.device.upload(std::as_bytes(std::span(values)),
+                        by_bias ? sae.parameters.b_enc.data() : sae.parameters.latent.data());
+    sae.density = sae.config.k / static_cast<double>(sae.config.width);
+}
+
+// Makes room in the device first, as a job does.
+TrainedSae prepared(device::Device& device, const Replicas& replicas, const SaeConfig& config,
+                    const device::Shape& shape, std::int64_t rows) {
+    device.prepare(rows, shape.n, shape.width,
+                   static_cast<std::int64_t>(config.k * static_cast<double>(rows)) + 1);
+    return make_sae(device, replicas, config, "trial", shape);
+}
+
+}  // namespace
+
+Trial::Trial(device::Device& device, Communicator& comm, const SaeConfig& config, const device::Shape& shape,
+             std::int64_t batch_size, const data::Batch& batch)
+    : replicas(comm),
+      reducer(*replicas.across, false),
+      sae(prepared(device, replicas, config, shape, batch.rows)),
+      bench(make_workbench(device, replicas, reducer, shape, batch_size)) {
+    const Slice slice = replicas.updated(config.width);
+    sae::initialise(device, sae.parameters, 0, std::vector<float>(static_cast<std::size_t>(shape.n), 0.0F),
+                    slice.first, slice.last);
+    start_own(bench, sae);
+    comm.barrier();
+    if (sae.kind->elementwise()) begin_sparse(bench, sae, batch);
+}
+
+data::Batch TrialRows::batch(std::size_t i) const {
+    const std::size_t at = i % x.size();
+    return {.x = x[at],
+            .rows = static_cast<std::int64_t>(x[at].size()) / n,
+            .target = targets.empty() ? std::span<const float>() : std::span<const float>(targets[at])};
+}
+
+TrialRows trial_rows(const data::Dataset& dataset, const Config& config, std::int64_t batch_size) {
+    const std::unique_ptr<Communicator> alone = make_self_communicator();
+    data::DataConfig own = config.data;
+    own.shuffle_rows = std::max(2 * batch_size, 2 * own.lanes);  // a batch is as many rows as are read for it
+    data::Stream stream(dataset, own, data::measure(dataset, own, *alone), batch_size, config.run.seed, 0, 1);
+    TrialRows rows;
+    rows.n = dataset.n;
+    double start = 0;
+    for (int i = 0; i <= trial_batches; ++i) {
+        const data::Batch batch = stream.next();
+        if (i == 0) {  // the first waits for the files to be opened and the buffer to be filled
+            start = seconds_now();
+            continue;
+        }
+        std::ranges::copy(batch.x, rows.x.emplace_back(batch.x.size()).begin());
+        if (!batch.target.empty())
+            std::ranges::copy(batch.target, rows.targets.emplace_back(batch.target.size()).begin());
+    }
+    rows.read_seconds = (seconds_now() - start) / trial_batches;
+    return rows;
+}
+
+double trial_step(const TrialRows& rows, const SaeConfig& sae, const Config& config, int threads,
+                  double seconds) {
+    const std::unique_ptr<Communicator> alone = make_self_communicator();
+    const std::unique_ptr<device::Device> device =
+        device::make_cpu_device(threads, {config.run.encoder, config.run.screen_bound});
+    const data::Batch first = rows.batch(0);
+    Trial trial(*device, *alone, sae, sae::shape_of(sae, rows.n, !first.target.empty()), first.rows, first);
+    trial.bench.steps = config.train.steps();
+    start_average(trial.bench, trial.sae, config.optimizer);
+    // As many pairs of an elementwise kind are to stay active.
+    const double rate =
+        trial.sae.kind->elementwise()
+            ? 0
+            : config.optimizer.lr.value_or(automatic_rate(sae, config.train.batch_size, config.train.tokens));
+    std::vector<double> taken;
+    const double begun = seconds_now();
+    for (std::size_t step = 0; step < settling_steps + 3 || seconds_now() - begun < seconds; ++step) {
+        const double start = seconds_now();
+        train_step(trial.bench, trial.sae, config.optimizer, rows.batch(step),
+                   static_cast<std::int64_t>(step), rate);
+        if (step >= settling_steps) taken.push_back(seconds_now() - start);
+    }
+    std::ranges::nth_element(taken, taken.begin() + std::ssize(taken) / 2);
+    return taken[taken.size() / 2];
+}
+
+void copy(const Array<float>& from, Array<float>& to, int threads) {
+    constexpr std::int64_t parts = 64;
+    const auto part = static_cast<std::int64_t>(from.size()) / parts;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (std::int64_t i = 0; i < parts; ++i) std::copy_n(from.data() + i * part, part, to.data() + i * part);
+}
+
+double copy_rate(int threads) {
+    const Array<float> from(std::size_t{1} << 26);  // 256 MiB each, more than caches hold
+    Array<float> to(from.size());
+    double best = 1e30;
+    for (int i = 0; i < 4; ++i) {
+        const double start = seconds_now();
+        copy(from, to, threads);
+        best = std::min(best, seconds_now() - start);
+    }
+    return 8 * static_cast<double>(from.size()) / best;
+}
+
+}  // namespace strata::train

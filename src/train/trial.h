@@ -1,0 +1,42 @@
+#pragma once
+// Steps of a single SAE, to be timed: without a run, in the state of a late one.
+
+#include "base/memory.h"
+#include "train/step.h"
+
+namespace strata::train {
+
+// An SAE ready for its first step on batches of `batch_size` rows, all ranks together. Elementwise kinds
+// begin as late in training: with thresholds, or biases, at which about config.k pairs of a row of `batch`
+// are active.
+struct Trial {
+    Replicas replicas;
+    Reducer reducer;
+    TrainedSae sae;
+    Workbench bench;
+
+    // Collective.
+    Trial(device::Device& device, Communicator& comm, const SaeConfig& config, const device::Shape& shape,
+          std::int64_t batch_size, const data::Batch& batch);
+};
+
+// Batches of a dataset as training gets them, and what one takes to be read and shuffled.
+struct TrialRows {
+    std::vector<Array<float>> x, targets;
+    double read_seconds = 0;  // of one core, a batch
+
+    data::Batch batch(std::size_t i) const;
+    std::int64_t n = 0;
+};
+TrialRows trial_rows(const data::Dataset& dataset, const Config& config, std::int64_t batch_size);
+
+// The median of the seconds of a step, steps being made for `seconds`; at least three, after as many as the
+// encoder and its guesses take to settle.
+double trial_step(const TrialRows& rows, const SaeConfig& sae, const Config& config, int threads,
+                  double seconds);
+
+// What a verb that streams its operands could reach; bytes a second, read and written.
+void copy(const Array<float>& from, Array<float>& to, int threads);
+double copy_rate(int threads);
+
+}  // namespace strata::train
