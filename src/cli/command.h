@@ -12,6 +12,7 @@ void add_train_command(CLI::App& app, Action& action);
 void add_eval_command(CLI::App& app, Action& action);
 void add_bench_command(CLI::App& app, Action& action);
 void add_plan_command(CLI::App& app, Action& action);
+void add_status_command(CLI::App& app, Action& action);
 void add_info_command(CLI::App& app, Action& action);
 
 }  // namespace strata::cli

@@ -21,6 +21,7 @@ int main(int argc, char** argv) try {
     app.footer("Example: mpirun -n 2 strata train configs/quickstart.yaml");
     strata::cli::Action action;
     strata::cli::add_train_command(app, action);
+    strata::cli::add_status_command(app, action);
     strata::cli::add_eval_command(app, action);
     strata::add_data_command(app, action);
     strata::cli::add_plan_command(app, action);

@@ -150,13 +150,12 @@ std::vector<Key> make_keys() {
     run.key("screen_bound", &RunConfig::screen_bound, words({"dithered", "certain"})).decides = false;
     run.key("watchdog", &RunConfig::watchdog, at_least(0)).decides = false;
     run.only("reproducible", {"false"}, "sums depend on the number of ranks by rounding");
-    run.key("tensorboard", &RunConfig::tensorboard, words({"true", "false"})).decides = false;
-
     run.key("time_limit", &RunConfig::time_limit,
             {.words = {"auto", "null"},
              .text = true,
              .described = "a time: seconds, MM:SS, HH:MM:SS or D-HH:MM:SS"})
         .decides = false;
+    run.key("tensorboard", &RunConfig::tensorboard, words({"true", "false"})).decides = false;
 
     Section<DataConfig> data{all, "data", &Config::data};
     data.key("files", &DataConfig::files, {.described = "a list of files or globs"}).required = true;

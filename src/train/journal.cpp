@@ -36,7 +36,8 @@ std::optional<JournalStart> read_journal(const fs::path& output) {
             const ordered_json line = ordered_json::parse(text);
             const std::string event = line.at("event");
             if (event == "jobs") {
-                start.emplace();
+                if (!start) start.emplace();
+                start->saes.clear();
                 start->fingerprint = line.at("fingerprint");
                 start->saes_per_job = line.at("saes_per_job");
                 for (const ordered_json& job : line.at("jobs")) start->saes.push_back(job.at("saes"));
@@ -54,10 +55,7 @@ std::optional<JournalStart> read_journal(const fs::path& output) {
 Journal::Journal(const fs::path& output, const Config& config, const std::vector<suite::Job>& jobs,
                  std::int64_t saes_per_job)
     : path_(path_of(output)) {
-    if (fs::exists(path_)) {
-        text_ = read_file(path_);
-        return;
-    }
+    if (fs::exists(path_)) text_ = read_file(path_);
     ordered_json list = ordered_json::array();
     for (const suite::Job& job : jobs)
         list.push_back({{"name", job.name}, {"dataset", job.dataset.name}, {"saes", job.names}});

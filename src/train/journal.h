@@ -2,7 +2,7 @@
 // OUTPUT/journal.jsonl: which jobs a run has and what became of them, one JSON object a line, written by the
 // coordinator alone.
 //   {"event": "jobs", "fingerprint": ..., "saes_per_job": P, "steps": T, "batch_size": B,
-//    "jobs": [{"name": ..., "dataset": ..., "saes": [...]}, ...]}      first, once
+//    "jobs": [{"name": ..., "dataset": ..., "saes": [...]}, ...]}      of every session first
 //   {"event": "start", "job": NAME, "group": G, "step": S, "time": ...}
 //   {"event": "done", "job": NAME, "time": ...}                        its SAEs and their summary are on disk
 //   {"event": "stop", "time": ...}                                     on request; checkpoints are saved
@@ -35,7 +35,7 @@ std::optional<JournalStart> read_journal(const std::filesystem::path& output);
 // Every line is on the disk when its function returns. RunError if it cannot be written.
 class Journal {
   public:
-    // Begins a journal, or goes on with one that is there.
+    // A new session, of a journal that begins or one that is there.
     Journal(const std::filesystem::path& output, const Config& config, const std::vector<suite::Job>& jobs,
             std::int64_t saes_per_job);
     void start(const std::string& job, int group, std::int64_t step);

@@ -21,6 +21,8 @@ expect 2 'parallel.data: groups of 3 ranks' train --set parallel.data=3
 expect 2 'parallel.groups: 2 groups asked for, 1 rank is started' train --set parallel.groups=2
 /usr/bin/python3 -c 'import h5py, sys; h5py.File(sys.argv[1], "w").create_dataset("resid_post/0", (0, 32), "f2", maxshape=(None, 32), chunks=(256, 32))' "$folder/empty.h5"
 expect 2 'empty.h5.*no rows|empty.h5.*empty' train --set "data.files=[$folder/empty.h5]"
+expect 2 'nothing: there is no journal.jsonl' "$STRATA" status "$folder/nothing"
+expect 2 'watch.*not a terminal' "$STRATA" status "$folder/nothing" --watch
 check test ! -e "$folder/run"
 
 # A folder that may not be written to, for which root has to become somebody else.
