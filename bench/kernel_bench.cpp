@@ -75,7 +75,7 @@ void add_tiles(benchmark::State& state, const Kernels& k) {
     Data& d = data();
     const device::TileSource source{d.x.data(), d.left.data(), d.weights.data(), codes};
     for (auto _ : state)
-        benchmark::DoNotOptimize(k.add_tiles(&source, 1, 64, 64, 0.1F, d.w.data(), d.out.data()));
+        benchmark::DoNotOptimize(k.add_tiles(&source, 1, 64, 64, 0.1F, d.w.data(), false, d.out.data()));
     report(state, 2 * codes * 64, 4 * codes * 64);
 }
 
