@@ -32,7 +32,8 @@ namespace {
 using device::CodeSet;
 
 struct Arguments {
-    std::int64_t rows = 4096, n = 576, width = 16384, warm_steps = 40, repeats = 6, aux_k = 512;
+    std::int64_t rows = 4096, n = 576, width = 16384, warm_steps = 40, repeats = 6;
+    std::optional<std::int64_t> aux_k;
     double k = 64;
     std::string kind = "batch_topk";
     int threads = 0;
@@ -309,7 +310,8 @@ void add_bench_command(CLI::App& app, Action& action) {
         ->check(CLI::IsMember({"auto", "lists", "dense"}));
     command->add_option("--dead", arguments->dead, "Share of latents that are dead, for the auxiliary loss")
         ->check(CLI::Range(0.0, 0.5));
-    command->add_option("--aux-k", arguments->aux_k, "Auxiliary codes of a row, with --dead");
+    command->add_option("--aux-k", arguments->aux_k,
+                        "Auxiliary codes of a row, with --dead; as sae.aux_k by default");
     command->add_flag("--check", arguments->check, "Compares the codes with those of the float32 encoder");
     command->add_flag("--json", arguments->json, "One JSON object");
     command->footer("Example: mpirun -n 2 strata bench --k 32");

@@ -93,15 +93,16 @@ void check_sae(const WrittenSae& written, const Config& config, Errors& errors) 
     check_selection(sae, config.train.batch_size, unless);
     check_prefixes(sae, unless);
     if (sae.atm) check_atm(*sae.atm, unless);
-    unless(sae.aux_k <= sae.width, {"aux_k", "width"},
-           fmt::format("aux_k {} exceeds width {}; expected aux_k <= width", sae.aux_k, sae.width));
+    const std::int64_t aux_k = sae.aux_k.value_or(0);
+    unless(aux_k <= sae.width, {"aux_k", "width"},
+           fmt::format("aux_k {} exceeds width {}; expected aux_k <= width", aux_k, sae.width));
     if (sae.l0_target)
         unless(*sae.l0_target <= static_cast<double>(sae.width), {"l0_target", "width"},
                fmt::format("l0_target {} exceeds width {}; expected l0_target <= width", *sae.l0_target,
                            sae.width));
-    unless(sae.aux_k == 0 || find_key("sae", "k")->concerns(sae), {"aux_k", "kind"},
+    unless(aux_k == 0 || find_key("sae", "k")->concerns(sae), {"aux_k", "kind"},
            fmt::format("{} has no meaning for kind {}; expected 0, or a kind that selects the k largest",
-                       sae.aux_k, sae.kind));
+                       aux_k, sae.kind));
     unless(sae.resample_every == 0 || config.data.target.empty(), {"resample_every"},
            "new starts take directions of inputs, which mean nothing to a transcoder's outputs; expected 0, "
            "or no "

@@ -96,12 +96,11 @@ struct SaeConfig {
     std::string decoder = "unit";     // unit | free (relu only)
     std::int64_t resample_every = 0;  // relu, gated: steps; 0: never
     std::int64_t resample_warmup_steps = 1000;
-    std::vector<double> prefixes = {};  // as written, see prefix_widths; empty: null
-    bool skip = false;                  // x W_skip added to the reconstruction
-    std::string init_from = {};         // folder of a saved SAE; empty: null
-    std::string b_dec_init = "mean";    // mean | zero
-    // 0: off; where it is not written load_config lowers it to the width, and to 0 for kinds without k
-    std::int64_t aux_k = 512;
+    std::vector<double> prefixes = {};       // as written, see prefix_widths; empty: null
+    bool skip = false;                       // x W_skip added to the reconstruction
+    std::string init_from = {};              // folder of a saved SAE; empty: null
+    std::string b_dec_init = "mean";         // mean | zero
+    std::optional<std::int64_t> aux_k = {};  // nullopt: auto, see sae::auxiliary_codes; 0: off
     double aux_coefficient = 0.03125;
     std::int64_t dead_after_tokens = 10'000'000;
     // batch_topk, matryoshka: at most row_cap * k codes of a row take part in the selection; 0: no cap

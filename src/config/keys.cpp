@@ -222,7 +222,7 @@ std::vector<Key> make_keys() {
     sae.key("init_from", &SaeConfig::init_from,
             or_null({.text = true, .described = "the folder of a saved SAE"}));
     sae.key("b_dec_init", &SaeConfig::b_dec_init, words({"mean", "zero"}));
-    sae.key("aux_k", &SaeConfig::aux_k, whole(0));
+    sae.key("aux_k", &SaeConfig::aux_k, or_auto(whole(0)));
     sae.key("aux_coefficient", &SaeConfig::aux_coefficient, at_least(0));
     sae.key("dead_after_tokens", &SaeConfig::dead_after_tokens, whole(1));
     sae.key_of(batch_rule, "row_cap", &SaeConfig::row_cap, whole(0));

@@ -58,10 +58,6 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
     std::vector<WrittenSae> saes = {base};
     const bool has_suite = document.suite && !document.suite->node.IsNull();
     if (has_suite) saes = expand_suite(*document.suite, base, errors);
-    for (WrittenSae& sae : saes)
-        if (!sae.origins.contains("aux_k"))
-            sae.config.aux_k =
-                find_key("sae", "k")->concerns(sae.config) ? std::min(sae.config.aux_k, sae.config.width) : 0;
     const bool complete = std::none_of(failed.begin(), failed.end(), [](const std::string& key) {
         return key.starts_with("sae.") || key == "train.batch_size";
     });

@@ -32,6 +32,11 @@ void random_direction(Random random, float norm, std::span<float> row) {
 
 }  // namespace
 
+std::int64_t auxiliary_codes(const SaeConfig& config, std::int64_t n) {
+    if (kind_of(config.kind).elementwise()) return 0;
+    return config.aux_k.value_or(std::min({std::int64_t{512}, n / 2, config.width}));
+}
+
 void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec,
                 std::int64_t first, std::int64_t last) {
     const float norm = t.unit_rows ? 1.0F : 0.1F;

@@ -16,6 +16,9 @@ namespace strata::sae {
 // The tensors of an SAE on rows of n, as its configuration wants them.
 device::Shape shape_of(const SaeConfig& config, std::int64_t n, bool transcoder);
 
+// The auxiliary codes of a row: as configured, or min(512, n / 2, width); 0 for kinds that select nothing.
+std::int64_t auxiliary_codes(const SaeConfig& config, std::int64_t n);
+
 // Fills `t`: decoder rows random directions of unit norm (of 0.1 where rows are free), a row a function of
 // the seed and its index only; W_enc = W_dec^T, or, in a transcoder, other random directions; b_enc = 0,
 // b_dec as given, [n]. The kind's own parameters are its affair. Only the latents [first, last) of the two

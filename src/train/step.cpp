@@ -22,7 +22,8 @@ bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<st
                    double& loss) {
     device::Device& device = bench.device;
     const SaeConfig& config = sae.config;
-    if (config.aux_k == 0 || config.aux_coefficient == 0 || dead.empty()) return false;
+    const std::int64_t aux_k = sae::auxiliary_codes(config, sae.parameters.n);
+    if (aux_k == 0 || config.aux_coefficient == 0 || dead.empty()) return false;
 
     std::vector<double> sums(static_cast<std::size_t>(sae.parameters.n) + 1);
     const std::span columns = std::span(sums).first(sums.size() - 1);
@@ -34,7 +35,7 @@ bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<st
     if (!(variance > 1e-5 * sums.back())) return false;
 
     const double scale = config.aux_coefficient * bench.mean_square / variance;
-    device.screen_row_top(sae.parameters, std::min(config.aux_k, std::ssize(dead)), dead);
+    device.screen_row_top(sae.parameters, std::min(aux_k, std::ssize(dead)), dead);
     device.keep(CodeSet::auxiliary, 0, 0, false);
     const device::DecodeSums missed =
         device.decode(CodeSet::auxiliary, sae.parameters, static_cast<float>(2 * scale));

@@ -79,7 +79,7 @@ sae:                           # the one SAE, or what the items of suite share
   skip: false
   init_from: null
   b_dec_init: mean
-  aux_k: 512
+  aux_k: auto
   aux_coefficient: 0.03125
   dead_after_tokens: 10000000
   row_cap: 0
@@ -166,11 +166,12 @@ TEST(Load, KeysOfAllKinds) {
     EXPECT_EQ(none, SaeConfig());
 }
 
-TEST(Load, TheAuxiliaryLossIsOffByDefaultForKindsWithoutK) {
+TEST(Load, KindsWithoutKTakeNoAuxiliaryCodes) {
     for (const std::string kind : {"topk", "batch_topk", "matryoshka"})
-        EXPECT_EQ(load(least, {"sae.kind=" + kind}).saes.front().aux_k, 512) << kind;
+        EXPECT_EQ(load(least, {"sae.kind=" + kind}).saes.front().aux_k, std::nullopt) << kind;
     for (const std::string kind : {"relu", "jumprelu", "gated"}) {
-        EXPECT_EQ(load(least, {"sae.kind=" + kind}).saes.front().aux_k, 0) << kind;
+        EXPECT_EQ(load(least, {"sae.kind=" + kind}).saes.front().aux_k, std::nullopt) << kind;
+        EXPECT_EQ(load(least, {"sae.kind=" + kind, "sae.aux_k=0"}).saes.front().aux_k, 0) << kind;
         EXPECT_THROW(load(least, {"sae.kind=" + kind, "sae.aux_k=512"}), UsageError) << kind;
     }
 }
@@ -317,9 +318,7 @@ TEST(Load, SuiteOnTopOfSae) {
                 testing::ElementsAre("batch_topk.w64.k2", "batch_topk.w1024.k2", "batch_topk.w64.k12.5",
                                      "batch_topk.w1024.k12.5", "topk.w256.k8"));
     for (const SaeConfig& sae : config.saes) EXPECT_EQ(sae.b_dec_init, "zero");
-    // A default larger than the width is lowered to it; a written one stays.
-    EXPECT_EQ(config.saes[0].aux_k, 64);
-    EXPECT_EQ(config.saes[1].aux_k, 512);
+    EXPECT_EQ(config.saes[1].aux_k, std::nullopt);
     EXPECT_EQ(config.saes[4].aux_k, 3);
 }
 

@@ -39,6 +39,25 @@ TEST(Kinds, CodesOfABatchAreRoundedHalvesUp) {
     EXPECT_EQ(codes_of_batch(100, 1'000'000'000), 100'000'000'000);
 }
 
+TEST(Auxiliary, TakesHalfOfARowsLengthOfCodesUnlessConfigured) {
+    SaeConfig config;
+    config.width = 4096;
+    for (const char* kind : {"topk", "batch_topk", "matryoshka"}) {
+        config.kind = kind;
+        EXPECT_EQ(sae::auxiliary_codes(config, 576), 288);
+        EXPECT_EQ(sae::auxiliary_codes(config, 2304), 512);
+    }
+    config.width = 100;
+    EXPECT_EQ(sae::auxiliary_codes(config, 576), 100);
+    config.aux_k = 7;
+    EXPECT_EQ(sae::auxiliary_codes(config, 576), 7);
+    config.aux_k.reset();
+    for (const char* kind : {"relu", "jumprelu", "gated"}) {
+        config.kind = kind;
+        EXPECT_EQ(sae::auxiliary_codes(config, 576), 0);
+    }
+}
+
 TEST(Initial, RowsAreUnitTiedAndFunctionsOfSeedAndIndexAlone) {
     device::CpuDevice device(1);
     device::Tensors few = device::make_tensors(device, {.n = 33, .width = 10});

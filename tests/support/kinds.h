@@ -113,7 +113,7 @@ inline reference::StepRules rules_of(const KindCase& c, std::int64_t step) {
     rules.log_theta = config.theta == "log";
     rules.penalty_warmup = std::min(config.penalty_warmup_steps, KindCase::run_steps / 4);
     rules.mean_square = KindCase::mean_square;
-    rules.aux_k = static_cast<std::size_t>(config.aux_k);
+    rules.aux_k = static_cast<std::size_t>(config.aux_k.value());
     rules.aux_coefficient = config.aux_coefficient;
     rules.dead_after = static_cast<std::uint64_t>(config.dead_after_tokens);
     rules.resample_every = config.resample_every;
