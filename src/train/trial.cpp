@@ -62,7 +62,7 @@ data::Batch TrialRows::batch(std::size_t i) const {
 
 TrialRows trial_rows(const data::Dataset& dataset, const Config& config, std::int64_t batch_size) {
     const std::unique_ptr<Communicator> alone = make_self_communicator();
-    data::DataConfig own = config.data;
+    DataConfig own = config.data;
     own.shuffle_rows = std::max(2 * batch_size, 2 * own.lanes);  // a batch is as many rows as are read for it
     data::Stream stream(dataset, own, data::measure(dataset, own, *alone), batch_size, config.run.seed, 0, 1);
     TrialRows rows;
