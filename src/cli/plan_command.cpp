@@ -54,11 +54,10 @@ class Trials {
         sae.k = suite::active_of(sae);
         for (const Tried& one : tried_)
             if (one.sae == sae && one.n == job.dataset.n && one.rows == rows) return one.seconds;
-        const Config alone = config_;
         suite::Job single = job;
         single.saes = {sae};
         const suite::Place here{.threads = threads_};
-        const std::int64_t needed = suite::rank_memory(single, alone, here, true).total();
+        const std::int64_t needed = suite::rank_memory(single, config_, here, true).total();
         if (needed > host_memory() / 10 * 9)
             refuse(
                 "{} with {} latents takes {:.1f} GiB in one process and cannot be tried on this machine; "
@@ -71,10 +70,8 @@ class Trials {
                   job.dataset.n, threads_, threads_ == 1 ? "" : "s", 1e3 * taken);
         return taken;
     }
-    // Of one row, whatever the dataset, as for the batches that steps were tried on.
-    double read(const data::Dataset& dataset) {
-        const train::TrialRows& rows = rows_of(dataset, config_.train.batch_size);
-        return rows.read_seconds / static_cast<double>(rows.batch(0).rows);
+    double read(const data::Dataset& dataset, std::int64_t rows) {
+        return rows_of(dataset, rows).read_seconds;
     }
     double memory() {
         if (memory_ == 0) memory_ = train::copy_rate(threads_);
@@ -202,7 +199,9 @@ int plan(const Arguments& a) {
         return given ? suite::sae_seconds(job, sae, rows, a.product_rate * 1e9, rates.memory)
                      : trials.step(job, sae, rows) * tried / cores;
     };
-    rates.read_seconds = [&](const data::Dataset& dataset) { return given ? 0 : trials.read(dataset); };
+    rates.read_seconds = [&](const data::Dataset& dataset, std::int64_t rows) {
+        return given ? 0 : trials.read(dataset, rows);
+    };
 
     const auto place_of = [&](int group) {
         return suite::place_of(machine, suite::ranks_of(group, layout.groups, a.ranks));

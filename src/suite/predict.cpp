@@ -55,7 +55,7 @@ double step_seconds(const Job& job, const Config& config, const Place& place, in
     for (const SaeConfig& sae : job.saes) seconds += share * rates.sae_seconds(job, sae, rows);
     // A thread of every rank reads, on the cores that the step wants; and no step ends before its rows are
     // there.
-    const double reading = rates.read_seconds(job.dataset) * static_cast<double>(rows);
+    const double reading = rates.read_seconds(job.dataset, rows);
     return std::max(seconds + reading / (place.on_host * place.threads), reading / place.on_host);
 }
 

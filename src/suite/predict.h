@@ -26,8 +26,8 @@ double active_of(const SaeConfig& sae);
 struct Rates {
     // Seconds of a step of an SAE on so many rows of the host, all of them in one process.
     std::function<double(const Job& job, const SaeConfig& sae, std::int64_t rows)> sae_seconds;
-    // Seconds of one core that reads and shuffles a row.
-    std::function<double(const data::Dataset& dataset)> read_seconds;
+    // Seconds of one core that reads and shuffles so many rows.
+    std::function<double(const data::Dataset& dataset, std::int64_t rows)> read_seconds;
     double memory = 0;  // bytes a second
     double link = 0;    // bytes a second, either way
 };

@@ -54,7 +54,9 @@ TEST(StepSeconds, AddUpSaesReadingAndExchange) {
     rates.sae_seconds = [](const Job&, const SaeConfig& sae, std::int64_t rows) {
         return static_cast<double>(sae.width * rows) * 1e-6;
     };
-    rates.read_seconds = [](const data::Dataset&) { return 1e-4; };
+    rates.read_seconds = [](const data::Dataset&, std::int64_t rows) {
+        return 1e-4 * static_cast<double>(rows);
+    };
     rates.memory = 1e9;
     rates.link = 1e8;
     const Job job = job_of({1000, 2000});
