@@ -52,7 +52,7 @@ Most most_of(const Job& job, std::int64_t rows) {
         const int sets = 1 + (kind.per_latent > 0 ? 1 : 0) + (sae.atm ? 1 : 0);
         most.codes_of_row = std::max(most.codes_of_row, sets * codes);
         if (!kind.elementwise() && sae.aux_coefficient > 0)
-            most.aux_k = std::max(most.aux_k, std::min(sae.aux_k, sae.width));
+            most.aux_k = std::max(most.aux_k, sae::auxiliary_codes(sae, job.dataset.n));
         if (kind.elementwise()) most.dense = std::max<std::int64_t>(most.dense, sae.kind == "gated" ? 3 : 2);
         most.batch_rule = most.batch_rule || kind.inference == sae::Inference::threshold;
     }
