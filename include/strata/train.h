@@ -17,8 +17,13 @@ struct TrainOptions {
 // already (with MPI_THREAD_MULTIPLE).
 //
 // Returns the exit status: 0 done, 1 failed, 2 wrong configuration or input (nothing was written), 75 stopped
-// on SIGTERM, SIGINT or SIGUSR1 with a checkpoint saved. Errors are told on standard error, once; an error
-// that strikes one rank alone ends the others' processes.
+// with a checkpoint saved, by run.time_limit. Errors are told
+// on standard error, once; an error that strikes one rank alone ends the others' processes.
+//
+// Signals are the program's own affair. Their handlers must not run on threads that train (the caller's, and
+// those that OpenMP starts for it): oneDNN up to 3.11 keeps its stack pointer on the heap while it
+// multiplies, where a handler's frame overwrites the program's memory. Block them there, or wait for them
+// elsewhere.
 int run_training(const std::string& config_file, const std::vector<std::string>& settings = {},
                  const TrainOptions& options = {});
 

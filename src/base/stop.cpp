@@ -1,29 +1,47 @@
 #include "base/stop.h"
 
+#include <atomic>
 #include <csignal>
 #include <initializer_list>
+#include <thread>
 
 namespace strata {
 namespace {
 
 using Clock = std::chrono::system_clock;
 
-volatile std::sig_atomic_t requested = 0;
+std::atomic<bool> requested = false;
 std::optional<Clock::time_point> limit;
 std::chrono::duration<double> saving{0};
 
-extern "C" void on_stop_signal(int number) {
-    requested = 1;
-    if (number == SIGINT) std::signal(SIGINT, SIG_DFL);
+sigset_t stop_signals() {
+    sigset_t set;
+    sigemptyset(&set);
+    for (const int number : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&set, number);
+    return set;
+}
+
+[[noreturn]] void wait_for_signals() {
+    const sigset_t set = stop_signals();
+    while (true) {
+        int number = 0;
+        sigwait(&set, &number);
+        requested = true;
+        if (number != SIGINT) continue;
+        sigset_t interrupt;
+        sigemptyset(&interrupt);
+        sigaddset(&interrupt, SIGINT);
+        std::signal(SIGINT, SIG_DFL);
+        pthread_sigmask(SIG_UNBLOCK, &interrupt, nullptr);
+    }
 }
 
 }  // namespace
 
 void catch_stop_signals() {
-    struct sigaction action {};
-    action.sa_handler = on_stop_signal;
-    action.sa_flags = SA_RESTART;
-    for (const int number : {SIGTERM, SIGINT, SIGUSR1}) sigaction(number, &action, nullptr);
+    const sigset_t set = stop_signals();
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    std::thread(wait_for_signals).detach();
 }
 
 void stop_before(std::optional<Clock::time_point> end) {
@@ -35,7 +53,7 @@ void saving_took(std::chrono::duration<double> time) {
 }
 
 bool stop_requested() {
-    return requested != 0 || (limit && Clock::now() + stop_margin + saving > *limit);
+    return requested || (limit && Clock::now() + stop_margin + saving > *limit);
 }
 
 }  // namespace strata

@@ -1,13 +1,16 @@
 #pragma once
-// A request to stop: SIGTERM, SIGINT or SIGUSR1 set a flag, and a time limit draws near; the training loop
-// looks between steps.
+// A request to stop: SIGTERM, SIGINT or SIGUSR1 come, or a time limit draws near; the training loop looks
+// between steps.
 
 #include <chrono>
 #include <optional>
 
 namespace strata {
 
-// Install before MPI starts: a scheduler may signal at any moment. A second SIGINT ends the program at once.
+// First thing in main(): the signals are blocked in this thread and all that it starts from now on, and a
+// thread of their own waits for them. No handler may run on a thread that computes: oneDNN's products keep
+// their stack pointer on the heap (uxlfoundation/oneDNN#4845), where a handler's frame overwrites what others
+// allocated. A second SIGINT ends the program at once.
 void catch_stop_signals();
 
 // What is left of the time limit when a stop is requested, beside what saving takes: for the step under way,

@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <functional>
+#include <thread>
 
 #include "base/stop.h"
 
@@ -53,27 +55,58 @@ TEST(Stop, IsRequestedShortOfTheTimeLimit) {
     EXPECT_FALSE(stop_requested());
 }
 
+// Which thread of the process learns of a signal is open, and so is when.
+void await_stop() {
+    while (!stop_requested()) std::this_thread::yield();
+}
+
+// `act` in a process of its own, which may change how that takes signals: its exit status.
+int status_of(const std::function<void()>& act) {
+    const pid_t child = fork();
+    if (child == 0) {
+        act();
+        _exit(0);
+    }
+    int status = -1;
+    EXPECT_EQ(waitpid(child, &status, 0), child);
+    return status;
+}
+
 TEST(Stop, IsRequestedBySignalsAndOnlyThen) {
-    catch_stop_signals();
-    EXPECT_FALSE(stop_requested());
-    std::raise(SIGUSR1);
-    EXPECT_TRUE(stop_requested());
-    std::raise(SIGTERM);  // asked twice; does not end the program
-    EXPECT_TRUE(stop_requested());
+    for (const int number : {SIGUSR1, SIGTERM, SIGINT})
+        EXPECT_EQ(status_of([&] {
+                      catch_stop_signals();
+                      if (stop_requested()) _exit(3);
+                      kill(getpid(), number);
+                      await_stop();
+                      if (number == SIGINT) return;
+                      kill(getpid(), number);  // asked twice; does not end the program
+                      kill(getpid(), SIGTERM);
+                  }),
+                  0);
 }
 
 TEST(Stop, ASecondInterruptEndsTheProgram) {
-    const pid_t child = fork();
-    if (child == 0) {
+    const int status = status_of([] {
         catch_stop_signals();
-        std::raise(SIGINT);
-        if (!stop_requested()) _exit(3);
-        std::raise(SIGINT);
-        _exit(4);
-    }
-    int status = 0;
-    ASSERT_EQ(waitpid(child, &status, 0), child);
+        kill(getpid(), SIGINT);
+        await_stop();
+        while (true) kill(getpid(), SIGINT);
+    });
     EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGINT) << status;
+}
+
+TEST(Stop, NoSignalReachesAThreadThatComputes) {
+    EXPECT_EQ(status_of([] {
+                  catch_stop_signals();
+                  std::thread([] {
+                      sigset_t blocked;
+                      pthread_sigmask(SIG_BLOCK, nullptr, &blocked);
+                      for (const int number : {SIGTERM, SIGINT, SIGUSR1})
+                          if (sigismember(&blocked, number) != 1) _exit(3);
+                  }).join();
+              }),
+              0);
 }
 
 }  // namespace
