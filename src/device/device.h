@@ -59,6 +59,9 @@ struct Tensors : Shape {
     Memory<float> b_dec;   // [n]
     Memory<float> latent;  // [per_latent, M]
     Memory<float> w_skip;  // [n, n], input by output; empty without skip
+    // What the device's encoder made of w_enc beside it, Device::encoder_bytes() of them, shared by the ranks
+    // that share w_enc; or empty: then it is made at every step.
+    Memory<std::byte> encoder;
 
     // All but the two matrices by latent. Every rank holds them and changes them alike.
     std::array<std::span<float>, 4> small() const;
@@ -176,6 +179,12 @@ class Device {
     // `copy`.
     virtual std::span<const std::byte> view(const void* from, std::size_t size,
                                             std::vector<std::byte>& copy) = 0;
+
+    // Tensors::encoder of such an SAE; 0: none. update() keeps it as w_enc is. After any other change, and
+    // for an SAE that is new, all ranks that share it call encoder_changed(), with no other verb on the SAE
+    // under way at any of them.
+    virtual std::size_t encoder_bytes(const Shape&) const { return 0; }
+    virtual void encoder_changed(const Tensors&) {}
 
     // Makes room for batches of up to `rows` rows and SAEs of up to `width` latents with about `codes` codes
     // a batch. Everything that a step needs is allocated here; candidates beyond the estimate grow it.

@@ -19,6 +19,7 @@ constexpr std::int64_t thread_bytes = std::int64_t{2} << 20;    // stack and hea
 // average.
 constexpr std::int64_t code_bytes = 24;           // of a code: value, latent, gradient, and all by latent
 constexpr std::int64_t candidate_bytes = 8 + 18;  // joined; by block of rows, grown
+constexpr std::int64_t integer_bytes = 24;        // of a latent beside its integers (device/cpu/screen.h)
 constexpr double candidates_of_code = 1.25;       // the guess of a batch rule lies below its threshold
 constexpr std::int64_t most_rows_of_block = 512;  // of a product
 constexpr std::int64_t columns_of_block = 384;
@@ -95,7 +96,7 @@ RankMemory rank_memory(const Job& job, const Config& config, const Place& place,
     for (const SaeConfig& sae : job.saes) {
         const device::Shape shape = sae::shape_of(sae, n, job.dataset.target != nullptr);
         const std::int64_t matrix = number * n * sae.width, small = number * small_elements(shape);
-        m.weights += 2 * matrix / place.sharing;
+        m.weights += (2 * matrix + integer_bytes * sae.width + n * sae.width) / place.sharing;
         m.moments += 4 * matrix / place.sharing;
         const std::int64_t counters = (sae.atm ? 32 : 8) * sae.width;  // silence, three averages
         m.vectors += 3 * small + counters + number * sae.width;        // and thresholds at the end

@@ -30,16 +30,23 @@ std::unique_ptr<Communicator> host_group(Communicator& all) {
     return all.split(all.rank());
 }
 
-device::Memory<float> part_of_memory(const SharedMemory& shared, std::size_t rank) {
+template <typename T>
+device::Memory<T> part_of_memory(const SharedMemory& shared, std::size_t rank) {
     const std::span<std::byte> bytes = shared.of_rank[rank];
-    return {{reinterpret_cast<float*>(bytes.data()), [owner = shared.owner](float*) {}},
-            bytes.size() / sizeof(float)};
+    return {{reinterpret_cast<T*>(bytes.data()), [owner = shared.owner](T*) {}}, bytes.size() / sizeof(T)};
 }
 
 SharedMemory share(Communicator& group, std::size_t bytes) {
     std::optional<SharedMemory> shared = group.share(bytes);
     if (!shared) fail("out of memory: {} bytes to be shared by the ranks of a host", bytes);
     return *std::move(shared);
+}
+
+// One for all of the group.
+template <typename T>
+device::Memory<T> shared(Communicator& group, device::Device& device, std::size_t size) {
+    if (group.size() == 1) return device::make_memory<T>(device, size);
+    return part_of_memory<T>(share(group, group.rank() == 0 ? size * sizeof(T) : 0), 0);
 }
 
 }  // namespace
@@ -58,8 +65,11 @@ Slice Replicas::saved(std::int64_t width) const {
 }
 
 device::Memory<float> Replicas::shared_matrix(device::Device& device, std::size_t size) const {
-    if (group->size() == 1) return device::make_memory<float>(device, size);
-    return part_of_memory(share(*group, group->rank() == 0 ? size * sizeof(float) : 0), 0);
+    return shared<float>(*group, device, size);
+}
+
+device::Memory<std::byte> Replicas::shared_bytes(device::Device& device, std::size_t size) const {
+    return shared<std::byte>(*group, device, size);
 }
 
 device::Memory<float> Replicas::readable_matrix(device::Device& device, std::size_t size,
@@ -73,7 +83,7 @@ device::Memory<float> Replicas::readable_matrix(device::Device& device, std::siz
     of_ranks.clear();
     for (const std::span<std::byte> bytes : shared.of_rank)
         of_ranks.push_back(reinterpret_cast<const float*>(bytes.data()));
-    return part_of_memory(shared, static_cast<std::size_t>(group->rank()));
+    return part_of_memory<float>(shared, static_cast<std::size_t>(group->rank()));
 }
 
 }  // namespace strata::train

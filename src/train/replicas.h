@@ -32,6 +32,8 @@ class Replicas {
     // Collective over the group: a matrix that all of it address, or one of this rank's own where it is
     // alone.
     device::Memory<float> shared_matrix(device::Device& device, std::size_t size) const;
+    // The same for bytes.
+    device::Memory<std::byte> shared_bytes(device::Device& device, std::size_t size) const;
     // Collective over the group: a matrix of this rank's own, that all of it can read. `of_ranks` gets all of
     // them.
     device::Memory<float> readable_matrix(device::Device& device, std::size_t size,

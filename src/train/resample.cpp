@@ -130,6 +130,7 @@ std::vector<std::uint32_t> resample(Workbench& bench, TrainedSae& sae, const Opt
         std::ranges::transform(direction, row.begin(), [](double v) { return static_cast<float>(v); });
         start_anew(bench, sae, optimizer.kind != "adam", j, row, encoder_norm);
     }
+    bench.device.encoder_changed(sae.parameters);
     bench.replicas.group->barrier();  // before another rank reads the rows
     if (sae.config.atm) refresh_atm(sae.atm, silent);
     sae.resampled_at = step;

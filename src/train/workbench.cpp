@@ -100,6 +100,7 @@ void take_average(Workbench& bench, TrainedSae& sae, const OptimizerConfig& opti
     const Slice mine = bench.replicas.updated(sae.parameters.width);
     bench.device.average(sae.parameters, sae.first, static_cast<float>(optimizer.beta1), mine.first,
                          mine.last);
+    bench.device.encoder_changed(sae.parameters);
     if (sae.kind->constrain != nullptr) {
         std::vector<float> own, norms;
         const sae::Moment moment = moment_of(bench, sae, bench.steps, own, norms);
@@ -122,6 +123,9 @@ TrainedSae make_sae(device::Device& device, const Replicas& replicas, const SaeC
         sae.parameters.w_enc = replicas.shared_matrix(device, elements);
         sae.parameters.w_dec = replicas.shared_matrix(device, elements);
     }
+    if (const std::size_t bytes = device.encoder_bytes(shape); bytes > 0)
+        sae.parameters.encoder = replicas.shared_bytes(device, bytes);
+    device.encoder_changed(sae.parameters);
     sae.first = device::make_tensors(device, shape);
     sae.second = device::make_tensors(device, shape);
     sae.silent.assign(static_cast<std::size_t>(config.width), 0);

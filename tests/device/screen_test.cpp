@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "device/cpu/cpu_device.h"
 #include "device/cpu/kernels.h"
+#include "support/inside.h"
 #include "support/problem.h"
 
 namespace strata {
@@ -222,6 +223,56 @@ TEST(Screen, IsRefusedWhereTheCpuHasNone) {
         EXPECT_THROW(device::make_cpu_device(1, options), UsageError);
     else
         EXPECT_NO_THROW(device::make_cpu_device(1, options));
+}
+
+// update() leaves the integers of the new weights, by which the next batch is screened; they are not taken
+// for those of weights that came otherwise.
+TEST(Encoder, IsKeptByUpdatesAndNotByOtherChanges) {
+    const test::Problem p = test::make_problem(40, 100, 130);
+    std::vector<float> changed = p.sae.w_enc;
+    for (float& w : changed) w *= 0.9F;
+    for (const ScreenKernels& kernels : device::all_screen_kernels())
+        for (const char* bound : {"dithered", "certain"})
+            for (const int threads : {1, 3}) {
+                SCOPED_TRACE(fmt::format("{}, {}, {} threads", kernels.target, bound, threads));
+                device::CpuDevice device(threads, {"screened", bound}, &kernels);
+                device.prepare(40, 100, 130, 1);
+                device::Tensors sae = test::put(p.sae, device);
+                device::Tensors first = device::make_tensors(device, sae);
+                device::Tensors second = device::make_tensors(device, sae);
+                const device::Tensors gradient = test::put(p.sae, device);
+                const auto candidates = [&] {
+                    device.center({p.x, 40}, sae);
+                    EXPECT_TRUE(test::screen_above(device, sae, 0.2F));
+                    return test::candidates_in(device);
+                };
+                const auto alone = [&] {
+                    device::Memory<std::byte> kept;
+                    std::swap(kept, sae.encoder);
+                    const std::vector<test::Pair> found = candidates();
+                    std::swap(kept, sae.encoder);
+                    return found;
+                };
+                sae.encoder = device::make_memory<std::byte>(device, device.encoder_bytes(sae));
+                device.encoder_changed(sae);
+                const auto& header = *reinterpret_cast<device::Integers::Header*>(sae.encoder.data());
+                EXPECT_EQ(header.made, 0U);
+                EXPECT_EQ(candidates(), alone());
+                for (int t = 0; t < 3; ++t) {
+                    device.update(sae, gradient, first, second, {.lr = 0.03F}, 0, 60);
+                    device.update(sae, gradient, first, second, {.lr = 0.03F}, 60, sae.width);
+                    EXPECT_EQ(header.made, 1U);
+                    EXPECT_EQ(candidates(), alone());
+                }
+                test::put(changed, sae.w_enc, device);
+                EXPECT_THROW(candidates(), RunError);
+                device.encoder_changed(sae);
+                EXPECT_EQ(header.made, 0U);
+                EXPECT_EQ(candidates(), alone());
+                device.update(sae, gradient, first, second, {.lr = 0.03F}, 0, sae.width);
+                EXPECT_EQ(header.made, 1U);
+                EXPECT_EQ(candidates(), alone());
+            }
 }
 
 }  // namespace

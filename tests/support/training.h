@@ -117,11 +117,14 @@ struct Training {
     }
 
     // Other parameters, the moments as they are. Collective.
-    void restart(const reference::Sae<float>& from) { set(from, sae.parameters); }
+    void restart(const reference::Sae<float>& from) {
+        set(from, sae.parameters);
+        device.encoder_changed(sae.parameters);
+    }
 
     // Parameters, moments and counters of one that trains the same SAE alone. Collective.
     void take_over(Training& other) {
-        set(other.parameters(), sae.parameters);
+        restart(other.parameters());
         set(get(other.sae.first, other.device), sae.first);
         set(get(other.sae.second, other.device), sae.second);
         sae.silent = other.sae.silent;

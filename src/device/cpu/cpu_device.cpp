@@ -54,6 +54,18 @@ std::span<const std::byte> CpuDevice::view(const void* from, std::size_t size, s
     return {static_cast<const std::byte*>(from), size};
 }
 
+std::size_t CpuDevice::encoder_bytes(const Shape& shape) const {
+    return screen_.kernels == nullptr || options_.encoder == "float32" ? 0 : latent_bytes(screen_, shape);
+}
+
+void CpuDevice::encoder_changed(const Tensors& sae) {
+    if (sae.encoder.size == 0) return;
+    // All ranks come here, each for itself; update() left them wanted if they are made.
+    encoder_times_[sae.w_enc.data()].wanted = false;
+    Integers::Header& header = *shared_latents(screen_, sae).header;
+    if (header.made.exchange(0) != 0) header.wanted = 0;
+}
+
 void CpuDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) {
     const auto elements = static_cast<std::size_t>(rows * n);
     const auto estimate = static_cast<std::size_t>(codes);

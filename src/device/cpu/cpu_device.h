@@ -107,16 +107,16 @@ struct Ladder {
 
 // A thread's own memory.
 struct Scratch {
-    Array<float> product;               // a block of the product
-    Array<float> dense;                 // a tile of dense()
-    std::vector<float> row;             // [n]
-    std::vector<std::uint32_t> order;   // sorting
-    std::vector<std::uint32_t> latent;  // [rows, capacity] lists of screen_row_top
+    Array<float> product;                    // a block of the product
+    Array<float> dense;                      // a tile of dense()
+    std::vector<float> row;                  // [n]
+    std::vector<std::uint32_t> order, next;  // sorting
+    std::vector<std::uint32_t> latent;       // [rows, capacity] lists of screen_row_top
     std::vector<float> value;
     std::vector<std::int64_t> used, seen;
     std::vector<float> limit, open_limit;
     std::vector<Ladder> ladders;
-    std::vector<float> selected, exact;
+    std::vector<float> selected;
 };
 
 // Of dense(), for a block of rows.
@@ -151,6 +151,8 @@ class CpuDevice final : public Device {
     void download(const void* from, std::span<std::byte> to) override;
     std::span<const std::byte> view(const void* from, std::size_t size,
                                     std::vector<std::byte>& copy) override;
+    std::size_t encoder_bytes(const Shape& shape) const override;
+    void encoder_changed(const Tensors& sae) override;
     void prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) override;
     void center(const Rows& rows, const Tensors& sae) override;
     void mask(const Mask& mask) override;
@@ -202,10 +204,13 @@ class CpuDevice final : public Device {
         double float32 = 1e30, screened = 1e30;
         std::uint64_t calls = 0;
         bool choice = false;   // screened
+        bool wanted = false;   // this rank counts in Integers::Header::wanted
         bool refused = false;  // a batch that the screened one could not take was reported
     };
     Encoding start_encoding(const Tensors& sae, std::span<const float> at_least, bool by_row);
+    bool wants_screen(const EncoderTimes& times) const;
     void finish_encoding(const Tensors& sae, const Encoding& encoding);
+    void time_encoding(const Tensors& sae, const Encoding& encoding, EncoderTimes& times) const;
     std::int64_t block_rows(std::int64_t bytes_per_row, bool screened) const;
     Rounding rounding_of(const Tensors& sae, std::span<const float> at_least) const;
     void screen_block(const Tensors& sae, const float* bias, std::int64_t block, std::int64_t first,

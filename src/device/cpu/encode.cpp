@@ -88,17 +88,19 @@ bool CpuDevice::screen_above(const Tensors& sae, std::span<const float> at_least
     return true;
 }
 
-// Which product: the one that was faster so far, both timed twice before. Rows or weights that the integers
+// Which product: the one that was faster so far, both timed twice before.
+bool CpuDevice::wants_screen(const EncoderTimes& times) const {
+    if (options_.encoder == "screened") return true;
+    return times.calls < 4 ? times.calls % 2 == 1 : times.choice != (times.calls % retry_calls == 0);
+}
+
+// Rows or weights that the integers
 // cannot hold, not finite ones, go to float32.
 CpuDevice::Encoding CpuDevice::start_encoding(const Tensors& sae, std::span<const float> at_least,
                                               bool by_row) {
     Encoding encoding{.start = seconds()};
     if (screen_.kernels == nullptr || options_.encoder == "float32") return encoding;
-    bool screened = options_.encoder == "screened";
-    if (!screened) {
-        const EncoderTimes& times = encoder_times_[sae.w_enc.data()];
-        screened = times.calls < 4 ? times.calls % 2 == 1 : times.choice != (times.calls % retry_calls == 0);
-    }
+    const bool screened = wants_screen(encoder_times_[sae.w_enc.data()]);
     encoding.screened =
         screened &&
         prepare_screen(screen_, sae, batch_, std::span(centered_norm_).first(static_cast<std::size_t>(rows_)),
@@ -113,8 +115,14 @@ CpuDevice::Encoding CpuDevice::start_encoding(const Tensors& sae, std::span<cons
 }
 
 void CpuDevice::finish_encoding(const Tensors& sae, const Encoding& encoding) {
-    if (!encoding.timed || options_.encoder != "auto") return;
     EncoderTimes& times = encoder_times_[sae.w_enc.data()];
+    if (encoding.timed && options_.encoder == "auto") time_encoding(sae, encoding, times);
+    if (sae.encoder.size == 0 || times.wanted == wants_screen(times)) return;
+    times.wanted = !times.wanted;
+    shared_latents(screen_, sae).header->wanted += times.wanted ? 1U : ~0U;
+}
+
+void CpuDevice::time_encoding(const Tensors& sae, const Encoding& encoding, EncoderTimes& times) const {
     double& mine = encoding.screened ? times.screened : times.float32;
     const double taken =
         (seconds() - encoding.start) / static_cast<double>(std::max<std::int64_t>(1, last_row_ - first_row_));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "device/cpu/cpu_device.h"
 #include "device/cpu/product.h"
@@ -159,19 +160,16 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
         list.open_limit = with_mask ? std::max(list.open_limit, open->edge() - width) : list.limit;
     };
 
-    // The k best by the value that counts, ties to the lower latent, and the k best of those not masked. A
-    // list ascends by latent, since latents are taken in order, and goes on doing so.
+    // Of a list whose values are those that count: the k best, ties to the lower latent, and the k best of
+    // those not masked. A list ascends by latent, since latents are taken in order, and goes on doing so.
     const auto settle = [&](std::int64_t r) {
         const RowList list = list_of(r);
         const auto masked = masked_in(r);
-        mine.exact.resize(static_cast<std::size_t>(list.used));
-        kernels_.dots(xc(first + r), sae.w_enc.data(), list.latent, list.used, n_, mine.exact.data());
         std::int64_t positive = 0;
         for (std::int64_t e = 0; e < list.used; ++e) {
-            const float z = mine.exact[static_cast<std::size_t>(e)] + sae.b_enc.data()[list.latent[e]];
-            if (!(z > 0)) continue;
+            if (!(list.value[e] > 0)) continue;
             list.latent[positive] = list.latent[e];
-            list.value[positive++] = z;
+            list.value[positive++] = list.value[e];
         }
         list.used = positive;
         Cut all = best_of(
@@ -193,7 +191,35 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
         list.used = mine.seen[static_cast<std::size_t>(r)] = kept;
     };
 
+    // The values that count, of all lists: latent by latent, so that a latent's weights are read once for all
+    // rows.
     RowBlock& out = blocks_[static_cast<std::size_t>(block)];
+    const auto score = [&] {
+        std::vector<std::uint32_t>& next = mine.next;
+        next.assign(static_cast<std::size_t>(sae.width) + 1, 0);
+        for (std::int64_t r = 0; r < count; ++r)
+            for (std::int64_t e = 0; e < list_of(r).used; ++e) ++next[list_of(r).latent[e] + 1];
+        std::partial_sum(next.begin(), next.end(), next.begin());
+        const std::int64_t pairs = next.back();
+        ensure(out.row, pairs);
+        ensure(out.latent, pairs);
+        ensure(out.value, pairs);
+        ensure(mine.order, pairs);
+        for (std::int64_t r = 0; r < count; ++r) {
+            const RowList list = list_of(r);
+            for (std::int64_t e = 0; e < list.used; ++e) {
+                const std::uint32_t at = next[list.latent[e]]++;
+                out.row[at] = static_cast<std::uint32_t>(r);
+                out.latent[at] = list.latent[e];
+                mine.order[at] = static_cast<std::uint32_t>(r * capacity + e);
+            }
+        }
+        kernels_.pair_dots(xc(first), out.row.data(), sae.w_enc.data(), out.latent.data(), pairs, n_,
+                           out.value.data());
+        for (auto at = std::size_t{0}; at < static_cast<std::size_t>(pairs); ++at)
+            mine.value[mine.order[at]] = out.value[at] + sae.b_enc.data()[out.latent[at]];
+    };
+
     const std::int64_t width = subset.empty() ? sae.width : std::ssize(subset);
     for (std::int64_t column = 0; column < width; column += block_columns) {
         const std::int64_t columns = std::min(block_columns, width - column);
@@ -230,7 +256,13 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
             climb(r);
             if (list.used > 3 * k) drop_certain(list, masked_in(r), with_mask);
             mine.seen[static_cast<std::size_t>(r)] = list.used;
-            if (list.used > 4 * k) settle(r);  // a crowd of near-equal values; 2 k at most remain
+            if (list.used > 4 * k) {  // a crowd of near-equal values; 2 k at most remain
+                const RowList list = list_of(r);
+                kernels_.dots(xc(first + r), sae.w_enc.data(), list.latent, list.used, n_, list.value);
+                for (std::int64_t e = 0; e < list.used; ++e)
+                    list.value[e] += sae.b_enc.data()[list.latent[e]];
+                settle(r);
+            }
             if (screened) screen_limit(screen_, first + r, list.open_limit);
         }
     }
@@ -238,10 +270,13 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
     out.count.assign(static_cast<std::size_t>(count) + 1, 0);
     ensure(out.latent, count * (with_mask ? 2 * k : k));
     ensure(out.value, count * (with_mask ? 2 * k : k));
-    std::int64_t found = 0;
     for (std::int64_t r = 0; r < count; ++r) {
         raise_limits(list_of(r), k, width_of(r), masked_in(r), with_mask, mine.selected);
         drop_certain(list_of(r), masked_in(r), with_mask);
+    }
+    score();
+    std::int64_t found = 0;
+    for (std::int64_t r = 0; r < count; ++r) {
         settle(r);
         const RowList list = list_of(r);
         std::copy_n(list.latent, list.used, out.latent.begin() + found);

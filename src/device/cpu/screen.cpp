@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/error.h"
 #include "base/random.h"
 #include "device/cpu/kernels.h"
 
@@ -46,11 +47,123 @@ float bounded(double value) {
     return static_cast<float>(std::clamp(value, -most, most));
 }
 
-void start(Screen& s, std::int64_t n, int threads) {
+// The mean of some rows: any vector is right, and one near their mean makes what is left small.
+void take_mean(Screen& s, const float* x, std::int64_t count) {
+    const std::int64_t used = std::min(count, mean_rows);
+    std::fill(s.mean.begin(), s.mean.end(), 0.0F);
+    for (std::int64_t i = 0; i < used; ++i)
+        kernels().add(x + (i * count / used) * s.n, 1.0F / static_cast<float>(used), s.n, s.mean.data());
+}
+
+constexpr std::size_t line = 64;  // of a cache
+
+std::size_t whole_lines(std::size_t bytes) {
+    return (bytes + line - 1) / line * line;
+}
+
+std::size_t padded_to(std::int64_t count, std::int64_t of_tile) {
+    return static_cast<std::size_t>((count + of_tile - 1) / of_tile * of_tile);
+}
+
+std::int64_t padded_length(std::int64_t n) {
+    return (n + 15) / 16 * 16;
+}
+
+std::size_t integer_bytes(std::size_t vectors, std::int64_t padded) {
+    return line + whole_lines(vectors * sizeof(Quantized)) + whole_lines(vectors * sizeof(std::uint32_t)) +
+           vectors * static_cast<std::size_t>(padded);
+}
+
+Integers integers_in(std::byte* bytes, std::size_t vectors) {
+    static_assert(sizeof(Integers::Header) <= line);
+    Integers in;
+    in.header = reinterpret_cast<Integers::Header*>(bytes);
+    bytes += line;
+    in.quantized = reinterpret_cast<Quantized*>(bytes);
+    bytes += whole_lines(vectors * sizeof(Quantized));
+    in.seal = reinterpret_cast<std::uint32_t*>(bytes);
+    bytes += whole_lines(vectors * sizeof(std::uint32_t));
+    in.packed = reinterpret_cast<std::uint8_t*>(bytes);
+    return in;
+}
+
+// The side's own memory for so many vectors.
+void own_integers(ScreenSide& side, std::size_t vectors, std::int64_t padded) {
+    const std::size_t bytes = integer_bytes(vectors, padded);
+    if (side.own.size() != bytes) side.own.reset(bytes);
+    side.integers = integers_in(side.own.data(), vectors);
+}
+
+// A step of the optimiser changes nearly every element.
+std::uint32_t seal_of(const float* vector, std::int64_t n) {
+    return std::bit_cast<std::uint32_t>(vector[0]) ^
+           std::rotl(std::bit_cast<std::uint32_t>(vector[n - 1]), 1) ^
+           std::rotl(std::bit_cast<std::uint32_t>(vector[n / 2]), 2);
+}
+
+// Integers of one vector, into its place.
+void quantize(Screen& s, const Integers& to, std::int64_t at, const float* from, bool latent) {
+    const std::int64_t of_tile = latent ? s.kernels->tile_columns : s.kernels->tile_rows;
+    ScreenScratch& mine = s.scratch[static_cast<std::size_t>(omp_get_thread_num())];
+    s.kernels->rotate(from, latent ? s.zeros.data() : s.mean.data(), s.sign.data(), s.n, s.padded,
+                      mine.rotated.data());
+    const auto& own = latent ? s.latent_dither : s.row_dither;
+    const auto& other = latent ? s.row_dither : s.latent_dither;
+    to.quantized[at] = s.kernels->quantize(mine.rotated.data(), own.data(), other.data(), s.padded, latent,
+                                           mine.integers.data());
+    std::uint8_t* out = to.packed + at / of_tile * of_tile * s.padded + at % of_tile * 4;
+    for (std::int64_t k = 0; k < s.padded / 4; ++k)
+        std::memcpy(out + k * of_tile * 4, mine.integers.data() + k * 4, 4);
+}
+
+void make_rows(Screen& s, const Rows& rows, std::int64_t count, int threads) {
+    const std::size_t vectors = padded_to(count, s.kernels->tile_rows);
+    own_integers(s.rows, vectors, s.padded);
+    take_mean(s, rows.x.data(), count);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (std::int64_t b = 0; b < static_cast<std::int64_t>(vectors); ++b)
+        if (b < count)
+            quantize(s, s.rows.integers, b, rows.x.data() + b * s.n, false);
+        else
+            s.rows.integers.quantized[b] = {};
+    s.row_number = rows.number;
+}
+
+// The shared ones if they are made; else those of this rank's own, made now.
+void take_latents(Screen& s, const Tensors& sae, int threads) {
+    if (sae.encoder.size > 0) {
+        s.latents.integers = shared_latents(s, sae);
+        if (s.latents.integers.header->made != 0) {
+            s.latents.own = {};
+            return;
+        }
+    }
+    own_integers(s.latents, padded_to(sae.width, s.kernels->tile_columns), s.padded);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (std::int64_t j = 0; j < sae.width; ++j)
+        make_integers(s, s.latents.integers, j, sae.w_enc.data() + j * sae.n);
+}
+
+double mean_square(const Quantized* all, std::int64_t count) {
+    double sum = 0;
+    for (std::int64_t i = 0; i < count; ++i) sum += all[i].square;
+    return sum / static_cast<double>(std::max<std::int64_t>(count, 1));
+}
+
+}  // namespace
+
+Screen make_screen(bool certain, const ScreenKernels* kernels) {
+    Screen screen{};
+    screen.kernels = kernels;
+    screen.certain = certain;
+    return screen;
+}
+
+void start_screen(Screen& s, std::int64_t n, int threads) {
     if (s.n == n && std::ssize(s.scratch) >= threads) return;
     s.row_number = 0;
     s.n = n;
-    s.padded = (n + 15) / 16 * 16;
+    s.padded = padded_length(n);
     const auto size = static_cast<std::size_t>(s.padded);
     s.scratch.resize(static_cast<std::size_t>(threads));
     for (ScreenScratch& one : s.scratch) {
@@ -70,59 +183,18 @@ void start(Screen& s, std::int64_t n, int threads) {
     s.dither_product = static_cast<float>(product);
 }
 
-// The mean of some rows: any vector is right, and one near their mean makes what is left small.
-void take_mean(Screen& s, const float* x, std::int64_t count) {
-    const std::int64_t used = std::min(count, mean_rows);
-    std::fill(s.mean.begin(), s.mean.end(), 0.0F);
-    for (std::int64_t i = 0; i < used; ++i)
-        kernels().add(x + (i * count / used) * s.n, 1.0F / static_cast<float>(used), s.n, s.mean.data());
+std::size_t latent_bytes(const Screen& s, const Shape& shape) {
+    return integer_bytes(padded_to(shape.width, s.kernels->tile_columns), padded_length(shape.n));
 }
 
-// Integers of `count` vectors [count, n], packed.
-void quantize(Screen& s, ScreenSide& side, const float* from, std::int64_t count, bool latents, int threads) {
-    const std::int64_t of_tile = latents ? s.kernels->tile_columns : s.kernels->tile_rows;
-    const std::int64_t tiles = (count + of_tile - 1) / of_tile, steps = s.padded / 4;
-    const auto size = static_cast<std::size_t>(tiles * of_tile);
-    if (side.packed.size() != size * static_cast<std::size_t>(s.padded))
-        side.packed.reset(size * static_cast<std::size_t>(s.padded));
-    side.quantized.resize(size);
-    side.add.resize(size);
-    side.inverse.resize(size);
-    const float* mean = latents ? s.zeros.data() : s.mean.data();
-    const float* own = latents ? s.latent_dither.data() : s.row_dither.data();
-    const float* other = latents ? s.row_dither.data() : s.latent_dither.data();
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (std::int64_t tile = 0; tile < tiles; ++tile) {
-        ScreenScratch& mine = s.scratch[static_cast<std::size_t>(omp_get_thread_num())];
-        std::uint8_t* out = side.packed.data() + tile * of_tile * s.padded;
-        for (std::int64_t i = 0; i < of_tile; ++i) {
-            const std::int64_t at = tile * of_tile + i;
-            if (at >= count) {
-                side.quantized[static_cast<std::size_t>(at)] = {};
-                continue;
-            }
-            s.kernels->rotate(from + at * s.n, mean, s.sign.data(), s.n, s.padded, mine.rotated.data());
-            side.quantized[static_cast<std::size_t>(at)] =
-                s.kernels->quantize(mine.rotated.data(), own, other, s.padded, latents, mine.integers.data());
-            for (std::int64_t k = 0; k < steps; ++k)
-                std::memcpy(out + (k * of_tile + i) * 4, mine.integers.data() + k * 4, 4);
-        }
-    }
+Integers shared_latents(const Screen& s, const Tensors& sae) {
+    STRATA_ASSERT(sae.encoder.size == latent_bytes(s, sae));
+    return integers_in(sae.encoder.data(), padded_to(sae.width, s.kernels->tile_columns));
 }
 
-double mean_square(const std::vector<Quantized>& all, std::int64_t count) {
-    double sum = 0;
-    for (std::int64_t i = 0; i < count; ++i) sum += all[static_cast<std::size_t>(i)].square;
-    return sum / static_cast<double>(std::max<std::int64_t>(count, 1));
-}
-
-}  // namespace
-
-Screen make_screen(bool certain, const ScreenKernels* kernels) {
-    Screen screen{};
-    screen.kernels = kernels;
-    screen.certain = certain;
-    return screen;
+void make_integers(Screen& s, const Integers& to, std::int64_t j, const float* weights) {
+    quantize(s, to, j, weights, true);
+    to.seal[j] = seal_of(weights, s.n);
 }
 
 bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<const float> xc_norm,
@@ -130,16 +202,14 @@ bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<c
     const std::int64_t count = std::ssize(xc_norm);
     for (const float norm : xc_norm)
         if (!(norm < 1e18F)) return false;  // its square is a number
-    start(s, sae.n, threads);
-    if (rows.number == 0 || rows.number != s.row_number) {
-        take_mean(s, rows.x.data(), count);
-        quantize(s, s.rows, rows.x.data(), count, false, threads);
-        s.row_number = rows.number;
-    }
+    start_screen(s, sae.n, threads);
+    if (rows.number == 0 || rows.number != s.row_number) make_rows(s, rows, count, threads);
+    take_latents(s, sae, threads);
+    const Quantized* const of_rows = s.rows.integers.quantized;
+    const Quantized* const of_latents = s.latents.integers.quantized;
     std::copy_n(s.mean.data(), s.n, s.shift.data());
     if (!sae.transcoder) kernels().add(sae.b_dec.data(), -1, s.n, s.shift.data());
     const float shift_norm = std::sqrt(kernels().dot(s.shift.data(), s.shift.data(), s.n));
-    quantize(s, s.latents, sae.w_enc.data(), sae.width, true, threads);
 
     Error error{.dims = static_cast<double>(s.padded),
                 .largest = static_cast<double>(s.kernels->largest),
@@ -149,27 +219,25 @@ bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<c
         const double root = std::sqrt(square) + half;
         return root * root;
     };
-    error.tangent = mean_square(s.rows.quantized, count) + grown(mean_square(s.latents.quantized, sae.width));
+    error.tangent = mean_square(of_rows, count) + grown(mean_square(of_latents, sae.width));
     error.fixed = 18 * unit * (s.kernels->largest + s.kernels->offset) * error.largest * error.dims;
     for (std::int64_t j = 0; j < sae.width; ++j) {
-        const Quantized& q = s.latents.quantized[static_cast<std::size_t>(j)];
+        const Quantized& q = of_latents[j];
         error.latent_residual = std::max(error.latent_residual, error.root(q.residual));
         error.widest_latent = std::max(error.widest_latent, error.root(q.square));
     }
     for (std::int64_t b = 0; b < count; ++b)
-        error.row_residual =
-            std::max(error.row_residual, error.root(s.rows.quantized[static_cast<std::size_t>(b)].residual));
+        error.row_residual = std::max(error.row_residual, error.root(of_rows[b].residual));
 
     // Of a dot product of 32 chains and of the subtraction before it, relative to the norms.
     const double dot_rounding = (static_cast<double>(sae.n) / 32 + 9) * unit;
     const float never = -std::numeric_limits<float>::infinity();
-    s.row_limit.assign(s.rows.add.size(), 0.0F);
-    s.row_bound.assign(s.rows.add.size(), 0.0F);
+    const std::size_t row_vectors = padded_to(count, s.kernels->tile_rows);
+    for (auto* a : {&s.row_limit, &s.row_bound, &s.rows.add, &s.rows.inverse}) a->assign(row_vectors, 0.0F);
     for (std::int64_t b = 0; b < std::ssize(s.rows.add); ++b) {
         const auto i = static_cast<std::size_t>(b);
-        const Quantized& q = s.rows.quantized[i];
+        const Quantized& q = of_rows[b];
         s.rows.add[i] = never;
-        s.rows.inverse[i] = 0;
         if (b >= count) continue;
         const double root = error.root(q.square);
         const double bound =
@@ -181,17 +249,18 @@ bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<c
         s.rows.add[i] = static_cast<float>(all - static_cast<double>(s.kernels->offset) * q.sum - q.with);
     }
 
-    s.latent_bias.assign(s.latents.add.size(), 0.0F);
-    bool finite = true;
+    const std::size_t latent_vectors = padded_to(sae.width, s.kernels->tile_columns);
+    for (auto* a : {&s.latent_bias, &s.latents.add, &s.latents.inverse}) a->assign(latent_vectors, 0.0F);
+    bool finite = true, present = true;
     float scale = 0, widest = 0, most_rounding = 0;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : finite) \
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : finite, present) \
     reduction(max : scale, widest, most_rounding)
     for (std::int64_t j = 0; j < std::ssize(s.latents.add); ++j) {
         const auto i = static_cast<std::size_t>(j);
-        const Quantized& q = s.latents.quantized[i];
         s.latents.add[i] = never;
-        s.latents.inverse[i] = 0;
         if (j >= sae.width) continue;
+        const Quantized& q = of_latents[j];
+        present = present && s.latents.integers.seal[j] == seal_of(sae.w_enc.data() + j * sae.n, sae.n);
         const double root = error.root(q.square);
         const double bound =
             s.certain ? root * error.row_residual : error.by_tangent((root + half) * (root + half));
@@ -211,6 +280,7 @@ bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<c
         most_rounding = std::max(most_rounding, static_cast<float>(rounding));
         finite = finite && q.scale < 1e18F && std::isfinite(of_shift + bias) && std::isfinite(q.square);
     }
+    STRATA_ASSERT(present);  // else w_enc was changed without encoder_changed()
     s.widest_scale = scale;
     s.widest_bound = widest;
     s.widest_rounding = most_rounding;
@@ -218,13 +288,13 @@ bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<c
 }
 
 float screen_most(const Screen& s, std::int64_t b, std::uint32_t latent, float passed, float limit) {
-    return passed * s.rows.quantized[static_cast<std::size_t>(b)].scale * s.latents.quantized[latent].scale +
+    return passed * s.rows.integers.quantized[b].scale * s.latents.integers.quantized[latent].scale +
            limit * (1 + 16 * unit);
 }
 
 float screen_width(const Screen& s, std::int64_t b, float limit) {
     const auto i = static_cast<std::size_t>(b);
-    return 2.001F * (s.rows.quantized[i].scale * (s.row_bound[i] * s.widest_scale + s.widest_bound) +
+    return 2.001F * (s.rows.integers.quantized[b].scale * (s.row_bound[i] * s.widest_scale + s.widest_bound) +
                      s.widest_rounding + 16 * unit * limit);
 }
 
@@ -237,8 +307,7 @@ void screen_limit(Screen& s, std::int64_t b, float limit) {
 std::size_t screen_bytes(const Screen& s) {
     std::size_t bytes = 0;
     for (const ScreenSide* side : {&s.rows, &s.latents})
-        bytes += side->packed.size() + side->quantized.capacity() * sizeof(Quantized) +
-                 (side->add.capacity() + side->inverse.capacity()) * sizeof(float);
+        bytes += side->own.size() + (side->add.capacity() + side->inverse.capacity()) * sizeof(float);
     return bytes +
            (s.row_limit.capacity() + s.latent_bias.capacity() + s.row_bound.capacity()) * sizeof(float);
 }
@@ -247,8 +316,8 @@ std::int64_t screen_tile(const Screen& s, std::int64_t first_row_tile, std::int6
                          std::int64_t latent_tile, std::uint32_t* row, std::uint32_t* latent, float* value) {
     const std::int64_t first_row = first_row_tile * s.kernels->tile_rows;
     const std::int64_t first_latent = latent_tile * s.kernels->tile_columns;
-    return s.kernels->screen({.rows = s.rows.packed.data() + first_row * s.padded,
-                              .latents = s.latents.packed.data() + first_latent * s.padded,
+    return s.kernels->screen({.rows = s.rows.integers.packed + first_row * s.padded,
+                              .latents = s.latents.integers.packed + first_latent * s.padded,
                               .row_tiles = row_tiles,
                               .steps = s.padded / 4,
                               .row_add = s.rows.add.data() + first_row,

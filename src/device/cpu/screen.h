@@ -3,6 +3,7 @@
 // which pairs can pass a limit; their values are computed afterwards like those of the other path. The
 // mathematics is in docs/screening.md.
 
+#include <atomic>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -13,10 +14,22 @@
 
 namespace strata::device {
 
-// Rows or latents as integers in tiles, padded to whole tiles with ones that never pass.
+// Rows or latents as integers in tiles, padded to whole tiles, in bytes that are zeros at first. Those of an
+// SAE's latents may lie beside its weights, for all ranks that share these (Tensors::encoder).
+struct Integers {
+    struct Header {
+        std::atomic<std::uint32_t> wanted;  // how many ranks will screen the next batch
+        std::atomic<std::uint32_t> made;    // 1: they are those of the present weights
+    };
+    Header* header = nullptr;
+    Quantized* quantized = nullptr;
+    std::uint32_t* seal = nullptr;   // bits of each vector, to know it by
+    std::uint8_t* packed = nullptr;  // [tiles, steps, of a tile, 4]
+};
+
 struct ScreenSide {
-    Array<std::uint8_t> packed;  // [tiles, steps, of a tile, 4]
-    std::vector<Quantized> quantized;
+    Array<std::byte> own;  // of `integers` that lie nowhere else
+    Integers integers;
     std::vector<float> add;      // what the pair test adds, in units of the two scales
     std::vector<float> inverse;  // 1 / scale
 };
@@ -50,9 +63,17 @@ struct Screen {
 // `certain` or dithered. No memory is taken before the first use.
 Screen make_screen(bool certain, const ScreenKernels* kernels);
 
+// Integers of the latents of such an SAE, and where they lie in sae.encoder, which is not empty.
+std::size_t latent_bytes(const Screen& screen, const Shape& shape);
+Integers shared_latents(const Screen& screen, const Tensors& sae);
+// Makes those of latent j anew from its weights. Threads may make several at a time, after start_screen().
+void make_integers(Screen& screen, const Integers& to, std::int64_t j, const float* weights);
+void start_screen(Screen& screen, std::int64_t n, int threads);
+
 // All rows against all latents, for limits at_least_j (one, or [M]; by row if `by_row`, then zero here);
 // xc_norm are the norms of what the encoder sees of the rows. Integers of rows are those of x itself, b_dec
-// aside, so that all SAEs of a batch share them. False, with nothing usable, where a number is not finite.
+// aside, so that all SAEs of a batch share them; those of latents are sae.encoder's if they are made. False,
+// with nothing usable, where a number is not finite.
 bool prepare_screen(Screen& screen, const Tensors& sae, const Rows& rows, std::span<const float> xc_norm,
                     std::span<const float> at_least, bool by_row, int threads);
 

@@ -16,11 +16,18 @@ void CpuDevice::unit_row(float* d) const {
 void CpuDevice::update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
                        const OptimizerStep& step, std::int64_t first, std::int64_t last) {
     const bool averaging = step.kind != OptimizerStep::Kind::adam;
+    // The encoder's integers are made while the new weights are in cache, if a rank will use them. What ranks
+    // want was said before the barrier ahead of this step.
+    Integers integers;
+    if (sae.encoder.size > 0) integers = shared_latents(screen_, sae);
+    const bool encode = integers.header != nullptr && integers.header->wanted > 0;
+    if (encode) start_screen(screen_, n_, threads_);
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t j = first; j < last; ++j) {
         const std::int64_t at = j * n_;
         kernels_.optimize(sae.w_enc.data() + at, first_moment.w_enc.data() + at,
                           second_moment.w_enc.data() + at, gradient.w_enc.data() + at, n_, step);
+        if (encode) make_integers(screen_, integers, j, sae.w_enc.data() + at);
         float* d = sae.w_dec.data() + at;
         float* z = first_moment.w_dec.data() + at;
         kernels_.optimize(d, z, second_moment.w_dec.data() + at, gradient.w_dec.data() + at, n_, step);
@@ -28,6 +35,7 @@ void CpuDevice::update(Tensors& sae, const Tensors& gradient, Tensors& first_mom
         unit_row(d);
         if (averaging) unit_row(z);
     }
+    if (integers.header != nullptr) integers.header->made = encode ? 1 : 0;
     const auto w = sae.small(), m = first_moment.small(), v = second_moment.small(), g = gradient.small();
     for (std::size_t i = 0; i < w.size(); ++i)
         if (!w[i].empty())
