@@ -22,6 +22,7 @@
 #include "comm/watchdog.h"
 #include "data/dataset.h"
 #include "data/stage.h"
+#include "device/gpu.h"
 #include "suite/layout.h"
 #include "suite/memory.h"
 #include "suite/suite.h"
@@ -218,15 +219,13 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
     keep_log(fs::path(config.run.output) / "logs", comm.rank());
     const Watchdog watchdog(comm, config.run.watchdog);
     stage_files(config, comm, plan);
-    std::unique_ptr<device::Device> device;
-    together(comm, [&] {
-        device = device::make_cpu_device(cores.threads, {config.run.encoder, config.run.screen_bound});
-    });
+    const std::unique_ptr<device::Device> device = device::make_device(
+        comm, {config.run.device, cores.threads, {config.run.encoder, config.run.screen_bound}});
     log_plan(config, plan, device->name(), comm.size());
 
     const int groups = plan.layout.groups, number = suite::group_of(comm.rank(), groups, comm.size());
     const std::unique_ptr<Communicator> mail = comm.duplicate(), ranks = comm.split(number);
-    const Replicas replicas(*ranks);
+    const Replicas replicas(*ranks, *device);
     Group group{.config = config,
                 .comm = *ranks,
                 .line = {coordinator.get(), *mail, number},
