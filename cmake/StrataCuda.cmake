@@ -11,7 +11,10 @@ if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
   find_program(STRATA_NVCC nvcc HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin)
   mark_as_advanced(STRATA_NVCC)
   if(STRATA_NVCC)
-    set(CMAKE_CUDA_COMPILER ${STRATA_NVCC})
+    execute_process(COMMAND ${STRATA_NVCC} --version RESULT_VARIABLE broken OUTPUT_QUIET ERROR_QUIET)
+    if(broken EQUAL 0) # a script that is left of a toolkit is none
+      set(CMAKE_CUDA_COMPILER ${STRATA_NVCC})
+    endif()
   endif()
 endif()
 # Without it CMake chooses an old one when the language is enabled; nvcc says only then which it knows.
