@@ -167,7 +167,8 @@ class Device {
     virtual ~Device() = default;
     virtual std::string name() const = 0;
 
-    // Memory.
+    // Memory. Whether the host can read and write it in place, as other ranks of the host then can.
+    virtual bool host_memory() const = 0;
     virtual void* allocate(std::size_t bytes) = 0;
     virtual void release(void* p, std::size_t bytes) = 0;
     virtual void upload(std::span<const std::byte> from, void* to) = 0;
@@ -321,6 +322,12 @@ struct CpuOptions {
 };
 // UsageError if the screened encoder is demanded of a CPU that cannot run it.
 std::unique_ptr<Device> make_cpu_device(int threads, const CpuOptions& options = {});
+
+// How a GPU finds them: the format of the numbers in the product, whose roundings are allowed for; the result
+// does not depend on it.
+struct GpuOptions {
+    std::string product = "auto";  // auto: bf16 | float32 | tf32 | bf16
+};
 
 template <typename T>
 Memory<T> make_memory(Device& device, std::size_t size) {
