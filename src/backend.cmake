@@ -8,7 +8,7 @@ target_compile_options(strata_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v
   $<$<BOOL:${STRATA_WERROR}>:-Werror=all-warnings>>)
 set(backend_libraries strata_cuda)
 if(STRATA_HAS_NCCL)
-  add_library(strata_cuda_nccl MODULE comm/nccl.cpp)
+  add_library(strata_cuda_nccl MODULE comm/nccl.cpp device/cuda/runtime.cpp)
   target_include_directories(strata_cuda_nccl SYSTEM PRIVATE ${NCCL_INCLUDE_DIR})
   target_link_libraries(strata_cuda_nccl PRIVATE CUDA::cudart ${NCCL_LIBRARY})
   list(APPEND backend_libraries strata_cuda_nccl)

@@ -15,15 +15,15 @@
 
 #include "base/error.h"
 #include "device/backend.h"
+#include "device/cuda/runtime.h"
 
 namespace strata {
 namespace {
 
+namespace cuda = device::cuda;
 using Clock = std::chrono::steady_clock;
 
-void check(cudaError_t status, const char* what) {
-    if (status != cudaSuccess) fail("{}: {}: {}", what, cudaGetErrorName(status), cudaGetErrorString(status));
-}
+constexpr const char* of_sums = "the sums of gradients over ranks";
 
 std::string described(int version) {
     return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
@@ -40,11 +40,8 @@ class NcclSums final : public DeviceSums {
         config.blocking = 0;
         check(ncclCommInitRankConfig(&comm_, ranks_, id, rank_, &config), "ncclCommInitRankConfig");
         settle("ncclCommInitRankConfig");
-        strata::check(cudaStreamCreateWithFlags(&sums_, cudaStreamNonBlocking),
-                      "cudaStreamCreateWithFlags of the sums over ranks");
         for (cudaEvent_t* event : {&made_, &summed_})
-            strata::check(cudaEventCreateWithFlags(event, cudaEventDisableTiming),
-                          "cudaEventCreateWithFlags of the sums over ranks");
+            cuda::check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreateWithFlags", of_sums);
     }
 
     // After an error others may not come to an orderly end.
@@ -63,12 +60,11 @@ class NcclSums final : public DeviceSums {
         }
         for (cudaEvent_t event : {made_, summed_})
             if (event != nullptr) cudaEventDestroy(event);
-        if (sums_ != nullptr) cudaStreamDestroy(sums_);
     }
 
     void add(std::span<const std::span<float>> tensors) override {
-        strata::check(cudaEventRecord(made_, work_), "cudaEventRecord of gradients");
-        strata::check(cudaStreamWaitEvent(sums_, made_, 0), "cudaStreamWaitEvent for gradients");
+        cuda::check(cudaEventRecord(made_, work_), "cudaEventRecord", of_sums);
+        cuda::check(cudaStreamWaitEvent(sums_, made_, 0), "cudaStreamWaitEvent", of_sums);
         check(ncclGroupStart(), "ncclGroupStart");
         for (const std::span<float> tensor : tensors)
             if (!tensor.empty())
@@ -80,11 +76,11 @@ class NcclSums final : public DeviceSums {
     }
 
     void finish() override {
-        strata::check(cudaEventRecord(summed_, sums_), "cudaEventRecord of sums over ranks");
-        strata::check(cudaStreamWaitEvent(work_, summed_, 0), "cudaStreamWaitEvent for sums over ranks");
-        wait("the sums of gradients over ranks", [&] {
+        cuda::check(cudaEventRecord(summed_, sums_), "cudaEventRecord", of_sums);
+        cuda::check(cudaStreamWaitEvent(work_, summed_, 0), "cudaStreamWaitEvent", of_sums);
+        wait(of_sums, [&] {
             const cudaError_t state = cudaEventQuery(summed_);
-            if (state != cudaErrorNotReady) strata::check(state, "cudaEventQuery of sums over ranks");
+            if (state != cudaErrorNotReady) cuda::check(state, "cudaEventQuery", of_sums);
             return state == cudaSuccess;
         });
     }
@@ -136,7 +132,8 @@ class NcclSums final : public DeviceSums {
     double limit_;
     int errors_ = std::uncaught_exceptions();
     ncclComm_t comm_ = nullptr;
-    cudaStream_t work_, sums_ = nullptr;
+    cudaStream_t work_;
+    cuda::Stream sums_;
     cudaEvent_t made_ = nullptr, summed_ = nullptr;
 };
 

@@ -244,7 +244,7 @@ ncclResult_t ncclGroupEnd() {
     if (--group_depth > 0) return ncclSuccess;
     if (group.empty()) return ncclSuccess;
     for (const Sum& sum : std::exchange(group, {})) {
-        if (cuda_on_cpu::enqueue(sum.stream, Running(sum)) != cudaSuccess) return ncclUnhandledCudaError;
+        if (cuda_on_cpu::enqueue_until(sum.stream, Running(sum)) != cudaSuccess) return ncclUnhandledCudaError;
         sum.comm->still = in_progress_times;
     }
     return ncclInProgress;
