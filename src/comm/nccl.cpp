@@ -41,7 +41,8 @@ class NcclSums final : public DeviceSums {
         check(ncclCommInitRankConfig(&comm_, ranks_, id, rank_, &config), "ncclCommInitRankConfig");
         settle("ncclCommInitRankConfig");
         for (cudaEvent_t* event : {&made_, &summed_})
-            cuda::check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreateWithFlags", of_sums);
+            cuda::check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreateWithFlags",
+                        of_sums);
     }
 
     // After an error others may not come to an orderly end.
@@ -77,7 +78,6 @@ class NcclSums final : public DeviceSums {
 
     void finish() override {
         cuda::check(cudaEventRecord(summed_, sums_), "cudaEventRecord", of_sums);
-        cuda::check(cudaStreamWaitEvent(work_, summed_, 0), "cudaStreamWaitEvent", of_sums);
         wait(of_sums, [&] {
             const cudaError_t state = cudaEventQuery(summed_);
             if (state != cudaErrorNotReady) cuda::check(state, "cudaEventQuery", of_sums);

@@ -1,11 +1,11 @@
 #pragma once
-// NCCL as far as this project uses it, over MPI, on memory of CUDA on the CPU. What is used against NCCL's rules
-// (a type or a stream that does not fit, a call while the communicator is still at the last one, memory that is
-// no device's, ranks that do not give the same) is an error or ends the program. A communicator must be a
-// non-blocking one, and says now and then that it is in progress.
+// NCCL as far as this project uses it, over MPI, on memory of CUDA on the CPU. What is used against NCCL's
+// rules (a type or a stream that does not fit, a call while the communicator is still at the last one, memory
+// that is no device's, ranks that do not give the same) is an error or ends the program. A communicator must
+// be a non-blocking one, and says now and then that it is in progress.
 //
-// NCCL_ON_CPU_FAULT=error@RANK:N makes the N-th sum (from 0) of this rank of MPI_COMM_WORLD an error that only
-// asking for it tells; hang@RANK:N has it never end.
+// NCCL_ON_CPU_FAULT=error@RANK:N makes the N-th sum (from 0) of this rank of MPI_COMM_WORLD an error that
+// only asking for it tells; hang@RANK:N has it never end.
 
 #include <climits>
 #include <cstddef>
@@ -34,7 +34,8 @@ struct ncclConfig_t {
     unsigned magic;
     int blocking;
 };
-#define NCCL_CONFIG_INITIALIZER {sizeof(ncclConfig_t), 0xcafebeef, INT_MIN}
+#define NCCL_CONFIG_INITIALIZER \
+    { sizeof(ncclConfig_t), 0xcafebeef, INT_MIN }
 
 ncclResult_t ncclGetVersion(int* version);
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id);
@@ -46,7 +47,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm);
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error);
 ncclResult_t ncclGroupStart();
 ncclResult_t ncclGroupEnd();
-ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t count, ncclDataType_t type, ncclRedOp_t operation,
-                           ncclComm_t comm, cudaStream_t stream);
+ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t count, ncclDataType_t type,
+                           ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream);
 const char* ncclGetErrorString(ncclResult_t result);
 const char* ncclGetLastError(ncclComm_t comm);

@@ -1,5 +1,5 @@
-// NCCL over MPI. A sum is work of its stream: it starts when the stream comes to it, is done when all ranks have
-// come, and moves its bytes through host memory.
+// NCCL over MPI. A sum is work of its stream: it starts when the stream comes to it, is done when all ranks
+// have come, and moves its bytes through host memory.
 
 #include "nccl.h"
 
@@ -51,7 +51,8 @@ char fault_of(const ncclComm& comm) {
     const std::string fault = text;
     const std::size_t at = fault.find('@'), colon = fault.find(':');
     if (at == std::string::npos || colon == std::string::npos) die("NCCL_ON_CPU_FAULT: %s?", text);
-    const bool now = std::stoi(fault.substr(at + 1)) == world_rank() && std::stoi(fault.substr(colon + 1)) == comm.sums;
+    const bool now =
+        std::stoi(fault.substr(at + 1)) == world_rank() && std::stoi(fault.substr(colon + 1)) == comm.sums;
     return now ? fault.front() : 0;
 }
 
@@ -104,8 +105,8 @@ class Running {
         const cuda_on_cpu::Access access;
         const auto* from = static_cast<const float*>(sum_.from);
         values_->assign(from, from + sum_.count);
-        MPI_Iallreduce(MPI_IN_PLACE, values_->data(), static_cast<int>(sum_.count), MPI_FLOAT, MPI_SUM, sum_.comm->mpi,
-                       &request_);
+        MPI_Iallreduce(MPI_IN_PLACE, values_->data(), static_cast<int>(sum_.count), MPI_FLOAT, MPI_SUM,
+                       sum_.comm->mpi, &request_);
     }
     bool finish() {
         const cuda_on_cpu::Access access;
@@ -127,7 +128,8 @@ bool usable(ncclComm_t comm) {
     return live().contains(comm) && !comm->aborted && !comm->finalized;
 }
 
-// All ranks of a communicator learn the numbers of the others in MPI_COMM_WORLD through the one that made the id.
+// All ranks of a communicator learn the numbers of the others in MPI_COMM_WORLD through the one that made the
+// id.
 std::vector<int> members(int root, int ranks, int rank, int tag) {
     std::vector<int> numbers(static_cast<std::size_t>(ranks));
     const std::array<int, 2> mine = {rank, world_rank()};
@@ -174,13 +176,15 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
     return ncclSuccess;
 }
 
-ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t* config) {
+ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id, int rank,
+                                    ncclConfig_t* config) {
     std::array<int, 3> content{};
     std::memcpy(content.data(), id.internal, sizeof content);
-    if (comm == nullptr || config == nullptr || config->magic != 0xcafebeef || config->size != sizeof *config ||
-        rank < 0 || rank >= ranks || content[0] != 0x1d1d1d1d)
+    if (comm == nullptr || config == nullptr || config->magic != 0xcafebeef ||
+        config->size != sizeof *config || rank < 0 || rank >= ranks || content[0] != 0x1d1d1d1d)
         return ncclInvalidArgument;
-    if (config->blocking != 0) die("ncclCommInitRankConfig: a blocking communicator cannot be left when a rank is lost");
+    if (config->blocking != 0)
+        die("ncclCommInitRankConfig: a blocking communicator cannot be left when a rank is lost");
     auto made = std::make_unique<ncclComm>();
     made->rank = rank;
     made->ranks = ranks;
@@ -244,23 +248,27 @@ ncclResult_t ncclGroupEnd() {
     if (--group_depth > 0) return ncclSuccess;
     if (group.empty()) return ncclSuccess;
     for (const Sum& sum : std::exchange(group, {})) {
-        if (cuda_on_cpu::enqueue_until(sum.stream, Running(sum)) != cudaSuccess) return ncclUnhandledCudaError;
+        if (cuda_on_cpu::enqueue_until(sum.stream, Running(sum)) != cudaSuccess)
+            return ncclUnhandledCudaError;
         sum.comm->still = in_progress_times;
     }
     return ncclInProgress;
 }
 
-ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t count, ncclDataType_t type, ncclRedOp_t operation,
-                           ncclComm_t comm, cudaStream_t stream) {
+ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t count, ncclDataType_t type,
+                           ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream) {
     if (!usable(comm) || stream == nullptr) return ncclInvalidArgument;
-    if (comm->still > 0) die("ncclAllReduce: the communicator is still at the last call; ask ncclCommGetAsyncError");
+    if (comm->still > 0)
+        die("ncclAllReduce: the communicator is still at the last call; ask ncclCommGetAsyncError");
     if (comm->state != ncclSuccess) return comm->state;
     if (type != ncclFloat || operation != ncclSum || count > INT_MAX)
-        die("ncclAllReduce: type %d, operation %d, %zu elements: only sums of float are used", type, operation, count);
+        die("ncclAllReduce: type %d, operation %d, %zu elements: only sums of float are used", type,
+            operation, count);
     const std::size_t bytes = count * sizeof(float);
     if (!cuda_on_cpu::in_device_memory(from, bytes) || !cuda_on_cpu::in_device_memory(to, bytes))
         return ncclInvalidArgument;
-    if (from != to && from < static_cast<const char*>(to) + bytes && to < static_cast<const char*>(from) + bytes)
+    if (from != to && from < static_cast<const char*>(to) + bytes &&
+        to < static_cast<const char*>(from) + bytes)
         return ncclInvalidArgument;
     int device = 0;
     cudaGetDevice(&device);
@@ -271,10 +279,14 @@ ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t count, ncclDa
 }
 
 const char* ncclGetErrorString(ncclResult_t result) {
-    static constexpr std::array<const char*, 8> words = {
-        "no error",         "unhandled cuda error", "unhandled system error", "internal error",
-        "invalid argument", "invalid usage",        "remote process exited or there was a network error",
-        "NCCL operation in progress"};
+    static constexpr std::array<const char*, 8> words = {"no error",
+                                                         "unhandled cuda error",
+                                                         "unhandled system error",
+                                                         "internal error",
+                                                         "invalid argument",
+                                                         "invalid usage",
+                                                         "remote process exited or there was a network error",
+                                                         "NCCL operation in progress"};
     return words.at(static_cast<std::size_t>(result));
 }
 
