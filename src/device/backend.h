@@ -30,7 +30,7 @@ struct GpuBackend {
     // Throws RunError, with CUDA's words, if the GPU cannot be used.
     std::unique_ptr<Device> (*make)(int ordinal, const GpuOptions& options);
     void* (*stream)(const Device& device);  // the cudaStream_t of its work
-    std::int64_t (*free_memory)(int ordinal);
+    std::int64_t (*free_memory)();          // of the calling thread's GPU
 };
 
 struct NcclBackend {

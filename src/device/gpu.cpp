@@ -157,6 +157,10 @@ std::unique_ptr<Device> make_device(Communicator& comm, const DeviceOptions& opt
     return device;
 }
 
+std::int64_t free_memory(const Device& device) {
+    return device.host_memory() ? 0 : gpu_backend().backend->free_memory();
+}
+
 std::unique_ptr<DeviceSums> make_device_sums(Communicator& comm, Device& device, double limit) {
     if (device.host_memory() || comm.size() == 1) return nullptr;
     const Opened<NcclBackend>& nccl = nccl_backend();

@@ -29,6 +29,9 @@ struct DeviceOptions {
 // host has more ranks than GPUs.
 std::unique_ptr<Device> make_device(Communicator& comm, const DeviceOptions& options);
 
+// Bytes that nothing has taken yet, of a GPU; 0 of the CPU, whose memory the program counts itself.
+std::int64_t free_memory(const Device& device);
+
 // Sums over `comm` of the memory of a device that make_device() made: by NCCL, or, where a rank has none,
 // through host memory. Null where the device's memory is the host's, which a communicator can sum itself, and
 // for one rank. `limit`: seconds after which a sum that does not end is an error; 0: never. Collective.
