@@ -92,11 +92,11 @@ void protect(const Allocation& a, int how) {
     if (mprotect(a.pages, a.mapped, how) != 0) die("mprotect of %zu bytes failed", a.mapped);
 }
 
+// From the beginning of a page or of a unit to any byte.
 void fill_never_written(std::byte* from, const std::byte* end) {
-    for (; from < end; ++from) {
-        const auto shift = 8 * (reinterpret_cast<std::uintptr_t>(from) % 4);
-        *from = static_cast<std::byte>((never_written >> shift) & 0xFF);
-    }
+    const std::size_t words = static_cast<std::size_t>(end - from) / 4;
+    std::fill_n(reinterpret_cast<std::uint32_t*>(from), words, never_written);
+    std::memcpy(from + 4 * words, &never_written, static_cast<std::size_t>(end - from) % 4);
 }
 
 // Of at most `unit` bytes.

@@ -45,4 +45,10 @@ inline std::vector<Pair> candidates_in(const device::Device& device) {
     return pairs_of(candidates_of(dynamic_cast<const device::CpuDevice&>(device)));
 }
 
+// dL/df of a set's codes.
+inline std::vector<float> gradients_in(const device::Device& device, device::CodeSet set) {
+    const device::CodeTable& table = table_of(dynamic_cast<const device::CpuDevice&>(device), set);
+    return {table.gradient.begin(), table.gradient.begin() + table.pairs.size()};
+}
+
 }  // namespace strata::test

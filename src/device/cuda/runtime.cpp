@@ -15,4 +15,8 @@ void fail_call(cudaError_t error, const char* call, const char* what, std::size_
          cudaGetErrorString(error));
 }
 
+void require(bool holds, const char* what) {
+    if (!holds) fail("internal invariant broken: {}; please report it", what);
+}
+
 }  // namespace strata::device::cuda

@@ -15,6 +15,9 @@ namespace strata::device::cuda {
 // RunError that names the call, what it was for and its bytes, and CUDA's words.
 [[noreturn]] void fail_call(cudaError_t error, const char* call, const char* what, std::size_t bytes);
 
+// An invariant of the program itself; for what nvcc compiles, which the formats of base/error.h are beyond.
+void require(bool holds, const char* what);
+
 inline void check(cudaError_t error, const char* call, const char* what, std::size_t bytes = 0) {
     if (error != cudaSuccess) fail_call(error, call, what, bytes);
 }
@@ -43,8 +46,16 @@ class DeviceArray {
   public:
     explicit DeviceArray(const char* name) : name_(name) {}
     ~DeviceArray() { cudaFree(data_); }
-    DeviceArray(const DeviceArray&) = delete;
-    DeviceArray& operator=(const DeviceArray&) = delete;
+    DeviceArray(DeviceArray&& other) noexcept
+        : name_(other.name_),
+          data_(std::exchange(other.data_, nullptr)),
+          size_(std::exchange(other.size_, 0)) {}
+    DeviceArray& operator=(DeviceArray&& other) noexcept {
+        std::swap(name_, other.name_);
+        std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
+        return *this;
+    }
 
     // Room for `size` elements; drops the contents where there is less. Waits for the device then.
     void grow(std::int64_t size) {
