@@ -61,7 +61,10 @@ bool usable(cudaEvent_t event) {
     return runtime().events.contains(event);
 }
 
+// Device memory stays open from the first piece of work to the last.
 void run_to(cudaStream_t stream, std::uint64_t position) {
+    if (stream->done >= position) return;
+    const Access access;
     while (stream->done < position) {
         const std::function<void()> next = std::move(stream->work.front());
         stream->work.pop_front();
