@@ -320,7 +320,7 @@ struct CpuOptions {
     std::string encoder = "auto";           // auto: whichever is faster | float32 | screened
     std::string screen_bound = "dithered";  // | certain
 };
-// UsageError if the screened encoder is demanded of a CPU that cannot run it.
+// UsageError if an encoder is demanded that this CPU, or any, cannot run.
 std::unique_ptr<Device> make_cpu_device(int threads, const CpuOptions& options = {});
 
 // How a GPU finds them: the format of the numbers in the product, whose roundings are allowed for; the result

@@ -17,7 +17,7 @@
 
 struct CUstream_st {
     int device;
-    std::deque<std::function<void()>> work;
+    std::deque<std::function<bool()>> work;
     std::uint64_t given = 0, done = 0;
 };
 
@@ -61,16 +61,18 @@ bool usable(cudaEvent_t event) {
     return runtime().events.contains(event);
 }
 
+// Runs the next work, which may not be done yet.
+void run_next(cudaStream_t stream) {
+    if (!stream->work.front()()) return;
+    stream->work.pop_front();
+    ++stream->done;
+}
+
 // Device memory stays open from the first piece of work to the last.
 void run_to(cudaStream_t stream, std::uint64_t position) {
     if (stream->done >= position) return;
     const Access access;
-    while (stream->done < position) {
-        const std::function<void()> next = std::move(stream->work.front());
-        stream->work.pop_front();
-        next();
-        ++stream->done;
-    }
+    while (stream->done < position) run_next(stream);
 }
 
 void copy(void* to, const void* from, std::size_t bytes) {
@@ -113,12 +115,19 @@ const char* name_of(const void* function) {
     return name.c_str();
 }
 
-cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
+cudaError_t enqueue_until(cudaStream_t stream, std::function<bool()> work) {
     const std::lock_guard guard(lock());
     if (!usable(stream)) return fail_with(cudaErrorInvalidResourceHandle);
     stream->work.push_back(std::move(work));
     ++stream->given;
     return cudaSuccess;
+}
+
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
+    return enqueue_until(stream, [work = std::move(work)] {
+        work();
+        return true;
+    });
 }
 
 cudaError_t allow_shared(const void* kernel, int bytes) {
@@ -260,7 +269,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     const std::lock_guard guard(lock());
     if (!usable(stream)) return fail_with(cudaErrorInvalidResourceHandle);
     if (stream->done == stream->given) return cudaSuccess;
-    run_to(stream, stream->done + 1);  // asked often enough it is done
+    run_next(stream);  // asked often enough it is done
     return cudaErrorNotReady;
 }
 
@@ -308,7 +317,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     const std::lock_guard guard(lock());
     if (!usable(event)) return fail_with(cudaErrorInvalidResourceHandle);
     if (event->stream == nullptr || event->stream->done >= event->position) return cudaSuccess;
-    run_to(event->stream, event->stream->done + 1);
+    run_next(event->stream);
     return cudaErrorNotReady;
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "device/cuda/cuda_device.h"
+#include "device/cuda/device_code.h"
 #include "device/cuda/filter.h"
 
 namespace strata::device {

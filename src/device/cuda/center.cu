@@ -1,6 +1,7 @@
 // The encoder's rows, what the product takes for rows and weights, and how far that is off (encode.cu).
 
 #include "device/cuda/cuda_device.h"
+#include "device/cuda/device_code.h"
 
 namespace strata::device {
 namespace cuda {

@@ -6,7 +6,6 @@
 #include <memory>
 #include <vector>
 
-#include "device/cuda/device_code.h"
 #include "device/cuda/product.h"
 #include "device/cuda/tables.h"
 #include "device/device.h"

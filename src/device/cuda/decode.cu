@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "device/cuda/cuda_device.h"
+#include "device/cuda/device_code.h"
 
 namespace strata::device {
 namespace cuda {

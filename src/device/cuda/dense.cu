@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "device/cuda/cuda_device.h"
+#include "device/cuda/device_code.h"
 
 namespace strata::device {
 namespace cuda {

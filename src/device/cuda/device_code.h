@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "device/cuda/tables.h"
+
 extern __shared__ __align__(16) unsigned char strata_shared[];
 
 namespace strata::device::cuda {
@@ -71,14 +73,5 @@ __device__ inline Place block_place(bool passes, unsigned* scratch) {
     }
     return place;
 }
-
-// Masked pairs of the batch; no mask: `probability` is null.
-struct DeviceMask {
-    const float* draw;
-    const float* probability;
-    __device__ bool operator()(std::int64_t row, std::uint32_t latent) const {
-        return probability != nullptr && draw[row] < probability[latent];
-    }
-};
 
 }  // namespace strata::device::cuda

@@ -2,6 +2,7 @@
 // Pairs that pass a test, in their order: counted by row, then written behind where their rows begin.
 
 #include "device/cuda/cuda_device.h"
+#include "device/cuda/device_code.h"
 
 namespace strata::device {
 namespace cuda {

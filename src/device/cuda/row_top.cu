@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "device/cuda/cuda_device.h"
+#include "device/cuda/device_code.h"
 #include "device/cuda/filter.h"
 
 namespace strata::device {

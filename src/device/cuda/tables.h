@@ -76,4 +76,13 @@ struct ErrorOfLatent {
     float norm, off;
 };
 
+// Masked pairs of the batch; no mask: `probability` is null.
+struct DeviceMask {
+    const float* draw;
+    const float* probability;
+    __device__ bool operator()(std::int64_t row, std::uint32_t latent) const {
+        return probability != nullptr && draw[row] < probability[latent];
+    }
+};
+
 }  // namespace strata::device::cuda

@@ -38,6 +38,8 @@ void check_guards(const char* after);
 
 // Puts work behind what the stream has.
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
+// The same of work that waits for something: false as long as it does.
+cudaError_t enqueue_until(cudaStream_t stream, std::function<bool()> work);
 
 // The name of a function of this program.
 const char* name_of(const void* function);
