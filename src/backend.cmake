@@ -3,6 +3,9 @@
 file(GLOB backend_sources CONFIGURE_DEPENDS device/cuda/*.cu device/cuda/*.cpp)
 add_library(strata_cuda MODULE ${backend_sources})
 target_link_libraries(strata_cuda PRIVATE CUDA::cudart CUDA::cublasLt)
+# Multiplications and additions are fused where the source says so and nowhere else, as on the CPU: the codes of both have
+# the same bits.
+target_compile_options(strata_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false>)
 # A kernel that spills registers to local memory does not compile. Register counts: -v of the build.
 target_compile_options(strata_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v,--warn-on-spills,--warning-as-error
   $<$<BOOL:${STRATA_WERROR}>:-Werror=all-warnings>>)

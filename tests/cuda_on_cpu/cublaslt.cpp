@@ -3,6 +3,7 @@
 #include "cublasLt.h"
 
 #include <dnnl.h>
+#include <omp.h>
 
 #include <bit>
 #include <vector>
@@ -219,11 +220,14 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
             const std::vector<float> left = operand(a, la, tf32), right = operand(b, lb, tf32);
             // Column-major C = A B is row-major C^T = B^T A^T.
             const auto inner = static_cast<dnnl_dim_t>(columns_after(la, desc.transpose_a));
+            const int threads = omp_get_max_threads();
+            omp_set_num_threads(1);  // products here are too small for more
             if (dnnl_sgemm(desc.transpose_b == CUBLAS_OP_N ? 'N' : 'T',
                            desc.transpose_a == CUBLAS_OP_N ? 'N' : 'T', static_cast<dnnl_dim_t>(ld.columns),
                            static_cast<dnnl_dim_t>(ld.rows), inner, factor, right.data(), lb.leading,
                            left.data(), la.leading, keep, static_cast<float*>(d), ld.leading) != dnnl_success)
                 die("dnnl_sgemm failed");
+            omp_set_num_threads(threads);
         });
     return error == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
 }

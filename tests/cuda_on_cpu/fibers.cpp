@@ -36,22 +36,24 @@ constexpr std::size_t stack_bytes = std::size_t{1} << 17, guard_bytes = 4096;
 
 enum class State : char { ready, at_warp, at_barrier, done };
 
+using Context = void* [5];
+
 struct Fiber {
-    jmp_buf context;
+    Context context;
     std::byte* stack = nullptr;
     void* fake_stack = nullptr;  // of AddressSanitizer
 };
 
 struct Warp {
-    std::array<std::uint64_t, lanes> given;
-    std::array<std::array<std::uint64_t, lanes>, 2> taken;
+    Exchanged given;
+    std::array<Exchanged, 2> taken;
     unsigned arrived = 0, turn = 0;
     const char* what = "";
 };
 
 struct Grid {
     std::array<Fiber, most_threads> fibers;
-    jmp_buf host;
+    Context host;
     void* host_fake_stack = nullptr;
     const void* host_stack = nullptr;
     std::size_t host_stack_size = 0;
@@ -88,28 +90,33 @@ void end_switch([[maybe_unused]] void* fake) {
 #endif
 }
 
+// Not from the function that made the context.
+[[noreturn]] __attribute__((noinline)) void enter_context(Context& context) {
+    __builtin_longjmp(context, 1);
+}
+
 // Leaves the fiber of `from` for that of `to`.
 __attribute__((noinline)) void go(unsigned from, unsigned to) {
     Grid& g = grid();
     if (from == to) return;
     g.current = to;
     threadIdx.x = to;
-    if (_setjmp(g.fibers[from].context) != 0) {
+    if (__builtin_setjmp(g.fibers[from].context) != 0) {
         end_switch(g.fibers[g.current].fake_stack);
         return;
     }
     begin_switch(&g.fibers[from].fake_stack, g.fibers[to].stack, stack_bytes);
-    _longjmp(g.fibers[to].context, 1);
+    enter_context(g.fibers[to].context);
 }
 
 __attribute__((noinline)) void go_to_host(unsigned from) {
     Grid& g = grid();
-    if (_setjmp(g.fibers[from].context) != 0) {
+    if (__builtin_setjmp(g.fibers[from].context) != 0) {
         end_switch(g.fibers[g.current].fake_stack);
         return;
     }
     begin_switch(&g.fibers[from].fake_stack, g.host_stack, g.host_stack_size);
-    _longjmp(g.host, 1);
+    enter_context(g.host);
 }
 
 __attribute__((noinline)) void go_from_host(unsigned to) {
@@ -117,12 +124,12 @@ __attribute__((noinline)) void go_from_host(unsigned to) {
     g.current = to;
     threadIdx = {to, 0, 0};
     g.host_stack = nullptr;
-    if (_setjmp(g.host) != 0) {
+    if (__builtin_setjmp(g.host) != 0) {
         end_switch(g.host_fake_stack);
         return;
     }
     begin_switch(&g.host_fake_stack, g.fibers[to].stack, stack_bytes);
-    _longjmp(g.fibers[to].context, 1);
+    enter_context(g.fibers[to].context);
 }
 
 [[noreturn]] void report_stuck() {
@@ -193,7 +200,7 @@ void start_fiber(unsigned self) {
     makecontext(&context, reinterpret_cast<void (*)()>(enter), 1, self);
     g.current = self;
     g.host_stack = nullptr;
-    if (_setjmp(g.host) != 0) {
+    if (__builtin_setjmp(g.host) != 0) {
         end_switch(g.host_fake_stack);
         return;
     }
@@ -293,16 +300,18 @@ void barrier(const char*) {
     go(self, next_ready());
 }
 
-const std::uint64_t* exchange(std::uint64_t number, unsigned mask, const char* what) {
+const Exchanged& exchange(std::uint64_t number, unsigned mask, const char* what) {
     Grid& g = grid();
     const unsigned self = g.current, lane = self % lanes;
     Warp& warp = g.warps[self / lanes];
     if (mask != 0xffffffffU) die("%s: %s of lanes %08x; here all lanes take part", running(), what, mask);
-    if (warp.arrived != 0 && std::strcmp(warp.what, what) != 0)
+    if (warp.arrived != 0 && warp.what != what && std::strcmp(warp.what, what) != 0)
         die("%s: a lane of warp %u is in %s while others are in %s", running(), self / lanes, what,
             warp.what);
     warp.what = what;
-    warp.given[lane] = number;
+    if (warp.arrived == 0) warp.given.bits = 0;
+    warp.given.number[lane] = number;
+    warp.given.bits |= static_cast<unsigned>(number & 1) << lane;
     warp.arrived |= 1U << lane;
     const unsigned turn = warp.turn;
     if (warp.arrived == 0xffffffffU) {
@@ -315,7 +324,7 @@ const std::uint64_t* exchange(std::uint64_t number, unsigned mask, const char* w
         g.state[self] = State::at_warp;
         go(self, next_ready());
     }
-    return warp.taken[turn].data();
+    return warp.taken[turn];
 }
 
 }  // namespace cuda_on_cpu

@@ -181,8 +181,8 @@ std::size_t CudaDevice::workspace_bytes() const {
         list_value_, list_used_, sample_, subset_weights_, subset_bias_, subset_, counters_, taken_,
         row_counts_, latent_counts_, latent_totals_, scan_sums_, row_sums_, other_row_sums_, latent_sums_,
         bias_sums_, other_along_, along_sums_, value_sums_, along_, gate_threshold_, gate_gain_, gate_offset_,
-        gate_penalty_, last_tie_, tie_begin_, set_numbers_, shrink_, square_weight_, partial_, parts_,
-        column_sums_, sums_, z_, code_, gate_, dots_, frozen_dots_, block_residual_, gate_residual_);
+        gate_penalty_, last_tie_, tie_begin_, set_numbers_, shrink_, square_weight_, dense_sums_, partial_,
+        parts_, column_sums_, sums_, z_, code_, gate_, dots_, frozen_dots_, block_residual_, gate_residual_);
     return bytes;
 }
 

@@ -105,6 +105,7 @@ class CudaDevice final : public Device {
     void add_columns(const float* rows, std::int64_t count, double* sums, bool keep);
     DecodeSums sum_rows(const double* row_sums, std::int64_t first, std::int64_t last);
     double sum_parts(const double* parts, std::int64_t count);
+    DenseReport dense_report(std::int64_t width);
     void weigh_squares(const Tensors& sae);
     void finish_outputs(const Tensors& sae, float gradient_scale, Tensors& gradient);
     void download_counts(std::span<std::uint64_t> counts);
@@ -163,6 +164,7 @@ class CudaDevice final : public Device {
     DeviceArray<float> square_weight_{"weights of squares"};                    // [M]
     DeviceArray<double> partial_{"partial sums"}, parts_{"partial sums"}, column_sums_{"column sums"},
         sums_{"sums"};
+    DeviceArray<double> dense_sums_{"sums by latent"};  // [13, M]
     // dense(), of a block of rows.
     DeviceArray<float> z_{"pre-activations"}, code_{"codes"}, gate_{"the gate's codes"}, dots_{"dL/df"},
         frozen_dots_{"dL/df of the gate"}, block_residual_{"residuals"},

@@ -62,6 +62,8 @@ struct Groups {
 // of an H100.
 struct ProductTile {
     std::int64_t rows = 1024, latents = 4096;
+    std::int64_t dense_pairs = std::int64_t{1}
+                               << 26;  // of a block of rows of dense(): 256 MiB for each number
 };
 
 // How far the product of a row and a latent may be from the value that counts, without the bias:

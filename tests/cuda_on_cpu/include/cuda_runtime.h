@@ -143,8 +143,13 @@ inline constexpr int warpSize = 32;
 
 namespace cuda_on_cpu {
 void barrier(const char* what);
-// Each lane's number, [32], once all lanes of the warp have given theirs.
-const std::uint64_t* exchange(std::uint64_t number, unsigned mask, const char* what);
+// Each lane's number, and the lowest bits of all, once all lanes of the warp have given theirs.
+struct Exchanged {
+    std::uint64_t number[32];
+    unsigned bits;
+    std::uint64_t operator[](unsigned lane) const { return number[lane]; }
+};
+const Exchanged& exchange(std::uint64_t number, unsigned mask, const char* what);
 
 template <typename T>
 std::uint64_t number_of(T value) {
@@ -171,8 +176,8 @@ inline void __syncwarp(unsigned mask = 0xffffffffU) {
 }
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int lane) {
-    return cuda_on_cpu::from_number<T>(
-        cuda_on_cpu::exchange(cuda_on_cpu::number_of(value), mask, "__shfl_sync")[lane & 31]);
+    return cuda_on_cpu::from_number<T>(cuda_on_cpu::exchange(
+        cuda_on_cpu::number_of(value), mask, "__shfl_sync")[static_cast<unsigned>(lane) & 31]);
 }
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned by) {
@@ -188,15 +193,12 @@ T __shfl_up_sync(unsigned mask, T value, unsigned by) {
 }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int bits) {
-    const int from = static_cast<int>(threadIdx.x & 31) ^ bits;
+    const unsigned from = (threadIdx.x ^ static_cast<unsigned>(bits)) & 31;
     return cuda_on_cpu::from_number<T>(
         cuda_on_cpu::exchange(cuda_on_cpu::number_of(value), mask, "__shfl_xor_sync")[from]);
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
-    const std::uint64_t* all = cuda_on_cpu::exchange(predicate != 0 ? 1 : 0, mask, "__ballot_sync");
-    unsigned bits = 0;
-    for (unsigned lane = 0; lane < 32; ++lane) bits |= static_cast<unsigned>(all[lane]) << lane;
-    return bits;
+    return cuda_on_cpu::exchange(predicate != 0 ? 1 : 0, mask, "__ballot_sync").bits;
 }
 
 // Of global and of shared memory. Only one thread runs at a time.

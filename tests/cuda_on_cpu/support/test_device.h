@@ -19,7 +19,7 @@ inline const bool backend_named = ::setenv("STRATA_GPU_BACKEND", STRATA_TEST_BAC
 inline std::unique_ptr<device::Device> make_test_device(int = 0, const device::CpuOptions& = {},
                                                         const device::ScreenKernels* = nullptr) {
     return std::make_unique<device::CudaDevice>(make_mpi_communicator()->rank(), device::GpuOptions{},
-                                                device::cuda::ProductTile{24, 96});
+                                                device::cuda::ProductTile{24, 96, 24 * 150});
 }
 
 }  // namespace strata::test
