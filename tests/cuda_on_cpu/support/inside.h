@@ -1,17 +1,16 @@
 #pragma once
-// The codes and candidates that a CudaDevice holds: no verb hands them out, and which pairs were selected is
-// the thing to be tested. An explicit instantiation may name private members, so the class needs no friend.
+// The codes and candidates that a CudaDevice holds, or the CpuDevice beside it; see cpu_inside.h.
 
-#include <compare>
 #include <cstdint>
 #include <vector>
 
 #include "device/cuda/cuda_device.h"
+#include "support/cpu_inside.h"
 
 namespace strata::test {
 
 template <auto candidates, auto codes, auto rows>
-struct Inside {
+struct InsideCuda {
     friend const device::cuda::Pairs& candidates_of(const device::CudaDevice& device) {
         return device.*candidates;
     }
@@ -23,14 +22,8 @@ struct Inside {
 const device::cuda::Pairs& candidates_of(const device::CudaDevice& device);
 const device::cuda::CodeTable& table_of(const device::CudaDevice& device, device::CodeSet set);
 std::int64_t rows_of(const device::CudaDevice& device);
-template struct Inside<&device::CudaDevice::candidates_, &device::CudaDevice::codes_,
-                       &device::CudaDevice::rows_>;
-
-struct Pair {
-    std::uint32_t row, latent;
-    float value;
-    auto operator<=>(const Pair&) const = default;
-};
+template struct InsideCuda<&device::CudaDevice::candidates_, &device::CudaDevice::codes_,
+                           &device::CudaDevice::rows_>;
 
 template <typename T>
 std::vector<T> first_of(const device::cuda::DeviceArray<T>& from, std::size_t size, cudaStream_t stream) {
@@ -51,19 +44,20 @@ inline std::vector<Pair> pairs_of(const device::CudaDevice& device, const device
 }
 
 inline std::vector<Pair> codes_of(const device::Device& device, device::CodeSet set = device::CodeSet::main) {
-    const auto& cuda = dynamic_cast<const device::CudaDevice&>(device);
-    return pairs_of(cuda, table_of(cuda, set).pairs);
+    const auto* cuda = dynamic_cast<const device::CudaDevice*>(&device);
+    return cuda != nullptr ? pairs_of(*cuda, table_of(*cuda, set).pairs) : cpu::codes_of(device, set);
 }
 
 inline std::vector<Pair> candidates_in(const device::Device& device) {
-    const auto& cuda = dynamic_cast<const device::CudaDevice&>(device);
-    return pairs_of(cuda, candidates_of(cuda));
+    const auto* cuda = dynamic_cast<const device::CudaDevice*>(&device);
+    return cuda != nullptr ? pairs_of(*cuda, candidates_of(*cuda)) : cpu::candidates_in(device);
 }
 
 // dL/df of a set's codes.
 inline std::vector<float> gradients_in(const device::Device& device, device::CodeSet set) {
-    const auto& cuda = dynamic_cast<const device::CudaDevice&>(device);
-    return first_of(table_of(cuda, set).gradient, codes_of(device, set).size(), cuda.stream());
+    const auto* cuda = dynamic_cast<const device::CudaDevice*>(&device);
+    if (cuda == nullptr) return cpu::gradients_in(device, set);
+    return first_of(table_of(*cuda, set).gradient, codes_of(device, set).size(), cuda->stream());
 }
 
 }  // namespace strata::test
