@@ -160,6 +160,9 @@ struct OptimizerStep {
     float correction1 = 1, correction2 = 1;  // c1, c2: 1 - beta^t
     float gradient_scale = 1;                // clipping
     float average = 1;                       // c, weight of z in the average
+
+    // lr (1 - b1 (1 - c)), the same bits for every device.
+    float rate_here() const;
 };
 
 class Device {

@@ -106,7 +106,7 @@ void CudaDevice::update(Tensors& sae, const Tensors& gradient, Tensors& first_mo
                       step.epsilon,
                       scale,
                       step.lr,
-                      step.lr * (1.0F - step.beta1 * (1.0F - step.average)),
+                      step.rate_here(),
                       step.average};
     const auto update_matrix = [&](float* w, float* m, float* v, const float* g, std::int64_t from,
                                    std::int64_t count, std::int64_t n, bool unit) {
