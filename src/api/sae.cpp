@@ -3,8 +3,11 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
 
 #include "base/error.h"
+#include "comm/self.h"
+#include "device/gpu.h"
 #include "eval/saved.h"
 #include "formats/saelens.h"
 #include "sae/sae.h"
@@ -15,6 +18,9 @@ struct Sae::State {
     std::unique_ptr<device::Device> device;
     eval::UsableSae sae;
     std::int64_t prepared = 0;  // rows there is room for
+    // In host memory, where codes are decoded; copies of what it cannot read in place.
+    std::span<const float> w_dec, b_dec, w_skip;
+    std::array<std::vector<std::byte>, 3> copies;
 };
 
 Sae::Sae(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -62,13 +68,13 @@ std::vector<float> Sae::decode(const Codes& codes, std::span<const float> rows_i
         const std::uint32_t begin = codes.begin[static_cast<std::size_t>(b)];
         const std::uint32_t end = codes.begin[static_cast<std::size_t>(b) + 1];
         float* row = rows.data() + b * n();
-        std::copy_n(parameters.b_dec.data(), n(), row);
+        std::ranges::copy(state_->b_dec, row);
         for (std::int64_t i = 0; parameters.skip && i < n(); ++i)
             for (std::int64_t c = 0; c < n(); ++c)
-                row[c] +=
-                    rows_in[static_cast<std::size_t>(b * n() + i)] * parameters.w_skip.data()[i * n() + c];
+                row[c] += rows_in[static_cast<std::size_t>(b * n() + i)] *
+                          state_->w_skip[static_cast<std::size_t>(i * n() + c)];
         for (std::uint32_t e = begin; e < end; ++e) {
-            const float* direction = parameters.w_dec.data() + codes.latent[e] * n();
+            const float* direction = state_->w_dec.data() + codes.latent[e] * n();
             for (std::int64_t c = 0; c < n(); ++c) row[c] += codes.value[e] * direction[c];
         }
     }
@@ -77,8 +83,18 @@ std::vector<float> Sae::decode(const Codes& codes, std::span<const float> rows_i
 
 Sae load_sae(const std::string& folder) {
     auto state = std::make_unique<Sae::State>();
-    state->device = device::make_cpu_device(omp_get_max_threads());
+    const std::unique_ptr<Communicator> alone = make_self_communicator();
+    state->device = device::make_device(*alone, {"auto", omp_get_max_threads(), {}});
     state->sae = eval::upload(*state->device, saelens::read(folder));
+    const device::Tensors& t = state->sae.parameters;
+    const auto view = [&](const device::Memory<float>& tensor, std::size_t copy) {
+        const std::span<const std::byte> bytes =
+            state->device->view(tensor.data(), tensor.size * sizeof(float), state->copies[copy]);
+        return std::span(reinterpret_cast<const float*>(bytes.data()), tensor.size);
+    };
+    state->w_dec = view(t.w_dec, 0);
+    state->b_dec = view(t.b_dec, 1);
+    state->w_skip = view(t.w_skip, 2);
     return Sae(std::move(state));
 }
 

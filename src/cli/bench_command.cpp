@@ -19,6 +19,7 @@
 #include "comm/reducer.h"
 #include "data/dataset.h"
 #include "device/cpu/kernels.h"
+#include "device/gpu.h"
 #include "eval/evaluate.h"
 #include "sae/sae.h"
 #include "train/pass.h"
@@ -42,6 +43,7 @@ struct Arguments {
     bool json = false, atm = false, check = false;
     double dead = 0;
     bool avx2 = false;
+    std::string where = "auto";
     device::CpuOptions cpu;
 };
 
@@ -92,11 +94,15 @@ Array<float> make_batch(const Arguments& a, Communicator& comm) {
 
 // Latents that count as dead, their encoders so short that they are never selected and still have positive
 // pre-activations for the auxiliary loss to take.
-void make_dead(train::TrainedSae& sae, std::int64_t n, double share) {
+void make_dead(device::Device& device, train::TrainedSae& sae, std::int64_t n, double share) {
     const auto every = static_cast<std::size_t>(std::llround(1 / share));
+    std::vector<float> row(static_cast<std::size_t>(n));
     for (std::size_t j = 0; j < sae.silent.size(); j += every) {
         sae.silent[j] = static_cast<std::uint64_t>(sae.config.dead_after_tokens);
-        device::kernels().multiply(0.1F, n, sae.parameters.w_enc.data() + static_cast<std::int64_t>(j) * n);
+        float* direction = sae.parameters.w_enc.data() + static_cast<std::int64_t>(j) * n;
+        device.download(direction, std::as_writable_bytes(std::span(row)));
+        device::kernels().multiply(0.1F, n, row.data());
+        device.upload(std::as_bytes(std::span(row)), direction);
     }
 }
 
@@ -131,7 +137,7 @@ int bench(const Arguments& a, Communicator& comm) {
     together(comm, [&] { x = make_batch(a, comm); });
     const std::int64_t rows = std::ssize(x) / a.n;
     const int threads = a.threads > 0 ? a.threads : std::max(1, omp_get_num_procs() / comm.ranks_on_node());
-    const std::unique_ptr<device::Device> device = device::make_cpu_device(threads, a.cpu);
+    const std::unique_ptr<device::Device> device = device::make_device(comm, {a.where, threads, a.cpu});
     SaeConfig config;
     config.kind = a.kind;
     config.width = a.width;
@@ -148,7 +154,7 @@ int bench(const Arguments& a, Communicator& comm) {
     train::StepReport report;
     // Without a rate where as many pairs are to stay active, or latents dead.
     const double lr = sae.kind->elementwise() || a.dead > 0 ? 0 : 1e-3;
-    if (a.dead > 0) make_dead(sae, a.n, a.dead);
+    if (a.dead > 0) make_dead(*device, sae, a.n, a.dead);
     const auto one_step = [&] {
         if (a.form == "lists") sae.density = std::min(sae.density, sae::dense_share);
         if (a.form == "dense") sae.density = 1;
@@ -158,10 +164,11 @@ int bench(const Arguments& a, Communicator& comm) {
 
     Array<float> plain_weights(
         static_cast<std::size_t>(a.n * a.width));  // [n, M], the layout such a product has
+    const std::vector<float> w_enc = sae::host_copy(*device, sae.parameters.w_enc);
     for (std::int64_t j = 0; j < a.width; ++j)
         for (std::int64_t c = 0; c < a.n; ++c)
             plain_weights[static_cast<std::size_t>(c * a.width + j)] =
-                sae.parameters.w_enc.data()[j * a.n + c];
+                w_enc[static_cast<std::size_t>(j * a.n + c)];
     Array<float> product(static_cast<std::size_t>(rows * a.width));
 
     const device::SetUse main{.set = CodeSet::main};
@@ -299,8 +306,10 @@ void add_bench_command(CLI::App& app, Action& action) {
     command->add_option("--data", arguments->files,
                         "Activation files to take the batch from; synthetic rows otherwise");
     command->add_option("--dataset", arguments->dataset, "Dataset in them");
+    command->add_option("--device", arguments->where, "As run.device")
+        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
     command->add_option("--encoder", arguments->cpu.encoder, "As run.encoder")
-        ->check(CLI::IsMember({"auto", "float32", "screened"}));
+        ->check(CLI::IsMember({"auto", "float32", "tf32", "screened"}));
     command->add_option("--screen-bound", arguments->cpu.screen_bound, "As run.screen_bound")
         ->check(CLI::IsMember({"dithered", "certain"}));
     command->add_flag("--avx2", arguments->avx2, "As on a CPU without AVX-512, oneDNN included");

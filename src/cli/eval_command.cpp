@@ -9,6 +9,7 @@
 #include "comm/ranks.h"
 #include "data/dataset.h"
 #include "data/synth.h"
+#include "device/gpu.h"
 #include "eval/evaluate.h"
 #include "eval/saved.h"
 #include "formats/saelens.h"
@@ -25,6 +26,7 @@ struct Arguments {
     std::int64_t rows = 0;
     double norm_limit = -1;
     bool skip_corrupt = false, json = false;
+    std::string device = "auto";
 };
 
 int evaluate(const Arguments& arguments, Communicator& comm) {
@@ -53,7 +55,7 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
     const double limit = arguments.norm_limit >= 0 ? arguments.norm_limit : ours.value("norm_limit", 0.0);
 
     const int threads = std::max(1, omp_get_num_procs() / comm.ranks_on_node());
-    const std::unique_ptr<device::Device> device = device::make_cpu_device(threads);
+    const std::unique_ptr<device::Device> device = device::make_device(comm, {arguments.device, threads, {}});
     const std::int64_t batch_rows = eval::inference_rows(most_batch_rows, saved.width);
     device->prepare(batch_rows / comm.size() + 1, saved.n, saved.width, batch_rows * 64);
     const eval::UsableSae sae = eval::upload(*device, saved);
@@ -117,6 +119,8 @@ void add_eval_command(CLI::App& app, Action& action) {
         ->check(CLI::NonNegativeNumber);
     command->add_flag("--skip-corrupt", arguments->skip_corrupt,
                       "Leave out rows that cannot be read or are not finite, instead of ending");
+    command->add_option("--device", arguments->device, "As run.device")
+        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
     command->add_flag("--json", arguments->json, "One JSON object");
     command->footer(
         "Where the files hold true_features (strata data synth), recovered_features is the share of them "

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "cli/command.h"
 #include "device/cpu/kernels.h"
+#include "device/gpu.h"
 
 namespace strata::cli {
 namespace {
@@ -25,7 +26,15 @@ int print_info() {
     unsigned major = 0, minor = 0, release = 0;
     H5get_libversion(&major, &minor, &release);
     fmt::print("strata   {}\n", STRATA_VERSION);
-    fmt::print("devices  cpu ({} cores; this build has no GPU device)\n", omp_get_num_procs());
+    const device::FoundGpus& found = device::find_gpus();
+    fmt::print("devices  cpu ({} cores)\n", omp_get_num_procs());
+    for (const device::Gpu& gpu : found.gpus)
+        fmt::print("         cuda, {} ({:.0f} GiB)\n", gpu.name,
+                   static_cast<double>(gpu.memory) / (1024.0 * 1024 * 1024));
+    if (found.gpus.empty())
+        fmt::print("GPUs     none: {}\n", found.why_none);
+    else
+        fmt::print("GPUs     {}; {}\n", found.libraries, device::nccl_described());
     fmt::print("kernels  {} (of {})\n", device::kernels().target, sets);
     fmt::print("oneDNN   {}.{}.{}\n", dnnl->major, dnnl->minor, dnnl->patch);
     fmt::print("MPI      {}\n", mpi_line);

@@ -14,6 +14,8 @@
 #include "config/config.h"
 #include "data/dataset.h"
 #include "data/stream.h"
+#include "device/gpu.h"
+#include "suite/gpu_memory.h"
 #include "suite/memory.h"
 #include "suite/predict.h"
 #include "train/trial.h"
@@ -27,7 +29,8 @@ struct Arguments {
     std::string config;
     std::vector<std::string> set;
     int ranks = 1, ranks_per_host = 0, threads = 0;
-    double memory = 0;  // GiB of a host; 0: this one's
+    double memory = 0;      // GiB of a host; 0: this one's
+    double gpu_memory = 0;  // GiB free on a GPU; 0: this host's
     double calibrate = 1.5;
     double product_rate = 0, memory_rate = 0, link_rate = 1.25;  // in 10^9
     bool json = false;
@@ -41,6 +44,7 @@ struct PlannedJob {
     suite::Turn turn;
     suite::Place place;
     suite::RankMemory memory;  // of its first rank
+    suite::RankMemory gpu;     // of a rank's GPU
     double step_seconds = 0;
 };
 
@@ -127,6 +131,7 @@ Json job_json(const PlannedJob& one, const Config& config) {
             {"seconds_per_step", one.step_seconds},
             {"rows_per_second", rate},
             {"memory", bytes_json(one.memory)},
+            {"gpu_memory", one.place.on_gpus ? bytes_json(one.gpu) : Json()},
             {"step_bytes",
              {{"gradients_written", matrices},
               {"gradients_read_of_others", matrices * (one.place.sharing - 1) / one.place.sharing},
@@ -143,9 +148,13 @@ void print_table(const Json& plan) {
                plan["hosts"] == 1 ? "" : "s", plan["threads"].dump(), plan["threads"] == 1 ? "" : "s",
                plan["groups"].dump(), plan["groups"] == 1 ? "" : "s", plan["saes_per_job"].dump(),
                plan["saes_per_job"] == 1 ? "" : "s");
-    fmt::print("memory of the fullest host: {:.2f} GiB of {:.2f}, of which {:.2f} may be filled\n\n",
+    fmt::print("memory of the fullest host: {:.2f} GiB of {:.2f}, of which {:.2f} may be filled\n",
                number(plan["memory"]["needed"]) / gib, number(plan["memory"]["host"]) / gib,
                number(plan["memory"]["room"]) / gib);
+    if (const Json& gpu = plan["gpu_memory"]; !gpu.is_null())
+        fmt::print("memory of the fullest GPU: {:.2f} GiB of {:.2f} free, of which {:.2f} may be filled\n",
+                   number(gpu["needed"]) / gib, number(gpu["free"]) / gib, number(gpu["room"]) / gib);
+    fmt::print("\n");
     fmt::print("{:<28} {:>5} {:>6} {:>6} {:>10} {:>10} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}\n", "job", "SAEs",
                "group", "ranks", "ms/step", "rows/s", "GiB/rank", "MB grad.", "MB sent", "MB/s read",
                "from h", "hours");
@@ -164,11 +173,31 @@ void print_table(const Json& plan) {
     const Json* largest = nullptr;
     for (const Json& job : plan["jobs"])
         if (largest == nullptr || job["memory"]["total"] > (*largest)["memory"]["total"]) largest = &job;
-    fmt::print("\nmemory of the first rank of {}:\n", (*largest)["name"].get<std::string>());
-    for (const auto& [name, bytes] : (*largest)["memory"].items())
-        fmt::print("  {:<12} {:>10.1f} MiB\n", name, number(bytes) / (1024 * 1024));
+    const auto print_parts = [&](const char* key, const char* where) {
+        if ((*largest)[key].is_null()) return;
+        fmt::print("\nmemory of {} of {}:\n", where, (*largest)["name"].get<std::string>());
+        for (const auto& [name, bytes] : (*largest)[key].items())
+            if (bytes != 0) fmt::print("  {:<12} {:>10.1f} MiB\n", name, number(bytes) / (1024 * 1024));
+    };
+    print_parts("memory", "the first rank");
+    print_parts("gpu_memory", "the GPU of a rank");
     fmt::print("\n{} job{}, {} steps each: {:.2f} hours\n", plan["jobs"].size(),
                plan["jobs"].size() == 1 ? "" : "s", plan["jobs"][0]["steps"].dump(), number(plan["hours"]));
+}
+
+// Free on the GPU of each rank, of a run that would take GPUs; else 0.
+std::int64_t gpu_memory_of(const Arguments& a, const Config& config) {
+    if (config.run.device == "cpu") return 0;
+    const device::FoundGpus& here = device::find_gpus();
+    if (here.gpus.empty() && a.product_rate == 0 && (a.gpu_memory > 0 || config.run.device == "cuda"))
+        refuse(
+            "run.device: the steps of a GPU cannot be tried on this host ({}); give --gpu-memory, "
+            "--product-rate "
+            "and --memory-rate, those of the GPUs of a host together, or plan with --set run.device=cpu",
+            here.why_none);
+    if (a.gpu_memory > 0) return static_cast<std::int64_t>(a.gpu_memory * gib);
+    if (here.gpus.empty() && config.run.device == "cuda") refuse("run.device: cuda: give --gpu-memory");
+    return here.gpus.empty() ? 0 : here.gpus.front().memory;
 }
 
 int plan(const Arguments& a) {
@@ -183,10 +212,13 @@ int plan(const Arguments& a) {
                         : config.parallel.threads ? static_cast<int>(*config.parallel.threads)
                                                   : std::max(1, here / per_host);
     const std::int64_t memory = a.memory > 0 ? static_cast<std::int64_t>(a.memory * gib) : host_memory();
-    const suite::Machine machine = suite::equal_hosts(a.ranks, per_host, memory, threads);
+    suite::Machine machine = suite::equal_hosts(a.ranks, per_host, memory, threads);
+    machine.gpu_memory = gpu_memory_of(a, config);
     const suite::Layout layout = suite::layout_in_memory(config, datasets, machine);
     const std::vector<suite::Job> jobs = suite::jobs_of(config, datasets, layout.saes_per_job);
     const suite::HostLoad fullest = suite::fullest_host(config, jobs, layout.groups, machine);
+    const suite::GpuLoad gpu = suite::fullest_gpu(config, jobs, layout.groups, machine);
+    const bool on_gpus = machine.gpu_memory > 0;
 
     // Where the hosts have more cores than this one, their steps are taken to be shorter by as much.
     const int cores = threads * per_host, tried = std::min(cores, here);
@@ -196,8 +228,9 @@ int plan(const Arguments& a) {
     rates.link = a.link_rate * 1e9;
     rates.memory = given ? a.memory_rate * 1e9 : trials.memory();
     rates.sae_seconds = [&](const suite::Job& job, const SaeConfig& sae, std::int64_t rows) {
-        return given ? suite::sae_seconds(job, sae, rows, a.product_rate * 1e9, rates.memory)
-                     : trials.step(job, sae, rows) * tried / cores;
+        return given     ? suite::sae_seconds(job, sae, rows, a.product_rate * 1e9, rates.memory)
+               : on_gpus ? trials.step(job, sae, rows) / per_host  // as many GPUs as ranks
+                         : trials.step(job, sae, rows) * tried / cores;
     };
     rates.read_seconds = [&](const data::Dataset& dataset, std::int64_t rows) {
         return given ? 0 : trials.read(dataset, rows);
@@ -210,16 +243,19 @@ int plan(const Arguments& a) {
         return suite::step_seconds(jobs[job], config, place_of(group), cores, rates);
     };
     const auto steps = static_cast<double>(config.train.steps());
-    Json result = {{"ranks", a.ranks},
-                   {"hosts", machine.memory.size()},
-                   {"ranks_per_host", per_host},
-                   {"threads", threads},
-                   {"groups", layout.groups},
-                   {"saes_per_job", layout.saes_per_job},
-                   {"memory", {{"host", memory}, {"room", fullest.room}, {"needed", fullest.needed}}},
-                   {"times", given ? "rates" : "calibration"},
-                   {"hours", 0.0},
-                   {"jobs", Json::array()}};
+    Json result = {
+        {"ranks", a.ranks},
+        {"hosts", machine.memory.size()},
+        {"ranks_per_host", per_host},
+        {"threads", threads},
+        {"groups", layout.groups},
+        {"saes_per_job", layout.saes_per_job},
+        {"memory", {{"host", memory}, {"room", fullest.room}, {"needed", fullest.needed}}},
+        {"gpu_memory",
+         on_gpus ? Json{{"free", machine.gpu_memory}, {"room", gpu.room}, {"needed", gpu.needed}} : Json()},
+        {"times", given ? "rates" : "calibration"},
+        {"hours", 0.0},
+        {"jobs", Json::array()}};
     double end = 0;
     for (const suite::Turn& turn :
          suite::turns_of(suite::order_of(jobs), layout.groups,
@@ -227,7 +263,7 @@ int plan(const Arguments& a) {
         const suite::Place place = place_of(turn.group);
         result["jobs"].push_back(
             job_json({jobs[turn.job], turn, place, suite::rank_memory(jobs[turn.job], config, place, true),
-                      step(turn.job, turn.group)},
+                      suite::gpu_memory(jobs[turn.job], config, place), step(turn.job, turn.group)},
                      config));
         end = std::max(end, turn.end);
     }
@@ -255,6 +291,10 @@ void add_plan_command(CLI::App& app, Action& action) {
     command->add_option("--threads", a.threads, "Of each rank; by default its share of this machine's cores")
         ->check(CLI::PositiveNumber);
     command->add_option("--memory", a.memory, "GiB of a host; by default what this one has")
+        ->check(CLI::PositiveNumber);
+    command
+        ->add_option("--gpu-memory", a.gpu_memory,
+                     "GiB free on the GPU of each rank; by default what this host's have")
         ->check(CLI::PositiveNumber);
     command
         ->add_option("--calibrate", a.calibrate, "Seconds for which steps of each shape are tried out here")

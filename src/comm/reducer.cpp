@@ -2,8 +2,9 @@
 
 namespace strata {
 
-Reducer::Reducer(Communicator& comm, bool overlap) : comm_(comm) {
-    if (overlap && comm.size() > 1) {
+Reducer::Reducer(Communicator& comm, bool overlap, std::unique_ptr<DeviceSums> sums)
+    : comm_(comm), sums_(std::move(sums)) {
+    if (overlap && !sums_ && comm.size() > 1) {
         own_ = comm.duplicate();
         helper_ = std::thread([this] { serve(); });
     }
@@ -19,21 +20,26 @@ Reducer::~Reducer() {
     helper_.join();
 }
 
-void Reducer::submit(std::span<float> bucket) {
+void Reducer::submit(std::span<const std::span<float>> buckets) {
     if (comm_.size() == 1) return;
+    if (sums_) {
+        sums_->add(buckets);
+        return;
+    }
     if (!own_) {
-        comm_.sum(bucket);
+        for (const std::span<float> bucket : buckets) comm_.sum(bucket);
         return;
     }
     {
         const std::lock_guard lock(mutex_);
-        waiting_.push_back(bucket);
-        ++unfinished_;
+        waiting_.insert(waiting_.end(), buckets.begin(), buckets.end());
+        unfinished_ += buckets.size();
     }
     changed_.notify_all();
 }
 
 void Reducer::wait() {
+    if (sums_) sums_->finish();
     if (!own_) return;
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return unfinished_ == 0; });

@@ -15,8 +15,8 @@ namespace strata {
 struct RunConfig {
     std::string output;  // required
     std::uint64_t seed = 0;
-    std::string device = "auto";            // auto | cpu
-    std::string encoder = "auto";           // auto | float32 | screened
+    std::string device = "auto";            // auto | cpu | cuda
+    std::string encoder = "auto";           // auto | float32 | tf32 | screened
     std::string screen_bound = "dithered";  // | certain
     bool reproducible = false;
     double watchdog = 60;             // seconds of silence of a rank after which all end; 0: never

@@ -144,9 +144,8 @@ std::vector<Key> make_keys() {
     output.required = true;
     output.decides = false;
     run.key("seed", &RunConfig::seed, at_least(0));
-    run.key("device", &RunConfig::device, words({"auto", "cpu"}, "this program is built without CUDA"))
-        .decides = false;
-    run.key("encoder", &RunConfig::encoder, words({"auto", "float32", "screened"})).decides = false;
+    run.key("device", &RunConfig::device, words({"auto", "cpu", "cuda"})).decides = false;
+    run.key("encoder", &RunConfig::encoder, words({"auto", "float32", "tf32", "screened"})).decides = false;
     run.key("screen_bound", &RunConfig::screen_bound, words({"dithered", "certain"})).decides = false;
     run.key("watchdog", &RunConfig::watchdog, at_least(0)).decides = false;
     run.only("reproducible", {"false"}, "sums depend on the number of ranks by rounding");

@@ -25,6 +25,10 @@ std::array<std::span<float>, 4> Tensors::small() const {
             std::span(w_skip.data(), skip ? length * length : 0)};
 }
 
+float OptimizerStep::rate_here() const {
+    return lr * (1.0F - beta1 * (1.0F - average));
+}
+
 DecodeSums& DecodeSums::operator+=(const DecodeSums& other) {
     squared_error += other.squared_error;
     prefix_error += other.prefix_error;

@@ -163,6 +163,9 @@ struct OptimizerStep {
     float correction1 = 1, correction2 = 1;  // c1, c2: 1 - beta^t
     float gradient_scale = 1;                // clipping
     float average = 1;                       // c, weight of z in the average
+
+    // lr (1 - b1 (1 - c)), the same bits for every device.
+    float rate_here() const;
 };
 
 class Device {
@@ -170,7 +173,8 @@ class Device {
     virtual ~Device() = default;
     virtual std::string name() const = 0;
 
-    // Memory.
+    // Memory. Whether the host can read and write it in place, as other ranks of the host then can.
+    virtual bool host_memory() const = 0;
     virtual void* allocate(std::size_t bytes) = 0;
     virtual void release(void* p, std::size_t bytes) = 0;
     virtual void upload(std::span<const std::byte> from, void* to) = 0;
@@ -328,8 +332,14 @@ struct CpuOptions {
     std::string encoder = "auto";           // auto: whichever is faster | float32 | screened
     std::string screen_bound = "dithered";  // | certain
 };
-// UsageError if the screened encoder is demanded of a CPU that cannot run it.
+// UsageError if an encoder is demanded that this CPU, or any, cannot run.
 std::unique_ptr<Device> make_cpu_device(int threads, const CpuOptions& options = {});
+
+// How a GPU finds them: the format of the numbers in the product, whose roundings are allowed for; the result
+// does not depend on it.
+struct GpuOptions {
+    std::string product = "auto";  // auto: bf16 | float32 | tf32 | bf16
+};
 
 template <typename T>
 Memory<T> make_memory(Device& device, std::size_t size) {

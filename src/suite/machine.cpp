@@ -22,7 +22,9 @@ Place place_of(const Machine& machine, Ranks group) {
         even = even && ranks == on_host.begin()->second;
         most = std::max(most, ranks);
     }
-    return {group.size(), most, static_cast<int>(on_host.size()), even ? most : 1, machine.threads};
+    const bool on_gpus = machine.gpu_memory > 0;
+    return {group.size(),    most,   static_cast<int>(on_host.size()), even && !on_gpus ? most : 1,
+            machine.threads, on_gpus};
 }
 
 }  // namespace strata::suite

@@ -13,6 +13,7 @@
 #include "comm/agree.h"
 #include "comm/reducer.h"
 #include "data/stream.h"
+#include "device/gpu.h"
 #include "eval/evaluate.h"
 #include "sae/sae.h"
 #include "train/checkpoint.h"
@@ -28,6 +29,8 @@ namespace strata::train {
 namespace {
 
 constexpr std::int64_t calibration_rows = 65536;
+// Ranks wait for each other's rows in the sums on GPUs: these may take longer than a sign of life.
+constexpr double patience_with_sums = 10;
 
 // One dataset and the SAEs on its stream.
 struct Training {
@@ -98,7 +101,10 @@ Training begin(Group& group, const suite::Job& job, const std::optional<Checkpoi
         if (from) load_checkpoint(*from, t.saes, group.device, group.replicas);
     });
 
-    t.reducer = std::make_unique<Reducer>(*group.replicas.across, group.spare_core);
+    Communicator& across = *group.replicas.across;
+    t.reducer = std::make_unique<Reducer>(
+        across, group.spare_core,
+        device::make_device_sums(across, group.device, patience_with_sums * config.run.watchdog));
     t.bench = std::make_unique<Workbench>(
         make_workbench(group.device, group.replicas, *t.reducer, largest, config.train.batch_size));
     t.bench->steps = config.train.steps();

@@ -1,5 +1,7 @@
 #include "train/reduce.h"
 
+#include <array>
+
 namespace strata::train {
 
 void hand_on(Workbench& bench, std::int64_t first, std::int64_t last) {
@@ -7,8 +9,9 @@ void hand_on(Workbench& bench, std::int64_t first, std::int64_t last) {
     device::Tensors& gradient = bench.gradient;
     const std::size_t at = static_cast<std::size_t>(first * gradient.n);
     const std::size_t count = static_cast<std::size_t>((last - first) * gradient.n);
-    bench.reducer.submit({gradient.w_enc.data() + at, count});
-    bench.reducer.submit({gradient.w_dec.data() + at, count});
+    const std::array<std::span<float>, 2> matrices = {std::span(gradient.w_enc.data() + at, count),
+                                                      std::span(gradient.w_dec.data() + at, count)};
+    bench.reducer.submit(matrices);
 }
 
 double reduce_gradients(Workbench& bench, double own_norm) {
@@ -16,7 +19,11 @@ double reduce_gradients(Workbench& bench, double own_norm) {
     device::Tensors& gradient = bench.gradient;
     const Replicas& replicas = bench.replicas;
     double norm = own_norm;
-    for (const std::span<float> small : gradient.small()) replicas.all.sum(small);
+    if (device.host_memory()) {
+        for (const std::span<float> small : gradient.small()) replicas.all.sum(small);
+    } else {
+        bench.reducer.submit(gradient.small());  // over all ranks, as each is a group by itself
+    }
     const Slice slice = replicas.updated(gradient.width);
     const auto n = static_cast<std::size_t>(gradient.n);
     const std::size_t at = static_cast<std::size_t>(slice.first) * n;

@@ -18,8 +18,10 @@ struct Slice {
 class Replicas {
   public:
     // Collective. Ranks in groups of `group_size` consecutive ones; 0: those of a host, if every host has as
-    // many and they can share memory, else each alone.
+    // many and they can share memory, else each alone. On a device of other than host memory each must be.
     explicit Replicas(Communicator& all, int group_size = 0);
+    Replicas(Communicator& all_, const device::Device& device)
+        : Replicas(all_, device.host_memory() ? 0 : 1) {}
 
     Communicator& all;
     std::unique_ptr<Communicator> group;   // shares memory

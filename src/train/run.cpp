@@ -22,6 +22,7 @@
 #include "comm/watchdog.h"
 #include "data/dataset.h"
 #include "data/stage.h"
+#include "device/gpu.h"
 #include "suite/layout.h"
 #include "suite/memory.h"
 #include "suite/suite.h"
@@ -65,8 +66,8 @@ struct Plan {
     std::set<std::string> done;  // names of jobs
 };
 
-// The hosts of all ranks. Collective.
-suite::Machine machine_of(Communicator& comm, int threads) {
+// The hosts of all ranks. `gpu_memory`: free on this rank's GPU. Collective.
+suite::Machine machine_of(Communicator& comm, int threads, std::int64_t gpu_memory) {
     const std::unique_ptr<Communicator> node = comm.on_node();
     std::array<std::uint64_t, 1> leader = {static_cast<std::uint64_t>(comm.rank())};
     node->broadcast(std::as_writable_bytes(std::span(leader)), 0);
@@ -84,6 +85,9 @@ suite::Machine machine_of(Communicator& comm, int threads) {
         machine.host_of.push_back(host->second);
     }
     machine.threads = threads;
+    double most_taken = -static_cast<double>(gpu_memory);
+    comm.max(std::span(&most_taken, 1));
+    machine.gpu_memory = static_cast<std::int64_t>(-most_taken);
     return machine;
 }
 
@@ -198,7 +202,9 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
     stop_before(end_of_run(config.run.time_limit, std::chrono::system_clock::now()));
     const bool first = comm.rank() == 0;
     const Cores cores = share_cores(config.parallel, comm);
-    const suite::Machine machine = machine_of(comm, cores.threads);
+    const std::unique_ptr<device::Device> device = device::make_device(
+        comm, {config.run.device, cores.threads, {config.run.encoder, config.run.screen_bound}});
+    const suite::Machine machine = machine_of(comm, cores.threads, device::free_memory(*device));
     Plan plan;
     together(comm, [&] {
         plan = plan_of(config, machine, journal_to_continue(config, options.resume));
@@ -218,15 +224,11 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
     keep_log(fs::path(config.run.output) / "logs", comm.rank());
     const Watchdog watchdog(comm, config.run.watchdog);
     stage_files(config, comm, plan);
-    std::unique_ptr<device::Device> device;
-    together(comm, [&] {
-        device = device::make_cpu_device(cores.threads, {config.run.encoder, config.run.screen_bound});
-    });
     log_plan(config, plan, device->name(), comm.size());
 
     const int groups = plan.layout.groups, number = suite::group_of(comm.rank(), groups, comm.size());
     const std::unique_ptr<Communicator> mail = comm.duplicate(), ranks = comm.split(number);
-    const Replicas replicas(*ranks);
+    const Replicas replicas(*ranks, *device);
     Group group{.config = config,
                 .comm = *ranks,
                 .line = {coordinator.get(), *mail, number},

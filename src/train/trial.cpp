@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "comm/self.h"
+#include "device/gpu.h"
 #include "sae/sae.h"
 #include "train/schedule.h"
 
@@ -41,8 +42,8 @@ TrainedSae prepared(device::Device& device, const Replicas& replicas, const SaeC
 
 Trial::Trial(device::Device& device, Communicator& comm, const SaeConfig& config, const device::Shape& shape,
              std::int64_t batch_size, const data::Batch& batch)
-    : replicas(comm),
-      reducer(*replicas.across, false),
+    : replicas(comm, device),
+      reducer(*replicas.across, false, device::make_device_sums(*replicas.across, device, 0)),
       sae(prepared(device, replicas, config, shape, batch.rows)),
       bench(make_workbench(device, replicas, reducer, shape, batch_size)) {
     const Slice slice = replicas.updated(config.width);
@@ -85,8 +86,8 @@ TrialRows trial_rows(const data::Dataset& dataset, const Config& config, std::in
 double trial_step(const TrialRows& rows, const SaeConfig& sae, const Config& config, int threads,
                   double seconds) {
     const std::unique_ptr<Communicator> alone = make_self_communicator();
-    const std::unique_ptr<device::Device> device =
-        device::make_cpu_device(threads, {config.run.encoder, config.run.screen_bound});
+    const std::unique_ptr<device::Device> device = device::make_device(
+        *alone, {config.run.device, threads, {config.run.encoder, config.run.screen_bound}});
     const data::Batch first = rows.batch(0);
     Trial trial(*device, *alone, sae, sae::shape_of(sae, rows.n, !first.target.empty()), first.rows, first);
     trial.bench.steps = config.train.steps();

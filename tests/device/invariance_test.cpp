@@ -4,11 +4,10 @@
 #include <gtest/gtest.h>
 
 #include "comm/self.h"
-#include "device/cpu/cpu_device.h"
-#include "device/cpu/kernels.h"
 #include "sae/kind.h"
 #include "support/inside.h"
 #include "support/problem.h"
+#include "support/test_device.h"
 
 namespace strata {
 namespace {
@@ -66,9 +65,8 @@ Outcome run(device::Device& device, const test::Problem& p, bool batch_rule, dou
     };
     add(device.decode(CodeSet::main, parameters, 0.01F));
     const auto keep_gradients = [&](CodeSet set) {
-        const device::CodeTable& table = test::table_of(dynamic_cast<device::CpuDevice&>(device), set);
-        out.code_gradients.insert(out.code_gradients.end(), table.gradient.begin(),
-                                  table.gradient.begin() + table.pairs.size());
+        const std::vector<float> gradients = test::gradients_in(device, set);
+        out.code_gradients.insert(out.code_gradients.end(), gradients.begin(), gradients.end());
     };
     keep_gradients(CodeSet::main);
     std::vector<double> residual(p.sae.n), x(p.sae.n);
@@ -102,13 +100,13 @@ TEST(Invariance, BitsDoNotDependOnTheNumberOfThreads) {
         for (const bool batch_rule : {false, true})
             for (const std::size_t rows : {std::size_t{3}, std::size_t{197}}) {
                 const test::Problem p = test::make_problem(rows, 67, 600, kind);
-                device::CpuDevice one(1);
-                const Outcome expected = run(one, p, batch_rule, 6);
+                const auto one = test::make_test_device(1);
+                const Outcome expected = run(*one, p, batch_rule, 6);
                 ASSERT_FALSE(expected.codes.empty() || expected.auxiliary_codes.empty());
                 for (const int threads : {2, 3, 5}) {
                     SCOPED_TRACE(threads);
-                    device::CpuDevice several(threads);
-                    run(several, p, batch_rule, 6).expect_bits_of(expected);
+                    const auto several = test::make_test_device(threads);
+                    run(*several, p, batch_rule, 6).expect_bits_of(expected);
                 }
             }
 }
@@ -118,11 +116,11 @@ TEST(Invariance, BitsDoNotDependOnWhatTheDeviceDidBefore) {
     const test::Problem small = test::make_problem(5, 19, 40);
     const test::Problem middle = test::make_problem(90, 35, 300);
     const test::Problem tall = test::make_problem(4500, 19, 24);  // so many rows that tiles are narrower
-    device::CpuDevice used(2);
+    const auto used = test::make_test_device(2);
     for (const test::Problem* p : {&small, &tall, &middle, &tall, &small, &middle}) {
         SCOPED_TRACE(p->rows);
-        device::CpuDevice fresh(2);
-        run(used, *p, true, 3).expect_bits_of(run(fresh, *p, true, 3));
+        const auto fresh = test::make_test_device(2);
+        run(*used, *p, true, 3).expect_bits_of(run(*fresh, *p, true, 3));
     }
 }
 
@@ -132,7 +130,8 @@ TEST(Invariance, ASmallerBatchLeavesNothingOfTheLarger) {
     test::Problem small = test::make_problem(9, 20, 90);
     small.sae = large.sae;
     const auto gradient_of = [&](bool after_large) {
-        device::CpuDevice device(2);
+        const auto owner = test::make_test_device(2);
+        device::Device& device = *owner;
         device.prepare(70, 20, 90, 1);
         device::Tensors parameters = test::put(large.sae, device);
         device::Tensors gradient = device::make_tensors(device, parameters);
@@ -178,7 +177,8 @@ TEST(Invariance, RangesOfRowsMakeTheGradientsOfTheWholeBatch) {
     };
     const auto by_ranges_of = [&](std::int64_t size, int threads) {
         Result out;
-        device::CpuDevice device(threads);
+        const auto owner = test::make_test_device(threads);
+        device::Device& device = *owner;
         device.prepare(rows, 67, width, 1);
         const device::Tensors parameters = test::put(p.sae, device);
         device::Tensors gradient = test::put(p.sae, device);  // to be overwritten
@@ -247,7 +247,8 @@ TEST(Screening, IsExactWhereTheBiasHidesTheProduct) {
         for (std::size_t c = 0; c + 1 < n; ++c) sum += p.sae.w_enc[j * n + c] = 0x1p-24F * random.normal();
         p.sae.w_enc[j * n + n - 1] = static_cast<float>(0x1p-24 * static_cast<double>(1 + 2 * (j % 3)) - sum);
     }
-    device::CpuDevice device(2);
+    const auto owner = test::make_test_device(2);
+    device::Device& device = *owner;
     device.prepare(rows, n, width, 1);
     const device::Tensors parameters = test::put(p.sae, device);
     device.center({p.x, rows}, parameters);
@@ -277,7 +278,8 @@ TEST(Screening, IsExactWhereTheBiasHidesTheProduct) {
 TEST(Screening, GivesUpBeyondTheLimitAndNotBelow) {
     const test::Problem p = test::make_problem(100, 20, 200);
     for (const int threads : {1, 3}) {
-        device::CpuDevice device(threads);
+        const auto owner = test::make_test_device(threads);
+        device::Device& device = *owner;
         device.prepare(100, 20, 200, 1);
         const device::Tensors parameters = test::put(p.sae, device);
         device.center({p.x, 100}, parameters);
@@ -292,7 +294,8 @@ TEST(Screening, GivesUpBeyondTheLimitAndNotBelow) {
 
 TEST(Screening, CapKeepsTheLargestOfEachRow) {
     const test::Problem p = test::make_problem(50, 12, 120, Awkward::equal_latents);
-    device::CpuDevice device(2);
+    const auto owner = test::make_test_device(2);
+    device::Device& device = *owner;
     device.prepare(50, 12, 120, 1);
     const device::Tensors parameters = test::put(p.sae, device);
     device.center({p.x, 50}, parameters);
@@ -312,7 +315,8 @@ TEST(Screening, CapKeepsTheLargestOfEachRow) {
 
 TEST(Screening, HistogramOfPreActivationsCountsWhatThereIs) {
     const test::Problem p = test::make_problem(101, 24, 300);
-    device::CpuDevice device(3);
+    const auto owner = test::make_test_device(3);
+    device::Device& device = *owner;
     device.prepare(101, 24, 300, 1);
     const device::Tensors parameters = test::put(p.sae, device);
     device.center({p.x, 101}, parameters);
@@ -339,7 +343,8 @@ TEST(Screening, HistogramOfPreActivationsCountsWhatThereIs) {
 
 TEST(Screening, DigitHistogramIsOfTheCandidates) {
     const test::Problem p = test::make_problem(40, 24, 300);
-    device::CpuDevice device(3);
+    const auto owner = test::make_test_device(3);
+    device::Device& device = *owner;
     device.prepare(40, 24, 300, 1);
     const device::Tensors parameters = test::put(p.sae, device);
     device.center({p.x, 40}, parameters);
@@ -361,7 +366,8 @@ TEST(Screening, DigitHistogramIsOfTheCandidates) {
 // Thresholds per latent, as an SAE is used after training: strict, as JumpReLU is.
 TEST(Screening, AGateIsStrictAndPerLatent) {
     const test::Problem p = test::make_problem(30, 12, 64);
-    device::CpuDevice device(2);
+    const auto owner = test::make_test_device(2);
+    device::Device& device = *owner;
     device.prepare(30, 12, 64, 1);
     const device::Tensors parameters = test::put(p.sae, device);
     device.center({p.x, 30}, parameters);

@@ -1,6 +1,6 @@
-// Every verb of a step on the CPU device against the dense reference in double, over shapes that fill no
+// Every verb of a step on a device against the dense reference in double, over shapes that fill no
 // block and batches that are awkward. Which pairs are selected is compared exactly: the value that counts is
-// the dot product of the kernels, so a dense selection over those values is the answer.
+// the dot product of the CPU's kernels, so a dense selection over those values is the answer.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -8,12 +8,12 @@
 #include <numeric>
 
 #include "comm/self.h"
-#include "device/cpu/cpu_device.h"
 #include "device/cpu/kernels.h"
 #include "sae/kind.h"
 #include "support/inside.h"
 #include "support/problem.h"
 #include "support/reference.h"
+#include "support/test_device.h"
 
 namespace strata {
 namespace {
@@ -78,7 +78,8 @@ TEST_P(Verbs, MatchTheReference) {
     const Sae<double> sae(p.sae);
     const std::vector<double> x = test::widen(p.x);
 
-    device::CpuDevice device(c.threads);
+    const std::unique_ptr<device::Device> owner = test::make_test_device(c.threads);
+    device::Device& device = *owner;
     device.prepare(static_cast<std::int64_t>(rows), static_cast<std::int64_t>(c.n),
                    static_cast<std::int64_t>(width), 1);
     device::Tensors parameters = test::put(p.sae, device);

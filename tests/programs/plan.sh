@@ -34,6 +34,15 @@ check says "[x['saes'][0].split('.')[3] for x in j] == ['w128', 'w96', 'w64']" "
 check says "p['hosts'] == 1 and j[0]['step_bytes']['sent_by_host'] == 0" "${rates[@]}" --ranks 4
 check says "p['hosts'] == 2 and j[0]['step_bytes']['sent_by_host'] == 8 * 32 * 128" "${rates[@]}" --ranks 4 --ranks-per-host 2
 
+# On GPUs weights, moments and gradients lie there, each rank with all of them; the host keeps rows and checkpoints.
+gpus=("${rates[@]}" --gpu-memory 80 --ranks 4)
+check says "p['gpu_memory']['free'] == 80 << 30 and p['gpu_memory']['needed'] == j[0]['gpu_memory']['total']" "${gpus[@]}"
+check says "j[0]['gpu_memory']['weights'] == 8 * 32 * 128 and j[0]['memory']['weights'] == 0 < j[0]['memory']['stream']" "${gpus[@]}"
+check says "p['gpu_memory'] is None and j[0]['gpu_memory'] is None" "${gpus[@]}" --set run.device=cpu
+expect 0 'memory of the fullest GPU: ' "$STRATA" plan "$config" "${gpus[@]}"
+expect 2 'memory: a GPU with 1.00 GiB free .* weights .*would fit: sae.width: at most [0-9]+' "$STRATA" plan "$config" \
+  "${rates[@]}" --gpu-memory 1 --set sae.width=1000000 --set sae.k=4
+
 expect 2 'memory: .*would fit: sae.width: at most [0-9]+' plan --memory 0.2 --set sae.width=1000000 --set sae.k=4
 expect 2 'sae.k' plan --set sae.k=129
 expect 2 'nowhere.yaml' "$STRATA" plan "$folder/nowhere.yaml"

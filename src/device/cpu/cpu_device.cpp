@@ -166,6 +166,8 @@ std::size_t CpuDevice::workspace_bytes() const {
 }
 
 std::unique_ptr<Device> make_cpu_device(int threads, const CpuOptions& options) {
+    if (options.encoder == "tf32")
+        refuse("run.encoder: tf32 is for GPUs, and this is the CPU device; use auto");
     if (options.encoder == "screened" && screen_kernels() == nullptr)
         refuse("run.encoder: screened needs a CPU with AVX2, and this one has none; use auto");
     return std::make_unique<CpuDevice>(threads, options);

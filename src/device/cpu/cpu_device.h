@@ -145,6 +145,7 @@ class CpuDevice final : public Device {
                        const ScreenKernels* screen = screen_kernels());
 
     std::string name() const override;
+    bool host_memory() const override { return true; }
     void* allocate(std::size_t bytes) override;
     void release(void* p, std::size_t bytes) override;
     void upload(std::span<const std::byte> from, void* to) override;

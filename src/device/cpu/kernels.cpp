@@ -307,7 +307,7 @@ void ScheduleFree(float* HWY_RESTRICT w, float* HWY_RESTRICT z, float* HWY_RESTR
     const V epsilon = hn::Set(d, step.epsilon);
     const V lr = hn::Set(d, step.lr);
     const V average = hn::Set(d, step.average);
-    const V lr_here = hn::Set(d, step.lr * (1.0F - step.beta1 * (1.0F - step.average)));
+    const V lr_here = hn::Set(d, step.rate_here());
     const V one = hn::Set(d, 1.0F);
     const auto advance = [&](V gs, V& ws, V& zs, V& vs) {
         V u;

@@ -1,0 +1,301 @@
+// Weight gradients latent by latent through the transposed index: a latent's codes come in order of rows,
+// each gradient is written once, and no sum has atomics. The component of the decoder's gradient along d_j is
+// known beforehand,
+//   d_j . sum_b s f_bj residual_b = sum_b f_bj (dL/df_bj),
+// so the projection needs no second pass.
+
+#include <algorithm>
+
+#include "device/cuda/cuda_device.h"
+#include "device/cuda/device_code.h"
+
+namespace strata::device {
+namespace cuda {
+
+constexpr std::int64_t bucket_bytes = std::int64_t{64} << 20;  // gradients handed on at once
+constexpr std::int64_t bias_latents = 512;                     // of a group in the sum of dL/db_enc w
+
+struct SetView {
+    const std::uint32_t* begin;  // [M + 1]
+    const std::uint32_t* row_of;
+    const float* value_of;
+    float* gradient_of;
+    const float* residual;  // of all groups
+    const float* gain;      // null: 1
+    const float* shift;     // null: 0
+    float scale;
+    bool decoder, main;
+};
+struct Sets {
+    int count;
+    SetView set[3];
+};
+
+struct LatentState {
+    double* bias;         // dL/db_enc over the ranges so far
+    double* other_along;  // sum of f dL/df of the other sets
+    double* along;        // of main
+    double* value;        // sum of f of main
+    float* b_enc;         // the gradient
+    float* multiple;      // of d_j that is taken from the decoder's gradient
+    const double* sums;   // [4, M] of main
+    const float* shrink;  // null: none
+    bool first_rows, unit_rows;
+};
+
+// Makes dL/dz of dL/df, and what is summed over a latent's codes; a warp to a latent. 12 bytes a code.
+__global__ void finish_latents(Sets sets, LatentState state, std::int64_t width) {
+    const std::int64_t j = global_warp();
+    if (j >= width) return;
+    double bias = 0, other_along = 0;
+    for (int s = 0; s < sets.count; ++s) {
+        const SetView& set = sets.set[s];
+        const float gain = set.gain == nullptr ? 1.0F : set.gain[j];
+        const float shift = set.shift == nullptr ? 0.0F : set.shift[j];
+        double own = 0, along = 0;
+        for (std::uint32_t e = set.begin[j] + lane(); e < set.begin[j + 1]; e += 32) {
+            const float g = set.gradient_of[e];
+            if (set.decoder && !set.main && state.unit_rows)
+                along += static_cast<double>(set.value_of[e]) * g;
+            const float dz = gain * g + shift;
+            set.gradient_of[e] = dz;
+            own += dz;
+        }
+        bias += fold(own);
+        if (set.decoder && !set.main) other_along += fold(along) / set.scale;
+    }
+    if (lane() != 0) return;
+    if (!state.first_rows) {
+        bias += state.bias[j];
+        other_along += state.other_along[j];
+    }
+    const double main_along = state.sums[3 * width + j] + (state.first_rows ? 0 : state.along[j]);
+    const double value = state.sums[width + j] + (state.first_rows ? 0 : state.value[j]);
+    state.bias[j] = bias;
+    state.other_along[j] = other_along;
+    state.along[j] = main_along;
+    state.value[j] = value;
+    double multiple = other_along;
+    if (state.unit_rows) multiple += main_along;
+    if (state.shrink != nullptr) multiple -= state.shrink[j] * value;
+    state.b_enc[j] = static_cast<float>(bias);
+    state.multiple[j] = static_cast<float>(multiple);
+}
+
+struct Gradients {
+    const float* xc;
+    std::int64_t n, stride;  // stride: elements of a group's residuals
+    Groups groups;
+    const float* w_dec;  // null: nothing is taken out
+    const float* multiple;
+    float* w_enc_gradient;
+    float* w_dec_gradient;
+    bool keep;
+    std::int64_t first;  // latent
+    double* squares;     // [latents, column blocks]
+};
+
+// A block to a latent and 128 columns; a thread to a column, its codes in their order. Reads 8 n bytes a
+// code, from L2 as far as rows and residuals stay there, and 4 n of decoder rows; writes 8 n a latent.
+__global__ void make_gradients(Sets sets, Gradients g) {
+    auto* scratch = reinterpret_cast<double*>(strata_shared);
+    const std::int64_t j = g.first + blockIdx.x,
+                       c = static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
+    double square = 0;
+    if (c < g.n) {
+        int group = 0;
+        while (j >= g.groups.end[group]) ++group;
+        const std::int64_t at = j * g.n + c;
+        float encoder = g.keep ? g.w_enc_gradient[at] : 0.0F;
+        float decoder = g.keep ? g.w_dec_gradient[at] : 0.0F;
+        for (int s = 0; s < sets.count; ++s) {
+            const SetView& set = sets.set[s];
+            const std::uint32_t begin = set.begin[j], end = set.begin[j + 1];
+            const float* residual = set.residual + (set.main ? group * g.stride : 0);
+#pragma unroll 4
+            for (std::uint32_t e = begin; e < end; ++e)
+                encoder = fmaf(set.gradient_of[e], g.xc[set.row_of[e] * g.n + c], encoder);
+            if (!set.decoder) continue;
+#pragma unroll 4
+            for (std::uint32_t e = begin; e < end; ++e)
+                decoder = fmaf(set.value_of[e], residual[set.row_of[e] * g.n + c], decoder);
+        }
+        if (g.w_dec != nullptr) decoder = fmaf(-g.multiple[j], g.w_dec[at], decoder);
+        g.w_enc_gradient[at] = encoder;
+        g.w_dec_gradient[at] = decoder;
+        square = static_cast<double>(encoder) * encoder + static_cast<double>(decoder) * decoder;
+    }
+    square = block_sum(square, scratch);
+    if (threadIdx.x == 0) g.squares[j * gridDim.y + blockIdx.y] = square;
+}
+
+// Sums of groups of latents of dL/db_enc w, [groups, n]; a thread to a column. Reads 4 n bytes a latent with
+// codes.
+__global__ void add_bias_groups(const float* b_enc, const float* w_enc, std::int64_t width, std::int64_t n,
+                                double* sums) {
+    const std::int64_t c = global_thread();
+    if (c >= n) return;
+    double sum = 0;
+    for (std::int64_t j = blockIdx.y * bias_latents; j < (blockIdx.y + 1) * bias_latents && j < width; ++j)
+        if (b_enc[j] != 0) sum += static_cast<double>(b_enc[j]) * w_enc[j * n + c];
+    sums[blockIdx.y * n + c] = sum;
+}
+
+__global__ void narrow(const double* from, std::int64_t count, float* to) {
+    const std::int64_t i = global_thread();
+    if (i < count) to[i] = static_cast<float>(from[i]);
+}
+
+// out[0] = the sum of the parts, by one block in a fixed order.
+__global__ void add_parts(const double* parts, std::int64_t count, double* out) {
+    auto* scratch = reinterpret_cast<double*>(strata_shared);
+    double sum = 0;
+    for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += parts[i];
+    sum = block_sum(sum, scratch);
+    if (threadIdx.x == 0) out[0] = sum;
+}
+
+constexpr std::int64_t piece = 4096;
+constexpr int most_ranks = 16;
+struct Parts {
+    int count;
+    const float* of_rank[most_ranks];
+};
+
+// Pieces of the ranks' sum and their squares; a block to a piece. Reads 4 bytes an element and rank.
+__global__ void add_in_order(Parts parts, std::int64_t count, float* out, double* squares) {
+    auto* scratch = reinterpret_cast<double*>(strata_shared);
+    double square = 0;
+    for (std::int64_t i = blockIdx.x * piece + threadIdx.x; i < (blockIdx.x + 1) * piece && i < count;
+         i += blockDim.x) {
+        float sum = parts.of_rank[0][i];
+        for (int r = 1; r < parts.count; ++r) sum += parts.of_rank[r][i];
+        if (out != nullptr) out[i] = sum;
+        square += static_cast<double>(sum) * sum;
+    }
+    square = block_sum(square, scratch);
+    if (threadIdx.x == 0) squares[blockIdx.x] = square;
+}
+
+__global__ void take_row_norms(const float* rows, std::int64_t count, std::int64_t n, float* norms) {
+    const std::int64_t r = global_warp();
+    if (r >= count) return;
+    const float square = warp_dot(rows + r * n, rows + r * n, n);
+    if (lane() == 0) norms[r] = sqrtf(square);
+}
+
+}  // namespace cuda
+
+using namespace cuda;
+
+double CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
+                              Tensors& gradient, std::span<LatentSums> sums,
+                              const std::function<void(std::int64_t, std::int64_t)>& done) {
+    require(
+        !sums.empty() && sums.size() <= sets.size() && sets.size() <= 3 && sets.front().set == CodeSet::main,
+        "main codes first, sums of some of the sets");
+    const bool first_rows = first_row_ == 0, last_rows = last_row_ == rows_;
+    const std::int64_t width = sae.width, stride = capacity_ * n_;
+    latent_sums_.grow(4 * width * std::ssize(sums));
+    set_numbers_.grow(2 * width * std::ssize(sets));
+    Sets views{static_cast<int>(sets.size()), {}};
+    for (std::size_t s = 0; s < sets.size(); ++s) {
+        CodeTable& codes = table(sets[s].set);
+        transpose(codes, width);
+        if (s < sums.size())
+            sum_by_latent(codes, width, latent_sums_.data() + static_cast<std::int64_t>(s) * 4 * width);
+        float* gain = set_numbers_.data() + static_cast<std::int64_t>(s) * 2 * width;
+        cuda::upload(sets[s].gain, gain, stream_, set_numbers_.name());
+        cuda::upload(sets[s].shift, gain + width, stream_, set_numbers_.name());
+        views.set[s] = {codes.latent_begin.data(),
+                        codes.row_of.data(),
+                        codes.value_of.data(),
+                        codes.gradient_of.data(),
+                        codes.residual.data(),
+                        sets[s].gain.empty() ? nullptr : gain,
+                        sets[s].shift.empty() ? nullptr : gain + width,
+                        codes.gradient_scale,
+                        sets[s].decoder,
+                        sets[s].set == CodeSet::main};
+    }
+    for (DeviceArray<double>* a : {&bias_sums_, &other_along_, &along_sums_, &value_sums_}) a->grow(width);
+    along_.grow(width);
+    cuda::upload(shrink, shrink_, stream_);
+    launch("finish_latents", finish_latents, blocks_of(width, block_warps), block_threads, 0, stream_, views,
+           LatentState{bias_sums_.data(), other_along_.data(), along_sums_.data(), value_sums_.data(),
+                       gradient.b_enc.data(), along_.data(), latent_sums_.data(),
+                       shrink.empty() ? nullptr : shrink_.data(), first_rows, sae.unit_rows},
+           width);
+
+    const unsigned column_blocks = blocks_of(n_, block_threads);
+    parts_.grow(width * column_blocks);
+    const std::int64_t bucket =
+        std::max<std::int64_t>(1, bucket_bytes / (2 * n_ * static_cast<std::int64_t>(sizeof(float))));
+    for (std::int64_t first = 0; first < width; first += bucket) {
+        const std::int64_t last = std::min(first + bucket, width);
+        launch("make_gradients", make_gradients, dim3(static_cast<unsigned>(last - first), column_blocks),
+               block_threads, block_warps * sizeof(double), stream_, views,
+               Gradients{centered_.data(), n_, stride, groups_of(sae), last_rows ? sae.w_dec.data() : nullptr,
+                         along_.data(), gradient.w_enc.data(), gradient.w_dec.data(), !first_rows, first,
+                         parts_.data()});
+        if (last_rows) done(first, last);
+    }
+    for (std::size_t s = 0; s < sums.size(); ++s)
+        add_sums(latent_sums_.data() + static_cast<std::int64_t>(s) * 4 * width, width, sums[s]);
+    const double norm = sum_parts(parts_.data(), width * column_blocks);
+    if (!last_rows) return norm;
+    const CodeTable& main = table(CodeSet::main);
+    column_sums_.grow(n_);
+    add_columns(main.residual.data(), rows_, column_sums_.data(), false);
+    finish_outputs(sae, main.gradient_scale, gradient);
+    if (sae.skip)
+        product_.multiply(n_, n_, rows_, main.gradient_scale, {centered_.data(), n_, true},
+                          {main.residual.data(), n_}, 0, gradient.w_skip.data(), n_, stream_);
+    return norm;
+}
+
+// dL/db_dec from the sums of R^(1)'s columns (column_sums_), and from what passes through x - b_dec.
+void CudaDevice::finish_outputs(const Tensors& sae, float gradient_scale, Tensors& gradient) {
+    const unsigned blocks = blocks_of(n_, block_threads),
+                   groups = sae.transcoder ? 0 : blocks_of(sae.width, bias_latents);
+    partial_.grow(std::max<std::int64_t>(1, groups) * n_);
+    launch("add_bias_groups", add_bias_groups, dim3(blocks, groups), block_threads, 0, stream_,
+           gradient.b_enc.data(), sae.w_enc.data(), sae.width, n_, partial_.data());
+    add_column_parts(groups, gradient_scale, -1, column_sums_.data());
+    launch("narrow", narrow, blocks, block_threads, 0, stream_, column_sums_.data(), n_,
+           gradient.b_dec.data());
+}
+
+double CudaDevice::sum_parts(const double* parts, std::int64_t count) {
+    sums_.grow(1);
+    launch("add_parts", add_parts, 1, block_threads, block_warps * sizeof(double), stream_, parts, count,
+           sums_.data());
+    double sum = 0;
+    cuda::download(sums_.data(), std::span(&sum, 1), stream_, "a sum");
+    return sum;
+}
+
+double CudaDevice::sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) {
+    require(of_ranks.size() <= most_ranks, "at most 16 ranks to a sum");
+    Parts parts{static_cast<int>(of_ranks.size()), {}};
+    std::copy(of_ranks.begin(), of_ranks.end(), parts.of_rank);
+    const unsigned blocks = blocks_of(static_cast<std::int64_t>(count), piece);
+    parts_.grow(blocks);
+    launch("add_in_order", add_in_order, blocks, block_threads, block_warps * sizeof(double), stream_, parts,
+           static_cast<std::int64_t>(count), out, parts_.data());
+    return sum_parts(parts_.data(), blocks);
+}
+
+double CudaDevice::square_norm(std::span<const float> values) {
+    const float* data = values.data();
+    return sum_in_order({&data, 1}, values.size(), nullptr);
+}
+
+void CudaDevice::decoder_norms(const Tensors& sae, std::span<float> norms) {
+    square_weight_.grow(sae.width);
+    launch("take_row_norms", take_row_norms, blocks_of(sae.width, block_warps), block_threads, 0, stream_,
+           sae.w_dec.data(), sae.width, n_, square_weight_.data());
+    cuda::download(square_weight_.data(), norms, stream_, "the decoder rows' norms");
+}
+
+}  // namespace strata::device

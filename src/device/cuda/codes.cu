@@ -1,0 +1,171 @@
+// From candidates to codes: counting by digit, keeping by a threshold or a gate.
+
+#include <algorithm>
+
+#include "device/cuda/cuda_device.h"
+#include "device/cuda/device_code.h"
+#include "device/cuda/filter.h"
+
+namespace strata::device {
+namespace cuda {
+
+// Pairs whose bits, shifted right by shift + digits, equal `prefix`, by their next `digits` bits: first in
+// shared memory (up to 8 KiB), then in `counts`. Reads 4 bytes a pair, 12 with a mask.
+__global__ void count_digits(PairsView pairs, std::int64_t rows, DeviceMask mask, std::uint32_t prefix,
+                             int shift, int digits, unsigned long long* counts) {
+    auto* bins = reinterpret_cast<unsigned*>(strata_shared);
+    const std::uint32_t size = 1U << digits;
+    for (std::uint32_t i = threadIdx.x; i < size; i += blockDim.x) bins[i] = 0;
+    __syncthreads();
+    const std::int64_t count = pairs.begin[rows], step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+    for (std::int64_t e = global_thread(); e < count; e += step) {
+        const std::uint32_t bits = __float_as_uint(pairs.value[e]);
+        if ((bits >> shift >> digits) == prefix && !mask(pairs.row[e], pairs.latent[e]))
+            atomicAdd(&bins[(bits >> shift) & (size - 1)], 1U);
+    }
+    __syncthreads();
+    for (std::uint32_t i = threadIdx.x; i < size; i += blockDim.x)
+        if (bins[i] != 0) atomicAdd(&counts[i], static_cast<unsigned long long>(bins[i]));
+}
+
+// Pairs equal to the threshold, by row; a block to a row.
+__global__ void count_ties(PairsView pairs, DeviceMask mask, float threshold, std::uint32_t* counts) {
+    auto* scratch = reinterpret_cast<unsigned*>(strata_shared);
+    const std::int64_t r = blockIdx.x;
+    unsigned ties = 0;
+    for (std::uint32_t e = pairs.begin[r] + threadIdx.x; e < pairs.begin[r + 1]; e += blockDim.x)
+        ties += pairs.value[e] == threshold && !mask(r, pairs.latent[e]);
+    ties = block_sum(ties, scratch);
+    if (threadIdx.x == 0) counts[r] = ties;
+}
+
+// *after: the entry behind the last tie that is taken, in order of (row, latent), where there are as many as
+// are wanted. `begin` counts the ties of the rows before. One row has it, and its block writes it.
+__global__ void find_last_tie(PairsView pairs, DeviceMask mask, float threshold, unsigned long long wanted,
+                              const std::uint32_t* begin, std::uint32_t* after) {
+    auto* scratch = reinterpret_cast<unsigned*>(strata_shared);
+    const std::int64_t r = blockIdx.x;
+    if (begin[r] >= wanted || begin[r + 1] < wanted) return;
+    const std::uint32_t end = pairs.begin[r + 1];
+    unsigned long long before = begin[r];
+    for (std::uint32_t start = pairs.begin[r]; start < end; start += blockDim.x) {
+        const std::uint32_t e = start + threadIdx.x;
+        const bool tie = e < end && pairs.value[e] == threshold && !mask(r, pairs.latent[e]);
+        const Place place = block_place(tie, scratch);
+        if (tie && before + place.before + 1 == wanted) *after = e + 1;
+        before += place.total;
+    }
+}
+
+// Candidates above a threshold, and those equal to it up to the last tie.
+struct AboveThreshold {
+    float threshold;
+    const std::uint32_t* after;  // null: no ties
+    DeviceMask mask;
+    __device__ bool operator()(std::int64_t row, std::uint32_t e, std::uint32_t latent, float value) const {
+        return (value > threshold || (after != nullptr && e < *after && value == threshold)) &&
+               !mask(row, latent);
+    }
+    __device__ float code(std::uint32_t, float value) const { return value; }
+};
+
+// Pairs by a rule of one pre-activation at a time.
+struct ByGate {
+    enum class What { observed, main, gate, window } what;
+    const float* threshold;
+    const float* gain;  // null: f = z
+    const float* offset;
+    const float* bias;
+    float window;
+    DeviceMask mask;
+    __device__ float code(std::uint32_t j, float z) const {
+        return gain == nullptr || what == What::gate || what == What::window
+                   ? z
+                   : gain[j] * (z - bias[j]) + offset[j];
+    }
+    __device__ bool operator()(std::int64_t row, std::uint32_t, std::uint32_t j, float z) const {
+        const bool active = z > threshold[j];
+        switch (what) {
+            case What::observed:
+                return active && code(j, z) > 0;
+            case What::main:
+                return active && code(j, z) > 0 && !mask(row, j);
+            case What::gate:
+                return active && !mask(row, j);
+            case What::window:
+                return fabsf(z - threshold[j]) < window / 2 && !mask(row, j);
+        }
+        return false;
+    }
+};
+
+struct Unmasked {
+    DeviceMask mask;
+    __device__ bool operator()(std::int64_t row, std::uint32_t, std::uint32_t j, float) const {
+        return !mask(row, j);
+    }
+    __device__ float code(std::uint32_t, float value) const { return value; }
+};
+
+}  // namespace cuda
+
+using namespace cuda;
+
+void CudaDevice::histogram(bool masked, std::uint32_t prefix, int shift, int digits,
+                           std::span<std::uint64_t> counts) {
+    counters_.grow(std::ssize(counts));
+    fill_zero(counters_.data(), std::ssize(counts), stream_, "counters");
+    launch("count_digits", count_digits, std::min(blocks_of(candidates_.most, 1024), 1024U), block_threads,
+           sizeof(unsigned) << digits, stream_, view_of(candidates_), rows_, device_mask(masked), prefix,
+           shift, digits, counters_.data());
+    download_counts(counts);
+}
+
+void CudaDevice::keep(CodeSet set, float threshold, std::uint64_t ties, bool masked) {
+    const DeviceMask mask = device_mask(masked);
+    if (ties == 0) {
+        keep_if(set, candidates_, AboveThreshold{threshold, nullptr, mask});
+        return;
+    }
+    constexpr std::size_t scratch = block_warps * sizeof(unsigned);
+    const auto blocks = static_cast<unsigned>(rows_);
+    last_tie_.grow(1);
+    tie_begin_.grow(capacity_ + 1);
+    check(cudaMemsetAsync(last_tie_.data(), 0xff, sizeof(std::uint32_t), stream_), "cudaMemsetAsync", "ties");
+    fill_zero(tie_begin_.data(), 1, stream_, "ties");
+    launch("count_ties", count_ties, blocks, block_threads, scratch, stream_, view_of(candidates_), mask,
+           threshold, row_counts_.data());
+    scan_counts(row_counts_.data(), rows_, tie_begin_.data(), nullptr, stream_);
+    launch("find_last_tie", find_last_tie, blocks, block_threads, scratch, stream_, view_of(candidates_),
+           mask, threshold, ties, tie_begin_.data(), last_tie_.data());
+    keep_if(set, candidates_, AboveThreshold{threshold, last_tie_.data(), mask});
+}
+
+void CudaDevice::keep_gate(const Gate& gate, const Tensors& sae, bool masked) {
+    upload_gate(gate);
+    ByGate rule{
+        ByGate::What::observed, gate_threshold_.data(), gate.gain.empty() ? nullptr : gate_gain_.data(),
+        gate_offset_.data(),    sae.b_enc.data(),       gate.window,
+        device_mask(masked)};
+    const auto keep_by = [&](CodeSet set, ByGate::What what) {
+        rule.what = what;
+        keep_if(set, candidates_, rule);
+    };
+    if (masked) keep_by(CodeSet::observed, ByGate::What::observed);
+    keep_by(CodeSet::main, ByGate::What::main);
+    if (gate.frozen) keep_by(CodeSet::gate, ByGate::What::gate);
+    if (gate.window > 0) keep_by(CodeSet::window, ByGate::What::window);
+}
+
+void CudaDevice::upload_gate(const Gate& gate) {
+    cuda::upload(gate.threshold, gate_threshold_, stream_);
+    cuda::upload(gate.gain, gate_gain_, stream_);
+    cuda::upload(gate.offset, gate_offset_, stream_);
+    cuda::upload(gate.penalty, gate_penalty_, stream_);
+}
+
+void CudaDevice::keep_unmasked(CodeSet from, CodeSet set) {
+    keep_if(set, table(from).pairs, Unmasked{device_mask()});
+}
+
+}  // namespace strata::device

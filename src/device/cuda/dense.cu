@@ -1,0 +1,326 @@
+// The dense form of a step for rules that look at one pre-activation at a time: five products of a block of
+// rows (encoder, decoder, dL/df and the two gradients) in float32, so that memory stays bounded however many
+// pairs are active. Sums by latent go down the rows, a thread to a latent.
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "device/cuda/cuda_device.h"
+#include "device/cuda/device_code.h"
+
+namespace strata::device {
+namespace cuda {
+
+// What sums by latent there are, [.., M] doubles.
+enum DenseSum {
+    main_count,
+    main_value,
+    main_gradient,
+    main_both,
+    observed_count,
+    observed_value,
+    observed_gradient,
+    window_count,
+    window_gradient,
+    gate_count,
+    gate_value,
+    gate_gradient,
+    encoder_gradient,
+    dense_sums
+};
+
+struct DenseGate {
+    const float* threshold;
+    const float* gain;  // null: f = z
+    const float* offset;
+    const float* penalty;  // null: none
+    const float* bias;
+    float window;
+    bool frozen, observe;
+    DeviceMask mask;
+    __device__ float code(std::int64_t j, float z) const {
+        return gain == nullptr ? z : fmaxf(0.0F, gain[j] * (z - bias[j]) + offset[j]);
+    }
+};
+
+// z + b_enc in place of the product, codes, and the gate's codes; a thread to a pair. 12 bytes a pair, or 16.
+__global__ void make_dense_codes(DenseGate gate, std::int64_t first_row, std::int64_t rows,
+                                 std::int64_t width, float* z, float* code, float* open) {
+    const std::int64_t i = global_thread();
+    if (i >= rows * width) return;
+    const std::int64_t j = i % width;
+    const float value = z[i] + gate.bias[j];
+    z[i] = value;
+    const bool active =
+        value > gate.threshold[j] && !gate.mask(first_row + i / width, static_cast<std::uint32_t>(j));
+    code[i] = active ? gate.code(j, value) : 0.0F;
+    if (gate.frozen) open[i] = active ? value : 0.0F;
+}
+
+__global__ void copy_scaled(const float* from, std::int64_t count, float factor, float* to) {
+    const std::int64_t i = global_thread();
+    if (i < count) to[i] = factor * from[i];
+}
+
+// Errors of a block's rows, and R^(g) by group in place of residual^(g); a warp to a row. row_sums are those
+// of DecodeSums, the error of the frozen reconstruction in the place of l1. 4 n bytes a group twice.
+__global__ void finish_dense_rows(float* residual, int groups, std::int64_t stride, const float* frozen,
+                                  const float* output, std::int64_t rows, std::int64_t n, double* row_sums) {
+    const std::int64_t r = global_warp();
+    if (r >= rows) return;
+    double prefix_error = 0;
+    float squared_error = 0;
+    for (int g = 0; g < groups; ++g) {
+        const float* own = residual + g * stride + r * n;
+        squared_error = warp_dot(own, own, n);
+        prefix_error += squared_error;
+    }
+    const float* last = residual + (groups - 1) * stride + r * n;
+    float yy = 0, yh = 0, hh = 0;
+    for (std::int64_t c = lane(); c < n; c += 32) {
+        const float y = output[r * n + c], x_hat = y + last[c];
+        yy = fmaf(y, y, yy);
+        yh = fmaf(y, x_hat, yh);
+        hh = fmaf(x_hat, x_hat, hh);
+    }
+    const double y_square = fold(static_cast<double>(yy)), aligned = fold(static_cast<double>(yh)),
+                 x_hat_square = fold(static_cast<double>(hh)), square = y_square * x_hat_square;
+    const float frozen_error = frozen == nullptr ? 0.0F : warp_dot(frozen + r * n, frozen + r * n, n);
+    for (int g = groups - 1; g-- > 0;)
+        for (std::int64_t c = lane(); c < n; c += 32)
+            residual[g * stride + r * n + c] += residual[(g + 1) * stride + r * n + c];
+    if (lane() != 0) return;
+    double* sums = row_sums + r * 7;
+    sums[0] = squared_error;
+    sums[1] = prefix_error;
+    sums[2] = frozen_error;
+    sums[3] = square > 0 ? aligned / sqrt(square) : 0;
+    sums[4] = aligned;
+    sums[5] = x_hat_square;
+    sums[6] = 0;
+}
+
+struct DenseBlock {
+    std::int64_t first_row, rows, width;
+    float* z;  // becomes dL/dz
+    const float* code;
+    const float* dots;    // dL/df
+    const float* frozen;  // null: none
+    const float* square_weight;
+    float gradient_scale;
+    double* sums;  // [dense_sums, M]
+};
+
+// 16 bytes a pair, or 20; a thread to a latent, down the rows.
+__global__ void backprop_dense(DenseGate gate, DenseBlock block) {
+    const std::int64_t j = global_thread(), width = block.width;
+    if (j >= width) return;
+    const float threshold = gate.threshold[j];
+    double sums[dense_sums];
+    for (int s = 0; s < dense_sums; ++s) sums[s] = block.sums[s * width + j];
+    for (std::int64_t b = 0; b < block.rows; ++b) {
+        const std::int64_t at = b * width + j;
+        const float z = block.z[at], code = block.code[at], g = block.dots[at];
+        const bool out = gate.mask(block.first_row + b, static_cast<std::uint32_t>(j));
+        const bool active = z > threshold && !out;
+        if (gate.observe && z > threshold) {
+            const float f = gate.gain == nullptr ? z : gate.gain[j] * (z - gate.bias[j]) + gate.offset[j];
+            if (f > 0) {
+                const float square = block.square_weight[j] * f * f;
+                sums[observed_count] += 1;
+                sums[observed_value] += f;
+                sums[observed_gradient] += -2 * f * g / block.gradient_scale + (out ? -square : square);
+            }
+        }
+        if (gate.window > 0 && z > 0 && !out && fabsf(z - threshold) < gate.window / 2) {
+            sums[window_count] += 1;
+            sums[window_gradient] += g;
+        }
+        float dz = 0;
+        if (code > 0) {
+            sums[main_count] += 1;
+            sums[main_value] += code;
+            sums[main_gradient] += g;
+            sums[main_both] += static_cast<double>(code) * g;
+            dz = gate.gain == nullptr ? g : gate.gain[j] * g;
+        }
+        if (active) {
+            const float penalty = gate.penalty == nullptr ? 0.0F : gate.penalty[j];
+            dz += penalty;
+            if (block.frozen != nullptr) {
+                dz += block.frozen[at];
+                sums[gate_count] += 1;
+                sums[gate_value] += z;
+                sums[gate_gradient] += block.frozen[at] + penalty;
+            }
+        }
+        sums[encoder_gradient] += dz;
+        block.z[at] = dz;
+    }
+    for (int s = 0; s < dense_sums; ++s) block.sums[s * width + j] = sums[s];
+}
+
+// What lies along d_j is taken out, and what shrinks it added; squared norms. A warp to a latent.
+__global__ void finish_dense_latents(const double* sums, const float* shrink, bool unit_rows,
+                                     const float* w_dec, std::int64_t width, std::int64_t n, float* b_enc,
+                                     const float* w_enc_gradient, float* w_dec_gradient, double* squares) {
+    const std::int64_t j = global_warp();
+    if (j >= width) return;
+    double along = unit_rows ? sums[main_both * width + j] : 0;
+    if (shrink != nullptr) along -= shrink[j] * sums[main_value * width + j];
+    const auto factor = static_cast<float>(-along);
+    double square = 0;
+    for (std::int64_t c = lane(); c < n; c += 32) {
+        float& d = w_dec_gradient[j * n + c];
+        const float e = w_enc_gradient[j * n + c];
+        d = fmaf(factor, w_dec[j * n + c], d);
+        square += static_cast<double>(d) * d + static_cast<double>(e) * e;
+    }
+    square = fold(square);
+    if (lane() != 0) return;
+    squares[j] = square;
+    b_enc[j] = static_cast<float>(sums[encoder_gradient * width + j]);
+}
+
+}  // namespace cuda
+
+using namespace cuda;
+
+DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradient_scale,
+                              std::span<const float> shrink, Tensors& gradient) {
+    const std::int64_t width = sae.width, groups = sae.groups();
+    const std::int64_t block =
+        std::clamp<std::int64_t>(tile_.dense_pairs / width, 1, std::max<std::int64_t>(rows_, 1));
+    const std::int64_t stride = block * n_;
+    z_.grow(block * width);
+    code_.grow(block * width);
+    dots_.grow(block * width);
+    block_residual_.grow(groups * stride);
+    if (gate.frozen) {
+        gate_.grow(block * width);
+        frozen_dots_.grow(block * width);
+        gate_residual_.grow(stride);
+    }
+    dense_sums_.grow(dense_sums * width);
+    column_sums_.grow(n_);
+    fill_zero(dense_sums_.data(), dense_sums * width, stream_, "sums by latent");
+    fill_zero(column_sums_.data(), n_, stream_, "column sums");
+    const bool backward = gradient_scale != 0;
+    if (rows_ == 0 && backward) {
+        fill_zero(gradient.w_enc.data(), width * n_, stream_, "gradients");
+        fill_zero(gradient.w_dec.data(), width * n_, stream_, "gradients");
+        if (sae.skip) fill_zero(gradient.w_skip.data(), n_ * n_, stream_, "gradients");
+    }
+    upload_gate(gate);
+    if (gate.observe) weigh_squares(sae);
+    const DenseGate rule{gate_threshold_.data(),
+                         gate.gain.empty() ? nullptr : gate_gain_.data(),
+                         gate_offset_.data(),
+                         gate.penalty.empty() ? nullptr : gate_penalty_.data(),
+                         sae.b_enc.data(),
+                         gate.window,
+                         gate.frozen,
+                         gate.observe,
+                         device_mask()};
+
+    for (std::int64_t first = 0; first < rows_; first += block) {
+        const std::int64_t count = std::min(block, rows_ - first);
+        const float keep = first > 0 ? 1.0F : 0.0F;
+        const float* xc = centered_.data() + first * n_;
+        product_.multiply(count, width, n_, 1, {xc, n_}, {sae.w_enc.data(), n_, true}, 0, z_.data(), width,
+                          stream_);
+        launch("make_dense_codes", make_dense_codes, blocks_of(count * width, block_threads), block_threads,
+               0, stream_, rule, first, count, width, z_.data(), code_.data(), gate_.data());
+
+        const auto begin_residual = [&](const float* from, float factor, float* to) {
+            launch("copy_scaled", copy_scaled, blocks_of(count * n_, block_threads), block_threads, 0,
+                   stream_, from, count * n_, factor, to);
+        };
+        // visit(group, its first latent, its latents)
+        const auto each_group = [&](const auto& visit) {
+            for (std::int64_t g = 0, latent = 0; g < groups; latent = sae.group_end(g++))
+                visit(block_residual_.data() + g * stride, g, latent, sae.group_end(g) - latent);
+        };
+        each_group([&](float* residual, std::int64_t g, std::int64_t latent, std::int64_t latents) {
+            if (g == 0)
+                begin_residual(target() + first * n_, -1, residual);
+            else
+                begin_residual(residual - stride, 1, residual);
+            product_.multiply(count, n_, latents, 1, {code_.data() + latent, width},
+                              {sae.w_dec.data() + latent * n_, n_}, 1, residual, n_, stream_);
+        });
+        if (gate.frozen) {
+            begin_residual(target() + first * n_, -1, gate_residual_.data());
+            product_.multiply(count, n_, width, 1, {gate_.data(), width}, {sae.w_dec.data(), n_}, 1,
+                              gate_residual_.data(), n_, stream_);
+        }
+        launch("finish_dense_rows", finish_dense_rows, blocks_of(count, block_warps), block_threads, 0,
+               stream_, block_residual_.data(), static_cast<int>(groups), stride,
+               gate.frozen ? gate_residual_.data() : nullptr, output() + first * n_, count, n_,
+               row_sums_.data() + 7 * first);
+        add_columns(block_residual_.data(), count, column_sums_.data(), true);
+        if (!backward) continue;
+
+        each_group([&](const float* residual, std::int64_t, std::int64_t latent, std::int64_t latents) {
+            product_.multiply(count, latents, n_, gradient_scale, {residual, n_},
+                              {sae.w_dec.data() + latent * n_, n_, true}, 0, dots_.data() + latent, width,
+                              stream_);
+        });
+        if (gate.frozen)
+            product_.multiply(count, width, n_, gradient_scale, {gate_residual_.data(), n_},
+                              {sae.w_dec.data(), n_, true}, 0, frozen_dots_.data(), width, stream_);
+        launch("backprop_dense", backprop_dense, blocks_of(width, block_threads), block_threads, 0, stream_,
+               rule,
+               DenseBlock{first, count, width, z_.data(), code_.data(), dots_.data(),
+                          gate.frozen ? frozen_dots_.data() : nullptr, square_weight_.data(), gradient_scale,
+                          dense_sums_.data()});
+        each_group([&](const float* residual, std::int64_t, std::int64_t latent, std::int64_t latents) {
+            product_.multiply(latents, n_, count, gradient_scale, {code_.data() + latent, width, true},
+                              {residual, n_}, keep, gradient.w_dec.data() + latent * n_, n_, stream_);
+        });
+        product_.multiply(width, n_, count, 1, {z_.data(), width, true}, {xc, n_}, keep,
+                          gradient.w_enc.data(), n_, stream_);
+        if (sae.skip)
+            product_.multiply(n_, n_, count, gradient_scale, {xc, n_, true}, {block_residual_.data(), n_},
+                              keep, gradient.w_skip.data(), n_, stream_);
+    }
+
+    DenseReport report = dense_report(width);
+    if (!backward) return report;
+    cuda::upload(shrink, shrink_, stream_);
+    parts_.grow(width);
+    launch("finish_dense_latents", finish_dense_latents, blocks_of(width, block_warps), block_threads, 0,
+           stream_, dense_sums_.data(), shrink.empty() ? nullptr : shrink_.data(), sae.unit_rows,
+           sae.w_dec.data(), width, n_, gradient.b_enc.data(), gradient.w_enc.data(), gradient.w_dec.data(),
+           parts_.data());
+    report.square_norm = sum_parts(parts_.data(), width);
+    finish_outputs(sae, gradient_scale, gradient);
+    return report;
+}
+
+// What the sums over rows and by latent say.
+DenseReport CudaDevice::dense_report(std::int64_t width) {
+    DenseReport report;
+    report.sums = sum_rows(row_sums_.data(), 0, rows_);
+    report.frozen_error = std::exchange(report.sums.l1, 0.0);
+    const auto size = static_cast<std::size_t>(width);
+    std::vector<double> all(dense_sums * size);
+    cuda::download(dense_sums_.data(), std::span(all), stream_, "sums by latent");
+    const auto part = [&](DenseSum which) {
+        const auto from = all.begin() + static_cast<std::ptrdiff_t>(which) * width;
+        return std::vector<double>(from, from + width);
+    };
+    const std::vector<double> none(size, 0.0);
+    report.main = {part(main_count), part(main_value), part(main_gradient), part(main_both)};
+    report.observed = {part(observed_count), part(observed_value), part(observed_gradient), none};
+    report.window = {part(window_count), none, part(window_gradient), none};
+    report.gate = {part(gate_count), part(gate_value), part(gate_gradient), none};
+    for (std::size_t j = 0; j < size; ++j) {
+        report.sums.active += static_cast<std::uint64_t>(report.main.count[j]);
+        report.sums.l1 += report.main.value[j];
+    }
+    return report;
+}
+
+}  // namespace strata::device

@@ -1,0 +1,279 @@
+// Screening. The product xc . W_enc^T is made tile by tile, small enough for the L2 cache, and scanned there
+// by the next kernel: what may pass goes on the list of its row, in order of latents. What is on the lists is
+// rescored by the dot product whose value counts; that alone decides. No sorting and no atomics: a row's list
+// has one writer.
+//
+// How far a product may be from the value that counts, u = 2^-24: the operands' rounding, and what sums of
+// any order lose. By Cauchy-Schwarz, x~ and w~ the operands as the product takes them,
+//   |x.w - x~.w~| <= |x - x~| |w| + |x~| |w - w~| .
+// bfloat16 operands are made here, and their errors measured. TF32 may truncate to 10 bits of the mantissa:
+// 2^-9 |x| |w| for both. Sums: float32 with rounding to nearest loses at most n u of the norms, the dot
+// product that counts no more; tensor cores may truncate each partial sum, 2^-23 of it.
+
+#include <cmath>
+#include <limits>
+
+#include "device/cuda/cuda_device.h"
+#include "device/cuda/device_code.h"
+#include "device/cuda/filter.h"
+
+namespace strata::device {
+namespace cuda {
+
+constexpr float unit = 0x1p-24F;  // of float32 rounding
+constexpr float most_float = std::numeric_limits<float>::max();
+
+// What the scan of a tile needs beside the tile.
+struct Scan {
+    const float* tile;  // [rows, stride]
+    std::int64_t stride, columns, first_latent;
+    const float* bias;  // of the tile's first latent on, as are the next two
+    const ErrorOfLatent* latent_errors;
+    const float* at_least;         // null: any positive
+    bool one_limit;                // at_least is one number
+    const ErrorOfRow* row_errors;  // of the tile's first row on, as is the next
+    const float* row_limit;        // null: 0
+    std::uint32_t* list_latent;    // [rows, room]
+    float* list_value;             // the most that the pre-activation may be
+    std::uint32_t* used;
+    std::int64_t room;
+};
+
+// The most that the pre-activation of the pair may be, less the latent's limit.
+__device__ inline float most_of(const Scan& s, const float* row, ErrorOfRow error, std::int64_t j) {
+    const ErrorOfLatent latent = s.latent_errors[j];
+    const float limit = s.at_least == nullptr ? 0.0F : s.one_limit ? s.at_least[0] : s.at_least[j];
+    const float bias = s.bias[j];
+    // Two sums of three numbers, here and in the value that counts.
+    const float slack = fmaf(error.off, latent.norm, error.norm * latent.off) +
+                        8 * unit * (fabsf(bias) + (fabsf(limit) <= most_float ? fabsf(limit) : 0.0F));
+    return row[j] + (bias - limit) + slack;
+}
+
+// A block to a row. Appends what may pass to the row's list, latents ascending; counts beyond its room. Each
+// warp has a quarter of the columns: it counts, and writes where it must. Reads 4 bytes of the tile and 12 to
+// 16 of the latents a pair, from L2.
+__global__ void scan_tile(Scan s) {
+    auto* warp_counts = reinterpret_cast<unsigned*>(strata_shared);
+    const std::int64_t r = blockIdx.x;
+    const float* row = s.tile + r * s.stride;
+    const ErrorOfRow error = s.row_errors[r];
+    const float limit = s.row_limit == nullptr ? 0.0F : s.row_limit[r];
+    const std::int64_t part = (s.columns + block_threads - 1) / block_threads * 32;
+    const std::int64_t first = warp() * part;
+    const std::int64_t last = first + part < s.columns ? first + part : s.columns;
+    unsigned mine = 0;
+    for (std::int64_t j = first + lane(); j < last; j += 32) mine += !(most_of(s, row, error, j) < limit);
+    const unsigned of_warp = fold(mine);
+    if (lane() == 0) warp_counts[warp()] = of_warp;
+    __syncthreads();
+    unsigned before = s.used[r], total = 0;
+    for (unsigned w = 0; w < block_warps; ++w) {
+        if (w < warp()) before += warp_counts[w];
+        total += warp_counts[w];
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) s.used[r] += total;
+    if (of_warp == 0) return;
+    for (std::int64_t start = first; start < last; start += 32) {
+        const std::int64_t j = start + lane();
+        const float most = j < last ? most_of(s, row, error, j) : 0.0F;
+        const bool passes = j < last && !(most < limit);
+        const unsigned bits = __ballot_sync(all_lanes, passes);
+        const std::int64_t at = before + static_cast<unsigned>(__popc(bits & ((1U << lane()) - 1)));
+        if (passes && at < s.room) {
+            s.list_latent[r * s.room + at] = static_cast<std::uint32_t>(s.first_latent + j);
+            s.list_value[r * s.room + at] = most;
+        }
+        before += static_cast<unsigned>(__popc(bits));
+    }
+}
+
+// Lists of rows, whose latents are numbers of `w_enc`'s rows.
+struct Lists {
+    std::uint32_t* latent;
+    float* value;
+    const std::uint32_t* used;
+    std::int64_t room;
+    const float* w_enc;
+    const float* b_enc;
+    const float* at_least;
+    bool one_limit;
+    const std::uint32_t* names;
+};
+
+// The value that counts, or -1 where the pair does not pass; a warp to a pair, blockIdx.y shares a row's
+// list. 8 n bytes and 2 n operations a pair.
+__global__ void rescore(Lists lists, const float* xc, std::int64_t n) {
+    const std::int64_t r = blockIdx.x;
+    const std::int64_t used = lists.used[r] < lists.room ? lists.used[r] : lists.room;
+    for (std::int64_t e = blockIdx.y * block_warps + warp(); e < used; e += gridDim.y * block_warps) {
+        const std::uint32_t j = lists.latent[r * lists.room + e];
+        const float z =
+            warp_dot(xc + r * n, lists.w_enc + static_cast<std::int64_t>(j) * n, n) + lists.b_enc[j];
+        const float limit = lists.at_least == nullptr ? 0.0F
+                            : lists.one_limit         ? lists.at_least[0]
+                                                      : lists.at_least[j];
+        if (lane() == 0) lists.value[r * lists.room + e] = z >= limit && z > 0 ? z : -1.0F;
+    }
+}
+
+// How many of a row's list pass; a block to a row. counters[0] gets the longest list.
+__global__ void count_lists(Lists lists, std::uint32_t* counts, unsigned long long* counters) {
+    auto* scratch = reinterpret_cast<unsigned*>(strata_shared);
+    const std::int64_t r = blockIdx.x;
+    const std::uint32_t used = lists.used[r];
+    unsigned passing = 0;
+    for (std::int64_t e = threadIdx.x; e < used && e < lists.room; e += blockDim.x)
+        passing += lists.value[r * lists.room + e] > 0;
+    passing = block_sum(passing, scratch);
+    if (threadIdx.x != 0) return;
+    counts[r] = passing;
+    atomicMax(&counters[0], static_cast<unsigned long long>(used));
+}
+
+// begin[0] is there; the rest follow from the counts of `rows` rows. One block. counters[1] gets the total,
+// which may be more than 32 bits hold.
+__global__ void scan_in_block(const std::uint32_t* counts, std::int64_t rows, std::uint32_t* begin,
+                              unsigned long long* counters) {
+    auto* scratch = reinterpret_cast<unsigned*>(strata_shared);
+    std::uint32_t base = begin[0];
+    unsigned long long total = 0;
+    for (std::int64_t start = 0; start < rows; start += blockDim.x) {
+        const std::int64_t r = start + threadIdx.x;
+        const unsigned own = r < rows ? counts[r] : 0;
+        unsigned sum = own;  // of the warp's lanes up to this one
+        for (unsigned by = 1; by < 32; by *= 2) {
+            const unsigned other = __shfl_up_sync(all_lanes, sum, by);
+            if (lane() >= by) sum += other;
+        }
+        __syncthreads();
+        if (lane() == 31) scratch[warp()] = sum;
+        __syncthreads();
+        unsigned before = 0, all = 0;
+        for (unsigned w = 0; w < blockDim.x / 32; ++w) {
+            if (w < warp()) before += scratch[w];
+            all += scratch[w];
+        }
+        if (r < rows) begin[r + 1] = base + before + sum;
+        base += all;
+        total += all;
+    }
+    if (threadIdx.x == 0 && counters != nullptr) counters[1] += total;
+}
+
+// Moves what passes behind the row's begin, as far as there is room; a block to a row.
+__global__ void collect_lists(Lists lists, std::int64_t first_row, const std::uint32_t* begin,
+                              std::int64_t room, std::uint32_t* row, std::uint32_t* latent, float* value) {
+    auto* scratch = reinterpret_cast<unsigned*>(strata_shared);
+    const std::int64_t r = blockIdx.x;
+    const std::int64_t used = lists.used[r] < lists.room ? lists.used[r] : lists.room;
+    std::int64_t at = begin[r];
+    for (std::int64_t start = 0; start < used; start += blockDim.x) {
+        const std::int64_t e = start + threadIdx.x;
+        const float z = e < used ? lists.value[r * lists.room + e] : -1.0F;
+        const Place place = block_place(z > 0, scratch);
+        const std::int64_t to = at + place.before;
+        if (z > 0 && to < room) {
+            const std::uint32_t j = lists.latent[r * lists.room + e];
+            row[to] = static_cast<std::uint32_t>(first_row + r);
+            latent[to] = lists.names == nullptr ? j : lists.names[j];
+            value[to] = z;
+        }
+        at += place.total;
+    }
+}
+
+__global__ void repeat_last(std::uint32_t* begin, std::int64_t count) {
+    const std::int64_t i = global_thread();
+    if (i < count) begin[i + 1] = begin[0];
+}
+
+void scan_counts(const std::uint32_t* counts, std::int64_t rows, std::uint32_t* begin,
+                 unsigned long long* counters, cudaStream_t stream) {
+    launch("scan_in_block", scan_in_block, 1, block_threads, block_warps * sizeof(unsigned), stream, counts,
+           rows, begin, counters);
+}
+
+}  // namespace cuda
+
+using namespace cuda;
+
+void CudaDevice::multiply_tile(const Screen& screen, std::int64_t first, std::int64_t rows,
+                               std::int64_t column, std::int64_t columns) {
+    if (format_ == Format::bf16)
+        product_.multiply(rows, columns, n_, 1, {half_rows_.data() + first * n_, n_},
+                          {half_weights_.data() + column * n_, n_, true}, 0, product_tile_.data(), columns,
+                          stream_);
+    else
+        product_.multiply(rows, columns, n_, 1, {centered_.data() + first * n_, n_},
+                          {screen.w_enc + column * n_, n_, true}, 0, product_tile_.data(), columns, stream_,
+                          format_);
+}
+
+// All rows of the range, into candidates_; with too little room what does not fit is counted only. Returns
+// how many pass; `longest` gets the longest list.
+std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& longest) {
+    const std::int64_t tile_rows = std::min(tile_.rows, capacity_),
+                       tile_latents = std::min(tile_.latents, screen.latents);
+    product_tile_.grow(tile_rows * tile_latents);
+    list_latent_.grow(tile_rows * list_room_);
+    list_value_.grow(tile_rows * list_room_);
+    list_used_.grow(tile_rows);
+    row_limit_.grow(tile_rows);
+    open_limit_.grow(tile_rows);
+    fill_zero(counters_.data(), 2, stream_, "counters");
+    fill_zero(candidates_.begin.data(), rows_ + 1, stream_, "the candidates");
+    const bool one_limit = screen.at_least.size() == 1;
+    const float* at_least = screen.at_least.empty() ? nullptr : screen.at_least.data();
+    for (std::int64_t first = first_row_; first < last_row_; first += tile_rows) {
+        const std::int64_t rows = std::min(tile_rows, last_row_ - first);
+        const auto blocks = static_cast<unsigned>(rows);
+        fill_zero(list_used_.data(), rows, stream_, "the lists");
+        if (screen.k > 0) start_limits(rows);
+        for (std::int64_t column = 0; column < screen.latents; column += tile_latents) {
+            const std::int64_t columns = std::min(tile_latents, screen.latents - column);
+            multiply_tile(screen, first, rows, column, columns);
+            const Scan scan{product_tile_.data(),
+                            columns,
+                            columns,
+                            column,
+                            screen.b_enc + column,
+                            latent_errors_.data() + column,
+                            at_least == nullptr || one_limit ? at_least : at_least + column,
+                            one_limit,
+                            row_errors_.data() + first,
+                            screen.k > 0 ? open_limit_.data() : nullptr,
+                            list_latent_.data(),
+                            list_value_.data(),
+                            list_used_.data(),
+                            list_room_};
+            launch("scan_tile", scan_tile, blocks, block_threads, block_warps * sizeof(unsigned), stream_,
+                   scan);
+            if (screen.k > 0) prune_lists(screen, first, rows);
+        }
+        const Lists lists{list_latent_.data(), list_value_.data(), list_used_.data(), list_room_,
+                          screen.w_enc,        screen.b_enc,       at_least,          one_limit,
+                          screen.names};
+        launch("rescore", rescore, dim3(blocks, 4), block_threads, 0, stream_, lists,
+               centered_.data() + first * n_, n_);
+        constexpr std::size_t scratch = block_warps * sizeof(unsigned);
+        std::uint32_t* begin = candidates_.begin.data() + first;
+        launch("count_lists", count_lists, blocks, block_threads, scratch, stream_, lists, row_counts_.data(),
+               counters_.data());
+        scan_counts(row_counts_.data(), rows, begin, counters_.data(), stream_);
+        launch("collect_lists", collect_lists, blocks, block_threads, scratch, stream_, lists, first, begin,
+               candidates_.value.size(), candidates_.row.data(), candidates_.latent.data(),
+               candidates_.value.data());
+    }
+    // Rows behind the range have no candidates.
+    launch("repeat_last", repeat_last, blocks_of(rows_ - last_row_, block_threads), block_threads, 0, stream_,
+           candidates_.begin.data() + last_row_, rows_ - last_row_);
+    unsigned long long counters[2] = {};
+    cuda::download(counters_.data(), std::span<unsigned long long>(counters), stream_,
+                   "the number of candidates");
+    longest = static_cast<std::uint32_t>(counters[0]);
+    return counters[1];
+}
+
+}  // namespace strata::device

@@ -1,0 +1,22 @@
+#include "device/cuda/runtime.h"
+
+#include "base/error.h"
+
+namespace strata::device::cuda {
+
+void fail_call(cudaError_t error, const char* call, const char* what, std::size_t bytes) {
+    std::size_t free = 0, total = 0;
+    if (error == cudaErrorMemoryAllocation && cudaMemGetInfo(&free, &total) == cudaSuccess)
+        fail(
+            "{} of {} bytes for {}: the GPU has {} of {} bytes free; reduce train.batch_size or the width of "
+            "the SAEs, or train fewer at once",
+            call, bytes, what, free, total);
+    fail("{} for {} ({} bytes) failed: {}, {}", call, what, bytes, cudaGetErrorName(error),
+         cudaGetErrorString(error));
+}
+
+void require(bool holds, const char* what) {
+    if (!holds) fail("internal invariant broken: {}; please report it", what);
+}
+
+}  // namespace strata::device::cuda

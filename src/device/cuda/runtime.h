@@ -1,0 +1,134 @@
+#pragma once
+// CUDA's runtime as this backend uses it: checked calls, a stream, arrays, and the one way to launch a
+// kernel.
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+
+namespace strata::device::cuda {
+
+// RunError that names the call, what it was for and its bytes, and CUDA's words.
+[[noreturn]] void fail_call(cudaError_t error, const char* call, const char* what, std::size_t bytes);
+
+// An invariant of the program itself; for what nvcc compiles, which the formats of base/error.h are beyond.
+void require(bool holds, const char* what);
+
+inline void check(cudaError_t error, const char* call, const char* what, std::size_t bytes = 0) {
+    if (error != cudaSuccess) fail_call(error, call, what, bytes);
+}
+
+// An owned stream of the calling thread's device that waits for no other.
+class Stream {
+  public:
+    Stream() {
+        check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate", "the step");
+    }
+    ~Stream() { cudaStreamDestroy(stream_); }
+    Stream(const Stream&) = delete;
+    Stream& operator=(const Stream&) = delete;
+    operator cudaStream_t() const { return stream_; }
+    void wait(const char* what) const {
+        check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize", what);
+    }
+
+  private:
+    cudaStream_t stream_ = nullptr;
+};
+
+// An owned array in device memory. Its memory holds nothing until it is written.
+template <typename T>
+class DeviceArray {
+  public:
+    explicit DeviceArray(const char* name) : name_(name) {}
+    ~DeviceArray() { cudaFree(data_); }
+    DeviceArray(DeviceArray&& other) noexcept
+        : name_(other.name_),
+          data_(std::exchange(other.data_, nullptr)),
+          size_(std::exchange(other.size_, 0)) {}
+    DeviceArray& operator=(DeviceArray&& other) noexcept {
+        std::swap(name_, other.name_);
+        std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
+        return *this;
+    }
+
+    // Room for `size` elements; drops the contents where there is less. Waits for the device then.
+    void grow(std::int64_t size) {
+        if (size <= size_) return;
+        size = std::max(size, 2 * size_);
+        check(cudaFree(std::exchange(data_, nullptr)), "cudaFree", name_);
+        size_ = 0;
+        const std::size_t bytes = static_cast<std::size_t>(size) * sizeof(T);
+        void* p = nullptr;
+        check(cudaMalloc(&p, bytes), "cudaMalloc", name_, bytes);
+        data_ = static_cast<T*>(p);
+        size_ = size;
+    }
+    T* data() const { return data_; }
+    std::int64_t size() const { return size_; }
+    std::size_t bytes() const { return static_cast<std::size_t>(size_) * sizeof(T); }
+    const char* name() const { return name_; }
+
+  private:
+    const char* name_;
+    T* data_ = nullptr;
+    std::int64_t size_ = 0;
+};
+
+// Queues the copy; `from` may change afterwards, unless it is pinned.
+template <typename T>
+void upload(std::span<const T> from, T* to, cudaStream_t stream, const char* what) {
+    check(cudaMemcpyAsync(to, from.data(), from.size_bytes(), cudaMemcpyHostToDevice, stream),
+          "cudaMemcpyAsync to the device", what, from.size_bytes());
+}
+
+template <typename T>
+void upload(std::span<const T> from, DeviceArray<T>& to, cudaStream_t stream) {
+    to.grow(static_cast<std::int64_t>(from.size()));
+    upload(from, to.data(), stream, to.name());
+}
+
+// Waits for the stream.
+template <typename T>
+void download(const T* from, std::span<T> to, cudaStream_t stream, const char* what) {
+    check(cudaMemcpyAsync(to.data(), from, to.size_bytes(), cudaMemcpyDeviceToHost, stream),
+          "cudaMemcpyAsync to the host", what, to.size_bytes());
+    check(cudaStreamSynchronize(stream), "cudaStreamSynchronize", what, to.size_bytes());
+}
+
+template <typename T>
+void fill_zero(T* p, std::int64_t size, cudaStream_t stream, const char* what) {
+    const std::size_t bytes = static_cast<std::size_t>(size) * sizeof(T);
+    check(cudaMemsetAsync(p, 0, bytes, stream), "cudaMemsetAsync", what, bytes);
+}
+
+// The one way to launch a kernel; nothing if the grid is empty. More than 48 KiB of shared memory has to be
+// asked for.
+template <typename... Parameters, typename... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared,
+            cudaStream_t stream, Arguments&&... arguments) {
+    if (grid.x == 0 || grid.y == 0) return;
+    if (shared > 48 * 1024)
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(shared)),
+              "cudaFuncSetAttribute", name, shared);
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), "launch of kernel",
+          name, shared);
+}
+
+// Blocks of `size` that hold `count`.
+inline unsigned blocks_of(std::int64_t count, std::int64_t size) {
+    return static_cast<unsigned>((count + size - 1) / size);
+}
+
+}  // namespace strata::device::cuda

@@ -1,0 +1,144 @@
+// The optimiser, then unit decoder rows; a warp to a row.
+
+#include <cmath>
+
+#include "device/cuda/cuda_device.h"
+#include "device/cuda/device_code.h"
+
+namespace strata::device {
+namespace cuda {
+
+// Numbers of an OptimizerStep as the kernels take them.
+struct Rates {
+    OptimizerStep::Kind kind;
+    float beta1, beta2, rest1, rest2;
+    float rate;  // Adam's lr / c1
+    float root;  // 1 / sqrt(c2)
+    float epsilon, scale, lr, lr_here, average;
+};
+
+// One element; the operations, and their roundings, are those of the CPU's vectors.
+__device__ inline void optimize(const Rates& r, float g, float& w, float& m, float* v) {
+    if (r.kind == OptimizerStep::Kind::adam) {
+        m = fmaf(r.beta1, m, r.rest1 * g);
+        *v = fmaf(r.beta2, *v, r.rest2 * (g * g));
+        w -= r.rate * m / fmaf(sqrtf(*v), r.root, r.epsilon);
+        return;
+    }
+    float u = g == 0 ? 0.0F : copysignf(1.0F, g);
+    if (r.kind != OptimizerStep::Kind::signum) {
+        g *= r.scale;
+        *v = fmaf(r.beta2, *v, r.rest2 * (g * g));
+        u = g / fmaf(sqrtf(*v), r.root, r.epsilon);
+    }
+    w = fmaf(-r.lr_here, u, fmaf(r.average, m - w, w));
+    m = fmaf(-r.lr, u, m);
+}
+
+// Divides a row by its norm; a warp to a row.
+__device__ inline void unit_row(float* d, std::int64_t n) {
+    const float square = warp_dot(d, d, n);
+    __syncwarp();
+    if (square > 0) {
+        const float factor = 1.0F / sqrtf(square);
+        for (std::int64_t i = lane(); i < n; i += 32) d[i] *= factor;
+    }
+}
+
+struct UpdatedRows {
+    float* w;
+    float* m;
+    float* v;  // not touched by signum
+    const float* g;
+    std::int64_t first, count, n;
+    bool unit, unit_m;
+};
+
+// 16 bytes read and 12 written an element; a row that is made unit is read again, from L1.
+__global__ void update_rows(UpdatedRows rows, Rates rates) {
+    const std::int64_t j = rows.first + global_warp();
+    if (j >= rows.first + rows.count) return;
+    const std::int64_t at = j * rows.n;
+    for (std::int64_t i = lane(); i < rows.n; i += 32)
+        optimize(rates, rows.g[at + i], rows.w[at + i], rows.m[at + i], &rows.v[at + i]);
+    __syncwarp();
+    if (rows.unit) unit_row(rows.w + at, rows.n);
+    if (rows.unit_m) unit_row(rows.m + at, rows.n);
+}
+
+__global__ void average_rows(float* w, const float* z, std::int64_t first, std::int64_t count, std::int64_t n,
+                             float weight, bool unit) {
+    const std::int64_t j = first + global_warp();
+    if (j >= first + count) return;
+    const std::int64_t at = j * n;
+    for (std::int64_t i = lane(); i < n; i += 32) w[at + i] += weight * (z[at + i] - w[at + i]);
+    __syncwarp();
+    if (unit) unit_row(w + at, n);
+}
+
+}  // namespace cuda
+
+using namespace cuda;
+
+namespace {
+
+// A vector as rows of 256, and what is left as one more.
+template <typename Each>
+void by_rows(std::int64_t size, const Each& each) {
+    const std::int64_t whole = size / 256 * 256;
+    if (whole > 0) each(0, whole / 256, 256);
+    if (size > whole) each(whole, 1, size - whole);
+}
+
+}  // namespace
+
+void CudaDevice::update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
+                        const OptimizerStep& step, std::int64_t first, std::int64_t last) {
+    const bool adam = step.kind == OptimizerStep::Kind::adam;
+    const float scale = step.gradient_scale;
+    const Rates rates{step.kind,
+                      step.beta1,
+                      step.beta2,
+                      (1.0F - step.beta1) * scale,
+                      adam ? (1.0F - step.beta2) * scale * scale : 1.0F - step.beta2,
+                      step.lr / step.correction1,
+                      1.0F / std::sqrt(step.correction2),
+                      step.epsilon,
+                      scale,
+                      step.lr,
+                      step.rate_here(),
+                      step.average};
+    const auto update_matrix = [&](float* w, float* m, float* v, const float* g, std::int64_t from,
+                                   std::int64_t count, std::int64_t n, bool unit) {
+        launch("update_rows", update_rows, blocks_of(count, block_warps), block_threads, 0, stream_,
+               UpdatedRows{w, m, v, g, from, count, n, unit, unit && !adam}, rates);
+    };
+    update_matrix(sae.w_enc.data(), first_moment.w_enc.data(), second_moment.w_enc.data(),
+                  gradient.w_enc.data(), first, last - first, sae.n, false);
+    update_matrix(sae.w_dec.data(), first_moment.w_dec.data(), second_moment.w_dec.data(),
+                  gradient.w_dec.data(), first, last - first, sae.n, sae.unit_rows);
+    const auto w = sae.small(), m = first_moment.small(), v = second_moment.small(), g = gradient.small();
+    for (std::size_t i = 0; i < w.size(); ++i)
+        by_rows(std::ssize(w[i]), [&](std::int64_t at, std::int64_t count, std::int64_t n) {
+            update_matrix(w[i].data() + at, m[i].data() + at, v[i].data() + at, g[i].data() + at, 0, count, n,
+                          false);
+        });
+}
+
+void CudaDevice::average(Tensors& sae, const Tensors& z, float beta1, std::int64_t first, std::int64_t last) {
+    const float weight = 1.0F - 1.0F / beta1;
+    const auto mix = [&](float* w, const float* towards, std::int64_t from, std::int64_t count,
+                         std::int64_t n, bool unit) {
+        launch("average_rows", average_rows, blocks_of(count, block_warps), block_threads, 0, stream_, w,
+               towards, from, count, n, weight, unit);
+    };
+    mix(sae.w_enc.data(), z.w_enc.data(), first, last - first, sae.n, false);
+    mix(sae.w_dec.data(), z.w_dec.data(), first, last - first, sae.n, sae.unit_rows);
+    const auto small = sae.small(), towards = z.small();
+    for (std::size_t i = 0; i < small.size(); ++i)
+        by_rows(std::ssize(small[i]), [&](std::int64_t at, std::int64_t count, std::int64_t n) {
+            mix(small[i].data() + at, towards[i].data() + at, 0, count, n, false);
+        });
+}
+
+}  // namespace strata::device

@@ -1,0 +1,26 @@
+#pragma once
+// Of all SAEs of a job, what is the most: what the memory that they share must hold.
+
+#include <cstdint>
+
+#include "device/device.h"
+#include "suite/suite.h"
+
+namespace strata::suite {
+
+struct Most {
+    std::int64_t width = 0, per_latent = 0, groups = 1;
+    bool skip = false;
+    double codes_of_row = 0;  // of all sets
+    std::int64_t aux_k = 0;
+    std::int64_t dense = 0;  // arrays of pre-activations
+    bool batch_rule = false;
+};
+
+// `rows` of the batch that a rank has.
+Most most_of(const Job& job, std::int64_t rows);
+
+// Of all tensors but the two matrices.
+std::int64_t small_elements(const device::Shape& shape);
+
+}  // namespace strata::suite

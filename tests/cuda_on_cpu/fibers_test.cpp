@@ -1,0 +1,270 @@
+// CUDA on the CPU: that kernels run as they do on a GPU, and that what is wrong in one is reported.
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <vector>
+
+#include "base/error.h"
+#include "cuda_on_cpu.h"
+#include "device/cuda/device_code.h"
+#include "device/cuda/runtime.h"
+
+// Kernels have names for the linker, so that messages can tell them.
+namespace strata::device::cuda {
+
+template <typename T>
+static std::vector<T> on_host(const DeviceArray<T>& from, cudaStream_t stream) {
+    std::vector<T> to(static_cast<std::size_t>(from.size()));
+    download(from.data(), std::span(to), stream, from.name());
+    return to;
+}
+
+struct CudaOnCpu : testing::Test {
+    Stream stream;
+    DeviceArray<float> a{"a"}, b{"b"};
+    CudaOnCpu() { GTEST_FLAG_SET(death_test_style, "fast"); }
+    void TearDown() override { cuda_on_cpu::set_order(0); }
+};
+
+__global__ void add(const float* a, float* b, std::int64_t n) {
+    const std::int64_t i = global_thread();
+    if (i < n) b[i] += a[i];
+}
+
+__global__ void set(float* out, std::int64_t n) {
+    const std::int64_t i = global_thread();
+    if (i < n) out[i] = 1;
+}
+
+TEST_F(CudaOnCpu, ThreadsCoverTheGrid) {
+    std::vector<float> values(1000);
+    std::iota(values.begin(), values.end(), 0.0F);
+    upload(std::span<const float>(values), a, stream);
+    upload(std::span<const float>(values), b, stream);
+    launch("add", add, blocks_of(1000, 64), 64, 0, stream, a.data(), b.data(), 1000);
+    const std::vector<float> sums = on_host(b, stream);
+    for (std::size_t i = 0; i < 1000; ++i) EXPECT_EQ(sums[i], 2 * values[i]);
+}
+
+__global__ void block_sums(const float* a, float* out, std::int64_t n) {
+    auto* scratch = reinterpret_cast<float*>(strata_shared);
+    const std::int64_t i = global_thread();
+    const float sum = block_sum(i < n ? a[i] : 0.0F, scratch);
+    if (threadIdx.x == 0) out[blockIdx.x] = sum;
+}
+
+TEST_F(CudaOnCpu, SumsOfWarpsAndBlocks) {
+    std::vector<float> values(500);
+    std::iota(values.begin(), values.end(), 1.0F);
+    upload(std::span<const float>(values), a, stream);
+    b.grow(4);
+    for (const std::uint64_t order : {0, 1, 2}) {
+        cuda_on_cpu::set_order(order);
+        launch("block_sums", block_sums, 4, 128, 16, stream, a.data(), b.data(), 500);
+        const std::vector<float> sums = on_host(b, stream);
+        for (std::size_t i = 0; i < 4; ++i)
+            EXPECT_EQ(sums[i], std::accumulate(
+                                   values.begin() + static_cast<std::ptrdiff_t>(128 * i),
+                                   values.begin() +
+                                       static_cast<std::ptrdiff_t>(std::min<std::size_t>(500, 128 * i + 128)),
+                                   0.0F));
+    }
+}
+
+__global__ void compact(const float* a, float* out, float limit) {
+    auto* scratch = reinterpret_cast<unsigned*>(strata_shared);
+    const bool passes = a[threadIdx.x] > limit;
+    const Place place = block_place(passes, scratch);
+    if (passes) out[place.before] = a[threadIdx.x];
+    if (threadIdx.x == 0) out[128] = static_cast<float>(place.total);
+}
+
+TEST_F(CudaOnCpu, PlacesOfPassingItems) {
+    std::vector<float> values(128), none(129);
+    for (std::size_t i = 0; i < 128; ++i) values[i] = static_cast<float>(i * 37 % 128);
+    upload(std::span<const float>(values), a, stream);
+    upload(std::span<const float>(none), b, stream);
+    launch("compact", compact, 1, 128, 16, stream, a.data(), b.data(), 99.5F);
+    std::vector<float> passing;
+    for (const float v : values)
+        if (v > 99.5F) passing.push_back(v);
+    std::vector<float> found = on_host(b, stream);
+    EXPECT_EQ(found[128], static_cast<float>(passing.size()));
+    found.resize(passing.size());
+    EXPECT_EQ(found, passing);
+}
+
+__global__ void shuffles(float* out) {
+    const auto value = static_cast<float>(lane());
+    out[threadIdx.x] = __shfl_sync(all_lanes, value, 5);
+    out[32 + threadIdx.x] = __shfl_down_sync(all_lanes, value, 3U);
+    out[64 + threadIdx.x] = __shfl_up_sync(all_lanes, value, 3U);
+    out[96 + threadIdx.x] = __shfl_xor_sync(all_lanes, value, 6);
+}
+
+TEST_F(CudaOnCpu, Shuffles) {
+    b.grow(128);
+    launch("shuffles", shuffles, 1, 32, 0, stream, b.data());
+    const std::vector<float> found = on_host(b, stream);
+    for (int i = 0; i < 32; ++i) {
+        const auto at = [&](int row) { return found[static_cast<std::size_t>(32 * row + i)]; };
+        EXPECT_EQ(at(0), 5);
+        EXPECT_EQ(at(1), i + 3 < 32 ? i + 3 : i);
+        EXPECT_EQ(at(2), i >= 3 ? i - 3 : i);
+        EXPECT_EQ(at(3), i ^ 6);
+    }
+}
+
+// Work waits until it is waited for.
+TEST_F(CudaOnCpu, PinnedMemoryIsWrittenOnlyByTheTimeOfAWait) {
+    const std::vector<float> ones(8, 1.0F);
+    upload(std::span<const float>(ones), a, stream);
+    void* p = nullptr;
+    ASSERT_EQ(cudaMallocHost(&p, 32), cudaSuccess);
+    auto* pinned = static_cast<float*>(p);
+    pinned[0] = 7;
+    ASSERT_EQ(cudaMemcpyAsync(pinned, a.data(), 32, cudaMemcpyDeviceToHost, stream), cudaSuccess);
+    EXPECT_EQ(pinned[0], 7);
+    stream.wait("the copy");
+    EXPECT_EQ(pinned[0], 1);
+    cudaFreeHost(p);
+}
+
+TEST_F(CudaOnCpu, EventsOrderStreams) {
+    const std::vector<float> ones(8, 1.0F);
+    Stream other;
+    cudaEvent_t event = nullptr;
+    ASSERT_EQ(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), cudaSuccess);
+    upload(std::span<const float>(ones), a, stream);
+    upload(std::span<const float>(ones), b, stream);
+    launch("add", add, 1, 32, 0, stream, a.data(), b.data(), 8);
+    ASSERT_EQ(cudaEventRecord(event, stream), cudaSuccess);
+    ASSERT_EQ(cudaStreamWaitEvent(other, event), cudaSuccess);
+    EXPECT_EQ(on_host(b, other).front(), 2);
+    EXPECT_EQ(cudaEventDestroy(event), cudaSuccess);
+    EXPECT_EQ(cudaEventSynchronize(event), cudaErrorInvalidResourceHandle);
+}
+
+TEST_F(CudaOnCpu, WrongLaunchesAreErrors) {
+    a.grow(32);
+    EXPECT_THROW(launch("add", add, 1, 2048, 0, stream, a.data(), a.data(), 32), RunError);
+    EXPECT_THROW(launch("add", add, 1, 32, 300 * 1024, stream, a.data(), a.data(), 32), RunError);
+    EXPECT_THROW(launch("add", add, dim3(1, 70000), 32, 0, stream, a.data(), a.data(), 32), RunError);
+    EXPECT_DEATH(launch("add", add, 1, 48, 0, stream, a.data(), a.data(), 32), "whole warps");
+    EXPECT_DEATH(launch("add", add, 1, 32, 0, nullptr, a.data(), a.data(), 32), "default stream");
+    auto* freed = new Stream;
+    const cudaStream_t handle = *freed;
+    delete freed;
+    EXPECT_THROW(launch("add", add, 1, 32, 0, handle, a.data(), a.data(), 32), RunError);
+}
+
+// What follows must be reported, each by a program that has just this fault.
+
+TEST_F(CudaOnCpu, ReportsTheHostInDeviceMemory) {
+    a.grow(8);
+    EXPECT_DEATH(a.data()[3] = 1, "the host touches device memory: byte 12 of 32");
+    EXPECT_DEATH(static_cast<void>(*static_cast<volatile float*>(a.data())),
+                 "the host touches device memory");
+}
+
+TEST_F(CudaOnCpu, ReportsMemoryThatWasFreed) {
+    const std::vector<float> ones(8, 1.0F);
+    upload(std::span<const float>(ones), b, stream);
+    void* p = nullptr;
+    ASSERT_EQ(cudaMalloc(&p, 32), cudaSuccess);
+    ASSERT_EQ(cudaFree(p), cudaSuccess);
+    EXPECT_DEATH(
+        {
+            launch("add", add, 1, 32, 0, stream, static_cast<const float*>(p), b.data(), 8);
+            stream.wait("it");
+        },
+        "kernel .*add.*byte 0 of 32 of device memory that was freed");
+    EXPECT_EQ(cudaFree(p), cudaErrorInvalidValue);
+}
+
+TEST_F(CudaOnCpu, ReportsWritesBesideAnArray) {
+    const auto write_to = [&](std::int64_t size, std::int64_t first, std::int64_t written) {
+        DeviceArray<float> array("array");
+        array.grow(size);
+        launch("set", set, blocks_of(written, 32), 32, 0, stream, array.data() + first, written);
+        stream.wait("it");
+    };
+    write_to(70, 0, 70);
+    EXPECT_DEATH(write_to(70, 0, 71), "set.* wrote beyond an allocation of 280 bytes");
+    EXPECT_DEATH(write_to(70, -1, 2), "set.* wrote before an allocation of 280 bytes");
+    EXPECT_DEATH(write_to(64, 0, 65), "out of bounds, byte 256 of an allocation of 256");
+}
+
+TEST_F(CudaOnCpu, ReportsWritesBeyondSharedMemory) {
+    a.grow(4);
+    EXPECT_DEATH(
+        {
+            launch("block_sums", block_sums, 1, 128, 12, stream, a.data(), a.data(), 0);
+            stream.wait("it");
+        },
+        "block_sums.* writes beyond its 12 bytes of shared memory");
+}
+
+TEST_F(CudaOnCpu, ReportsResultsOfMemoryNeverWritten) {
+    const std::vector<float> ones(8, 1.0F);
+    upload(std::span<const float>(ones), a, stream);
+    b.grow(8);
+    EXPECT_DEATH(on_host(b, stream), "memory never written");
+    launch("add", add, 1, 32, 0, stream, a.data(), b.data(), 8);
+    EXPECT_DEATH(on_host(b, stream), "memory never written, or made from such: byte 0 of 32");
+}
+
+__global__ void diverging(float* a) {
+    if (threadIdx.x < 16) a[threadIdx.x] = fold(1.0F);
+}
+__global__ void uneven_barriers(float* a) {
+    if (threadIdx.x < 32) __syncthreads();
+    a[0] = fold(1.0F);
+    if (threadIdx.x >= 32) return;
+    __syncthreads();
+}
+__global__ void partial_mask(float* a) {
+    a[threadIdx.x] = __shfl_sync(0xffffU, 1.0F, 0);
+}
+
+TEST_F(CudaOnCpu, ReportsThreadsThatWaitForOthersInVain) {
+    a.grow(64);
+    const auto run = [&](void (*kernel)(float*)) {
+        launch("kernel", kernel, 1, 64, 0, stream, a.data());
+        stream.wait("it");
+    };
+    EXPECT_DEATH(run(diverging), "lanes 0000ffff of warp 0 wait in __shfl_xor_sync");
+    run(uneven_barriers);  // as on a GPU, threads that left are waited for no more
+    EXPECT_DEATH(run(partial_mask), "here all lanes take part");
+}
+
+// Without the barrier between the two the result depends on which warp comes first.
+__global__ void racing(float* out) {
+    auto* shared = reinterpret_cast<float*>(strata_shared);
+    shared[threadIdx.x] = static_cast<float>(threadIdx.x);
+    __syncwarp();
+    out[global_thread()] = shared[(threadIdx.x + 32) % 64];
+}
+__global__ void last_block_wins(float* out) {
+    out[0] = static_cast<float>(blockIdx.x);
+}
+
+TEST_F(CudaOnCpu, OtherOrdersShowRaces) {
+    a.grow(64);
+    std::vector<float> blocks;
+    for (const std::uint64_t order : {0, 1, 2, 3}) {
+        cuda_on_cpu::set_order(order);
+        launch("last_block_wins", last_block_wins, 9, 32, 0, stream, a.data());
+        float last = 0;
+        download(a.data(), std::span(&last, 1), stream, "last");
+        blocks.push_back(last);
+    }
+    EXPECT_EQ(blocks.front(), 8);
+    EXPECT_GT(std::ranges::count_if(blocks, [](float v) { return v != 8; }), 0);
+    cuda_on_cpu::set_order(0);
+    launch("racing", racing, 1, 64, 256, stream, a.data());
+    EXPECT_DEATH(on_host(a, stream), "memory never written");
+}
+
+}  // namespace strata::device::cuda

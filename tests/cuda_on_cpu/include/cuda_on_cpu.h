@@ -1,0 +1,47 @@
+#pragma once
+// What tests and other stand-ins ask of CUDA on the CPU beyond CUDA itself.
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+#include "cuda_runtime.h"
+
+namespace cuda_on_cpu {
+
+// The order in which blocks and their threads run; 0: ascending. Another one must not change any result.
+void set_order(std::uint64_t seed);
+
+// How many GPUs there are: at first as many as CUDA_ON_CPU_DEVICES says, or 8.
+void set_device_count(int count);
+
+// Every 4 bytes of memory that nobody has written: as a float, and as the upper half of a double, a NaN,
+// which sums and products hand on, so that a copy to the host finds what was made from it.
+inline constexpr std::uint32_t never_written = 0xFFFA5A5A;
+
+// Ends the program.
+[[noreturn]] void die(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// While one exists device memory can be touched.
+struct Access {
+    Access();
+    ~Access();
+    Access(const Access&) = delete;
+    Access& operator=(const Access&) = delete;
+};
+
+// Whether all of it lies in one live allocation of device memory, or of pinned host memory.
+bool in_device_memory(const void* p, std::size_t bytes);
+bool in_pinned_memory(const void* p, std::size_t bytes);
+// Dies if something was written beside an allocation.
+void check_guards(const char* after);
+
+// Puts work behind what the stream has.
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
+// The same of work that waits for something: false as long as it does.
+cudaError_t enqueue_until(cudaStream_t stream, std::function<bool()> work);
+
+// The name of a function of this program.
+const char* name_of(const void* function);
+
+}  // namespace cuda_on_cpu

@@ -1,0 +1,30 @@
+#pragma once
+// What the parts of CUDA on the CPU share.
+
+#include <cstddef>
+#include <mutex>
+
+#include "cuda_runtime.h"
+
+namespace cuda_on_cpu {
+
+// One thing at a time: kernels, copies, allocations.
+std::recursive_mutex& lock();
+
+// Keeps the error for cudaGetLastError and returns it.
+cudaError_t fail_with(cudaError_t error);
+
+// Lets all streams run to their ends.
+void finish_all();
+
+// The kernel that runs, with block and thread, or "a copy".
+const char* running();
+
+// Whether some 4 bytes of it were never written; the first of them.
+bool holds_never_written(const void* p, std::size_t bytes, std::size_t& at);
+
+// Runs all threads of a grid.
+void run_grid(const void* kernel, dim3 grid, unsigned threads, std::size_t shared,
+              const std::function<void()>& thread);
+
+}  // namespace cuda_on_cpu
