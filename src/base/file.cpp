@@ -1,8 +1,8 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <libdeflate.h>
 #include <unistd.h>
-#include <zlib.h>
 
 #include <array>
 #include <cerrno>
@@ -83,8 +83,7 @@ void sync_folder(const std::filesystem::path& folder) {
 }
 
 std::uint32_t checksum(std::span<const std::byte> bytes, std::uint32_t start) {
-    return static_cast<std::uint32_t>(
-        crc32_z(start, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size()));
+    return bytes.empty() ? start : libdeflate_crc32(start, bytes.data(), bytes.size());
 }
 
 }  // namespace strata

@@ -23,7 +23,7 @@ std::string read_file(const std::filesystem::path& path);
 // Makes a rename or a removal in `folder` durable.
 void sync_folder(const std::filesystem::path& folder);
 
-// CRC-32 (zlib's) of bytes, continued from `start`.
+// CRC-32 (that of zlib) of bytes, continued from `start`.
 std::uint32_t checksum(std::span<const std::byte> bytes, std::uint32_t start = 0);
 
 }  // namespace strata

@@ -19,6 +19,7 @@
 #include "comm/reducer.h"
 #include "data/dataset.h"
 #include "device/cpu/kernels.h"
+#include "device/cpu/screen_kernels.h"
 #include "device/gpu.h"
 #include "eval/evaluate.h"
 #include "sae/sae.h"
@@ -104,6 +105,7 @@ void make_dead(device::Device& device, train::TrainedSae& sae, std::int64_t n, d
         device::kernels().multiply(0.1F, n, row.data());
         device.upload(std::as_bytes(std::span(row)), direction);
     }
+    device.encoder_changed(sae.parameters);
 }
 
 // Whether the codes of the batch are those of the float32 encoder, bit for bit.
@@ -123,13 +125,23 @@ bool codes_agree(device::Device& device, device::Device& plain, Communicator& co
     return differ[0] == 0;
 }
 
-// A thing timed: what it computes and moves at the least.
+// A thing timed: what it computes and moves at the least, rows that are gathered counted each time.
 struct Case {
     std::string what;
     std::function<void()> work;
     double operations = 0, bytes = 0;
+    double memory = 0;  // bytes without what is gathered again, which a cache could hold
+    double narrow = 1;  // how many times the operations of float32 the instructions in use do
     double best = 1e30;
+    double bound = 0;  // seconds, by the rates of the plain product and the copy, whichever is longer
 };
+
+// Of a product of screened integers against one of float32: four or two multiplications in place of one.
+double narrowing(const Arguments& a) {
+    const device::ScreenKernels* kernels = device::screen_kernels();
+    if (kernels == nullptr || a.cpu.encoder == "float32") return 1;
+    return kernels->largest == 127 ? 4 : 2;
+}
 
 int bench(const Arguments& a, Communicator& comm) {
     if (a.avx2) device::use_avx2_only();
@@ -187,8 +199,9 @@ int bench(const Arguments& a, Communicator& comm) {
                         product.data(), a.width);
          },
          2 * b * n * m, 4 * (b * n + n * m + b * m)},
-        {"copy of W", [&] { train::copy(from, to, threads); }, 0, 8 * n * m * comm.size()},
-        {"step", one_step, 2 * b * n * m + 8 * n * codes, 4 * n * m * 17}};
+        {"copy of W", [&] { train::copy(from, to, threads); }, 0, 8 * n * m * comm.size(),
+         8 * n * m * comm.size()},
+        {"step", one_step, 2 * b * n * m + 8 * n * codes, 4 * n * m * 17, 4 * n * m * 17}};
     // The verbs by themselves, of kinds that have no more than these.
     if (!sae.kind->elementwise() && shape.groups() == 1 && !config.atm)
         cases.insert(cases.end(),
@@ -196,28 +209,28 @@ int bench(const Arguments& a, Communicator& comm) {
                        [&] {
                            device->center({x, rows}, sae.parameters);
                        },
-                       b * n, 12 * b * n},
+                       b * n, 12 * b * n, 12 * b * n},
                       {"  encode + gate",
                        [&] {
                            sae.kind->select(
                                {*device, comm, sae.parameters, config, a.rows, rows, sae.guess, sae.margin});
                        },
-                       2 * b * n * m, 4 * (b * n + n * m)},
+                       2 * b * n * m, 4 * (b * n + n * m), 4 * (b * n + n * m), narrowing(a)},
                       {"  decode + backprop", [&] { device->decode(CodeSet::main, sae.parameters, scale); },
-                       4 * n * codes, 4 * n * (codes + 2 * b)},
+                       4 * n * codes, 4 * n * (codes + 2 * b), 4 * n * (2 * b + std::min(codes, m))},
                       {"  accumulate",
                        [&] {
                            device->accumulate({&main, 1}, {}, sae.parameters, workbench.gradient, {&sums, 1},
                                               [](std::int64_t, std::int64_t) {});
                        },
-                       4 * n * codes, 4 * n * (2 * codes + 3 * m)},
+                       4 * n * codes, 4 * n * (2 * codes + 3 * m), 4 * n * (2 * b + 3 * m)},
                       {"  reduce", [&] { train::reduce_gradients(workbench, 1); }},
                       {"  update",
                        [&] {
                            device->update(sae.parameters, workbench.gradient, sae.first, sae.second, nothing,
                                           slice.first, slice.last);
                        },
-                       0, 4 * n * m * 14}});
+                       0, 4 * n * m * 14, 4 * n * m * 14}});
     for (std::int64_t r = 0; r < a.repeats; ++r) {
         for (Case& one : cases) {
             comm.barrier();
@@ -238,7 +251,15 @@ int bench(const Arguments& a, Communicator& comm) {
     }
     if (!agree) fail("the codes are not those of the float32 encoder");
     if (comm.rank() != 0) return exit_done;
-    const Case &plain_product = cases[0], &whole = cases[2];
+    const Case &plain_product = cases[0], &copy = cases[1], &whole = cases[2];
+    // A verb's bound; a step's is the sum of its verbs', where these were timed.
+    const bool by_verb = cases.size() > 3;
+    for (Case& one : cases) {
+        if (&one == &plain_product || &one == &copy || (&one == &whole && by_verb)) continue;
+        one.bound = std::max(one.operations / one.narrow * plain_product.best / plain_product.operations,
+                             one.memory * copy.best / copy.memory);
+        if (by_verb) cases[2].bound += one.bound;
+    }
     nlohmann::ordered_json result = {
         {"kind", a.kind},
         {"rows", a.rows},
@@ -260,6 +281,7 @@ int bench(const Arguments& a, Communicator& comm) {
         result["seconds"][name] = one.best;
         if (one.operations > 0) result["operations"][name] = one.operations;
         if (one.bytes > 0) result["bytes"][name] = one.bytes;
+        if (one.bound > 0) result["share_of_bound"][name] = one.bound / one.best;
     }
     if (a.json) {
         fmt::print("{}\n", result.dump());
@@ -273,10 +295,12 @@ int bench(const Arguments& a, Communicator& comm) {
     const auto rate = [](double amount, const Case& one) {
         return amount > 0 ? fmt::format("{:.1f}", amount / one.best / 1e9) : "";
     };
-    fmt::print("{:<20} {:>10} {:>10} {:>10} {:>10}\n", "", "ms", "/ product", "Gop/s", "GB/s");
+    fmt::print("{:<20} {:>10} {:>10} {:>10} {:>10} {:>10}\n", "", "ms", "/ product", "Gop/s", "GB/s",
+               "of bound");
     for (const Case& one : cases)
-        fmt::print("{:<20} {:>10.2f} {:>10.3f} {:>10} {:>10}\n", one.what, 1e3 * one.best,
-                   one.best / plain_product.best, rate(one.operations, one), rate(one.bytes, one));
+        fmt::print("{:<20} {:>10.2f} {:>10.3f} {:>10} {:>10} {:>10}\n", one.what, 1e3 * one.best,
+                   one.best / plain_product.best, rate(one.operations, one), rate(one.bytes, one),
+                   one.bound > 0 ? fmt::format("{:.0f} %", 100 * one.bound / one.best) : "");
     fmt::print("{:.0f} rows/s; workspace {} MB above parameters, gradients and moments{}\n",
                static_cast<double>(a.rows) / whole.best, device->workspace_bytes() >> 20,
                a.check ? "; codes as by the float32 encoder" : "");

@@ -69,6 +69,7 @@ TEST(Checksum, IsCrc32AndContinues) {
     EXPECT_EQ(checksum(bytes), 0xCBF43926U);
     EXPECT_EQ(checksum(bytes.subspan(4), checksum(bytes.first(4))), 0xCBF43926U);
     EXPECT_EQ(checksum({}), 0U);
+    EXPECT_EQ(checksum({}, 0xCBF43926U), 0xCBF43926U);
     std::string changed = text;
     changed[4] ^= 1;
     EXPECT_NE(checksum(std::as_bytes(std::span(changed))), 0xCBF43926U);
