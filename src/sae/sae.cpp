@@ -30,6 +30,26 @@ void random_direction(Random random, float norm, std::span<float> row) {
     for (float& value : row) value = static_cast<float>(norm * value / std::sqrt(square));
 }
 
+// Rows [first, last) of a matrix [M, n] by fill(latent, row). Host memory is written in place, by the threads
+// that will update it: its pages then lie with the processors that use them.
+template <typename Fill>
+void fill_rows(device::Device& device, const device::Memory<float>& matrix, std::int64_t n,
+               std::int64_t first, std::int64_t last, const Fill& fill) {
+    const bool in_place = device.host_memory();
+    const std::int64_t most = in_place ? std::max<std::int64_t>(1, last - first) : 4096;
+    std::vector<float> staged(in_place ? 0 : static_cast<std::size_t>(most * n));
+    for (std::int64_t begin = first; begin < last; begin += most) {
+        const std::int64_t count = std::min(most, last - begin);
+        float* rows = in_place ? matrix.data() + begin * n : staged.data();
+#pragma omp parallel for schedule(static)
+        for (std::int64_t i = 0; i < count; ++i)
+            fill(static_cast<std::uint64_t>(begin + i), std::span(rows + i * n, static_cast<std::size_t>(n)));
+        if (!in_place)
+            device.upload(std::as_bytes(std::span<const float>(rows, static_cast<std::size_t>(count * n))),
+                          matrix.data() + begin * n);
+    }
+}
+
 }  // namespace
 
 std::int64_t auxiliary_codes(const SaeConfig& config, std::int64_t n) {
@@ -40,14 +60,13 @@ std::int64_t auxiliary_codes(const SaeConfig& config, std::int64_t n) {
 void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec,
                 std::int64_t first, std::int64_t last) {
     const float norm = t.unit_rows ? 1.0F : 0.1F;
-    std::vector<float> row(static_cast<std::size_t>(t.n));
-    for (std::int64_t j = first; j < last; ++j) {
-        const auto latent = static_cast<std::uint64_t>(j);
+    fill_rows(device, t.w_dec, t.n, first, last, [&](std::uint64_t latent, std::span<float> row) {
         random_direction({seed, Purpose::initial_weights, latent}, norm, row);
-        device.upload(std::as_bytes(std::span(row)), t.w_dec.data() + j * t.n);
-        if (t.transcoder) random_direction({seed, Purpose::encoder_weights, latent}, norm, row);
-        device.upload(std::as_bytes(std::span(row)), t.w_enc.data() + j * t.n);
-    }
+    });
+    const Purpose of_encoder = t.transcoder ? Purpose::encoder_weights : Purpose::initial_weights;
+    fill_rows(device, t.w_enc, t.n, first, last, [&](std::uint64_t latent, std::span<float> row) {
+        random_direction({seed, of_encoder, latent}, norm, row);
+    });
     device.upload(std::as_bytes(b_dec), t.b_dec.data());
 }
 
