@@ -95,35 +95,38 @@ struct Gradients {
     double* squares;     // [latents, column blocks]
 };
 
-// A block to a latent and 128 columns; a thread to a column, its codes in their order. Reads 8 n bytes a
-// code, from L2 as far as rows and residuals stay there, and 4 n of decoder rows; writes 8 n a latent.
+// A block to a latent and 128 or 512 columns; a thread to `width` of them, its codes in their order. Reads 8
+// n bytes a code, from L2 as far as rows and residuals stay there, and 4 n of decoder rows; writes 8 n a
+// latent.
+template <int width>
 __global__ void make_gradients(Sets sets, Gradients g) {
+    using V = Columns<width>;
     auto* scratch = reinterpret_cast<double*>(strata_shared);
-    const std::int64_t j = g.first + blockIdx.x,
-                       c = static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
+    const std::int64_t j = g.first + blockIdx.x;
+    const std::int64_t c = width * (static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x);
     double square = 0;
     if (c < g.n) {
         int group = 0;
         while (j >= g.groups.end[group]) ++group;
         const std::int64_t at = j * g.n + c;
-        float encoder = g.keep ? g.w_enc_gradient[at] : 0.0F;
-        float decoder = g.keep ? g.w_dec_gradient[at] : 0.0F;
+        V encoder = g.keep ? V::load(g.w_enc_gradient + at) : V{};
+        V decoder = g.keep ? V::load(g.w_dec_gradient + at) : V{};
         for (int s = 0; s < sets.count; ++s) {
             const SetView& set = sets.set[s];
             const std::uint32_t begin = set.begin[j], end = set.begin[j + 1];
-            const float* residual = set.residual + (set.main ? group * g.stride : 0);
+            const float* residual = set.residual + (set.main ? group * g.stride : 0) + c;
 #pragma unroll 4
             for (std::uint32_t e = begin; e < end; ++e)
-                encoder = fmaf(set.gradient_of[e], g.xc[set.row_of[e] * g.n + c], encoder);
+                encoder.add(set.gradient_of[e], V::load(g.xc + set.row_of[e] * g.n + c));
             if (!set.decoder) continue;
 #pragma unroll 4
             for (std::uint32_t e = begin; e < end; ++e)
-                decoder = fmaf(set.value_of[e], residual[set.row_of[e] * g.n + c], decoder);
+                decoder.add(set.value_of[e], V::load(residual + set.row_of[e] * g.n));
         }
-        if (g.w_dec != nullptr) decoder = fmaf(-g.multiple[j], g.w_dec[at], decoder);
-        g.w_enc_gradient[at] = encoder;
-        g.w_dec_gradient[at] = decoder;
-        square = static_cast<double>(encoder) * encoder + static_cast<double>(decoder) * decoder;
+        if (g.w_dec != nullptr) decoder.add(-g.multiple[j], V::load(g.w_dec + at));
+        encoder.store(g.w_enc_gradient + at);
+        decoder.store(g.w_dec_gradient + at);
+        square = encoder.square() + decoder.square();
     }
     square = block_sum(square, scratch);
     if (threadIdx.x == 0) g.squares[j * gridDim.y + blockIdx.y] = square;
@@ -146,16 +149,19 @@ __global__ void narrow(const double* from, std::int64_t count, float* to) {
     if (i < count) to[i] = static_cast<float>(from[i]);
 }
 
-// out[0] = the sum of the parts, by one block in a fixed order.
-__global__ void add_parts(const double* parts, std::int64_t count, double* out) {
+constexpr std::int64_t piece = 4096;  // elements that a block sums
+
+// The sums of pieces, in a fixed order. Reads 8 bytes an element.
+__global__ void add_pieces(const double* parts, std::int64_t count, double* out) {
     auto* scratch = reinterpret_cast<double*>(strata_shared);
     double sum = 0;
-    for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += parts[i];
+    for (std::int64_t i = blockIdx.x * piece + threadIdx.x; i < (blockIdx.x + 1) * piece && i < count;
+         i += blockDim.x)
+        sum += parts[i];
     sum = block_sum(sum, scratch);
-    if (threadIdx.x == 0) out[0] = sum;
+    if (threadIdx.x == 0) out[blockIdx.x] = sum;
 }
 
-constexpr std::int64_t piece = 4096;
 constexpr int most_ranks = 16;
 struct Parts {
     int count;
@@ -227,14 +233,16 @@ double CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const floa
                        shrink.empty() ? nullptr : shrink_.data(), first_rows, sae.unit_rows},
            width);
 
-    const unsigned column_blocks = blocks_of(n_, block_threads);
+    const bool wide = n_ % 4 == 0;
+    const unsigned column_blocks = blocks_of(n_, wide ? 4 * block_threads : block_threads);
     parts_.grow(width * column_blocks);
     const std::int64_t bucket =
         std::max<std::int64_t>(1, bucket_bytes / (2 * n_ * static_cast<std::int64_t>(sizeof(float))));
     for (std::int64_t first = 0; first < width; first += bucket) {
         const std::int64_t last = std::min(first + bucket, width);
-        launch("make_gradients", make_gradients, dim3(static_cast<unsigned>(last - first), column_blocks),
-               block_threads, block_warps * sizeof(double), stream_, views,
+        launch("make_gradients", wide ? make_gradients<4> : make_gradients<1>,
+               dim3(static_cast<unsigned>(last - first), column_blocks), block_threads,
+               block_warps * sizeof(double), stream_, views,
                Gradients{centered_.data(), n_, stride, groups_of(sae), last_rows ? sae.w_dec.data() : nullptr,
                          along_.data(), gradient.w_enc.data(), gradient.w_dec.data(), !first_rows, first,
                          parts_.data()});
@@ -266,12 +274,20 @@ void CudaDevice::finish_outputs(const Tensors& sae, float gradient_scale, Tensor
            gradient.b_dec.data());
 }
 
+// Pieces, then pieces of their sums, until one is left.
 double CudaDevice::sum_parts(const double* parts, std::int64_t count) {
-    sums_.grow(1);
-    launch("add_parts", add_parts, 1, block_threads, block_warps * sizeof(double), stream_, parts, count,
-           sums_.data());
+    if (count == 0) return 0;
+    sums_.grow(2 * blocks_of(count, piece));
+    double* out = sums_.data();
+    for (unsigned blocks = 0; blocks != 1; count = blocks) {
+        blocks = blocks_of(count, piece);
+        launch("add_pieces", add_pieces, blocks, block_threads, block_warps * sizeof(double), stream_, parts,
+               count, out);
+        parts = out;
+        out += blocks;
+    }
     double sum = 0;
-    cuda::download(sums_.data(), std::span(&sum, 1), stream_, "a sum");
+    cuda::download(parts, std::span(&sum, 1), stream_, "a sum");
     return sum;
 }
 

@@ -96,8 +96,11 @@ void CudaDevice::center(const Rows& rows, const Tensors& sae) {
     has_target_ = sae.transcoder;
     take_rows(0, rows_);
     const unsigned blocks = blocks_of(rows_, block_warps);
-    cuda::upload(rows.x, input_, stream_);
-    if (has_output_) cuda::upload(rows.target, output_, stream_);
+    if (rows.number == 0 || rows.number != row_number_) {
+        cuda::upload(rows.x, input_, stream_);
+        if (has_output_) cuda::upload(rows.target, output_, stream_);
+        row_number_ = rows.number;
+    }
     launch("center_rows", center_rows, blocks, block_threads, 0, stream_, input_.data(),
            sae.transcoder ? nullptr : sae.b_dec.data(), rows_, n_, centered_.data());
     half_rows_.grow(format_ == Format::bf16 ? capacity_ * n_ : 0);

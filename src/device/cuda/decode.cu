@@ -25,17 +25,19 @@ struct Decoding {
     Groups groups;
 };
 
-// Adds value_e d_e of the entries [from, to), in their order, to the residual in shared memory. A warp reads
-// 128 bytes of a decoder row at once; loads of several rows are in flight.
+// Adds value_e d_e of the entries [from, to), in their order, to the residual in shared memory; a thread to
+// `width` columns at a time. Loads of several rows are in flight.
+template <int width>
 __device__ inline void add_decoder_rows(const Decoding& d, std::uint32_t from, std::uint32_t to,
                                         float* residual) {
-    for (std::int64_t c = threadIdx.x; c < d.n; c += blockDim.x) {
-        float sum = residual[c];
+    using V = Columns<width>;
+    for (std::int64_t c = width * threadIdx.x; c < d.n; c += width * blockDim.x) {
+        V sum = V::load(residual + c);
 #pragma unroll 4
         for (std::uint32_t e = from; e < to; ++e)
-            sum =
-                fmaf(d.pairs.value[e], d.w_dec[static_cast<std::int64_t>(d.pairs.latent[e]) * d.n + c], sum);
-        residual[c] = sum;
+            sum.add(d.pairs.value[e],
+                    V::load(d.w_dec + static_cast<std::int64_t>(d.pairs.latent[e]) * d.n + c));
+        sum.store(residual + c);
     }
 }
 
@@ -47,8 +49,9 @@ __global__ void decode_rows(Decoding d) {
     const std::int64_t row = d.first_row + blockIdx.x, n = d.n;
     const std::uint32_t begin = d.pairs.begin[row], end = d.pairs.begin[row + 1];
     for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) residual[c] = d.sign * d.start[row * n + c];
+    __syncthreads();
 
-    // residual^(g), group by group: each goes on from the one before it. A thread has its own columns.
+    // residual^(g), group by group: each goes on from the one before it.
     const int groups = d.groups.count;
     float squared_error = 0;
     double prefix_error = 0;
@@ -59,11 +62,14 @@ __global__ void decode_rows(Decoding d) {
             at = end;
         else
             while (at < end && d.pairs.latent[at] < d.groups.end[g]) ++at;
-        add_decoder_rows(d, first, at, residual);
+        if (n % 4 == 0)
+            add_decoder_rows<4>(d, first, at, residual);
+        else
+            add_decoder_rows<1>(d, first, at, residual);
+        __syncthreads();
         if (d.residual != nullptr)
             for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x)
                 d.residual[g * d.stride + row * n + c] = residual[c];
-        __syncthreads();
         squared_error = warp_dot(residual, residual, n);
         prefix_error += squared_error;
         __syncthreads();
