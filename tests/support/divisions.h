@@ -8,12 +8,14 @@
 #include <vector>
 
 #include "comm/mpi.h"
+#include "support/test_device.h"
 
 namespace strata::test {
 
 // Sizes of train::Replicas' groups: 0, the ranks of a host in one, which share memory; 1, each alone; 2,
 // groups that share memory and reduce among each other.
 inline std::vector<int> divisions() {
+    if (!shares_memory) return {1};
     const int ranks = make_mpi_communicator()->size();
     std::vector<int> sizes = {0};
     if (ranks > 1) sizes.push_back(1);

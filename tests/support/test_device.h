@@ -8,8 +8,13 @@
 
 namespace strata::test {
 
-inline std::unique_ptr<device::Device> make_test_device(int threads = 2) {
-    return std::make_unique<device::CpuDevice>(threads);
+// Whether ranks of a host can share its memory.
+inline constexpr bool shares_memory = true;
+
+inline std::unique_ptr<device::Device> make_test_device(
+    int threads = 2, const device::CpuOptions& options = {},
+    const device::ScreenKernels* screen = device::screen_kernels()) {
+    return std::make_unique<device::CpuDevice>(threads, options, screen);
 }
 
 }  // namespace strata::test

@@ -1,5 +1,5 @@
 #pragma once
-// An SAE in training on a CPU device, from a test problem, with what train_step needs around it.
+// An SAE in training, from a test problem, with what train_step needs around it.
 
 #include <cstdint>
 #include <memory>
@@ -8,10 +8,11 @@
 
 #include "comm/communicator.h"
 #include "comm/reducer.h"
-#include "device/cpu/cpu_device.h"
+#include "device/gpu.h"
 #include "sae/sae.h"
 #include "support/inside.h"
 #include "support/problem.h"
+#include "support/test_device.h"
 #include "train/step.h"
 
 namespace strata::test {
@@ -38,11 +39,13 @@ struct Training {
         std::int64_t steps = 0;  // of the run
         std::uint64_t seed = 0;
         bool transcoder = false;
+        bool reference = false;  // on the CPU, whatever device the tests are about
         device::CpuOptions cpu{};
         const device::ScreenKernels* screen = device::screen_kernels();
     };
 
-    device::CpuDevice device;
+    std::unique_ptr<device::Device> owner;
+    device::Device& device;
     train::Replicas replicas;
     Reducer reducer;
     train::TrainedSae sae;
@@ -51,9 +54,11 @@ struct Training {
     // `rows` of the global batch; any rank may have all of them. Collective.
     Training(Communicator& comm, const reference::Sae<float>& start, const SaeConfig& config,
              std::int64_t rows, double mean_square, const Options& options)
-        : device(options.threads, options.cpu, options.screen),
-          replicas(comm, options.group_size),
-          reducer(*replicas.across, options.overlap),
+        : owner(options.reference ? std::make_unique<device::CpuDevice>(options.threads)
+                                  : make_test_device(options.threads, options.cpu, options.screen)),
+          device(*owner),
+          replicas(comm, device.host_memory() ? options.group_size : 1),
+          reducer(*replicas.across, options.overlap, device::make_device_sums(*replicas.across, device, 0)),
           sae(train::make_sae(device, replicas, config, "the SAE",
                               sae::shape_of(config, static_cast<std::int64_t>(start.n), options.transcoder))),
           bench(train::make_workbench(device, replicas, reducer, sae.parameters, rows)) {
@@ -107,10 +112,12 @@ struct Training {
     reference::Sae<float> gradient() {
         reference::Sae<float> whole = get(bench.gradient, device);
         each_slice([&](std::size_t rank, std::size_t begin, std::size_t end) {
-            std::copy(bench.w_enc_gradients[rank] + begin, bench.w_enc_gradients[rank] + end,
-                      whole.w_enc.begin() + static_cast<std::ptrdiff_t>(begin));
-            std::copy(bench.w_dec_gradients[rank] + begin, bench.w_dec_gradients[rank] + end,
-                      whole.w_dec.begin() + static_cast<std::ptrdiff_t>(begin));
+            const auto fetch = [&](const float* from, std::vector<float>& to) {
+                device.download(from + begin,
+                                std::as_writable_bytes(std::span(to).subspan(begin, end - begin)));
+            };
+            fetch(bench.w_enc_gradients[rank], whole.w_enc);
+            fetch(bench.w_dec_gradients[rank], whole.w_dec);
         });
         replicas.group->barrier();  // no rank goes on while another reads its gradients
         return whole;

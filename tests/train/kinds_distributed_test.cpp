@@ -108,7 +108,9 @@ class DistributedKinds : public testing::TestWithParam<Case> {
 // the roundings of another order of summation.
 TEST_P(DistributedKinds, AStepFromTheSameStateIsTheSame) {
     const Sae<float> start = test::start_of(kind);
-    Training alone(*self, start, kind.config, rows, KindCase::mean_square, kind.options(1));
+    Training::Options on_cpu = kind.options(1);
+    on_cpu.reference = true;
+    Training alone(*self, start, kind.config, rows, KindCase::mean_square, on_cpu);
     Training mine(*comm, start, kind.config, rows, KindCase::mean_square, options());
     double worst_loss = 0, worst_gradient = 0, worst_parameter = 0, worst_average = 0;
     bool masked = false, helped = false;

@@ -104,7 +104,7 @@ class Distributed : public testing::TestWithParam<Case> {
 // gradient to rounding: before each step the ranks take over the state of the single one.
 TEST_P(Distributed, AStepFromTheSameStateIsTheSame) {
     const reference::Sae<float> begin = start(GetParam().awkward);
-    Training alone(*self, begin, config(), rows, 1.1, {.threads = 1});
+    Training alone(*self, begin, config(), rows, 1.1, {.threads = 1, .reference = true});
     Training mine(*comm, begin, config(), rows, 1.1, options());
     bool helped = false;
     double worst_gradient = 0, worst_loss = 0;
@@ -149,7 +149,7 @@ TEST_P(Distributed, FiftyStepsStayWithTheSingleRank) {
     if (GetParam().awkward == Awkward::equal_rows)
         return;  // ties between equal latents part with the roundings
     const reference::Sae<float> begin = start(GetParam().awkward);
-    Training alone(*self, begin, config(), rows, 1.1, {.threads = 1});
+    Training alone(*self, begin, config(), rows, 1.1, {.threads = 1, .reference = true});
     Training mine(*comm, begin, config(), rows, 1.1, options());
     double worst_loss = 0;
     for (int t = 0; t < steps; ++t) {
