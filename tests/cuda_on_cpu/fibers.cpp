@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <random>
@@ -33,6 +34,11 @@ namespace {
 
 constexpr unsigned most_threads = 1024, lanes = 32;
 constexpr std::size_t stack_bytes = std::size_t{1} << 17, guard_bytes = 4096;
+
+std::uint64_t seed_at_first() {
+    const char* seed = std::getenv("CUDA_ON_CPU_ORDER");
+    return seed != nullptr ? std::strtoull(seed, nullptr, 10) : 0;
+}
 
 enum class State : char { ready, at_warp, at_barrier, done };
 
@@ -63,7 +69,7 @@ struct Grid {
     std::array<State, most_threads> state;
     std::array<unsigned, most_threads> order, place;  // of threads; where a thread stands in it
     std::array<Warp, most_threads / lanes> warps;
-    std::uint64_t seed = 0, launches = 0;
+    std::uint64_t seed = seed_at_first(), launches = 0;
 };
 
 Grid& grid() {
