@@ -319,6 +319,56 @@ INSTANTIATE_TEST_SUITE_P(
                              .masked = true}),
     [](const auto& info) { return std::string(info.param.name); });
 
+// SAEs of a stream take the same batch in turn: it is copied to the GPU once.
+TEST(BatchesAgainstCpu, RowsOfAnEqualNumberServeAgain) {
+    const test::Problem p = test::make_problem(rows, n, width);
+    Sides sides(p, plain_shape(), "bf16");
+    for (const std::uint64_t number : {0, 7, 7, 8, 8, 0}) {
+        const test::Problem other = test::make_problem(rows, n, width, test::Awkward::none, 100 + number);
+        sides.both([&](device::Device& device, device::Tensors& sae) {
+            for (const float shift : {0.0F, 0.1F}) {
+                std::vector<float> b_dec = p.sae.b_dec;
+                for (float& b : b_dec) b += shift;
+                test::put(b_dec, sae.b_dec, device);
+                device.center({other.x, rows, {}, number}, sae);
+                EXPECT_TRUE(test::screen_above(device, sae, 0.4F));
+            }
+        });
+        sides.expect_same_candidates();
+    }
+}
+
+TEST(BatchesAgainstCpu, ARankMayHaveNoRows) {
+    const test::Problem p = test::make_problem(rows, n, width);
+    device::Shape shape = plain_shape();
+    shape.transcoder = shape.skip = true;
+    test::Problem with_skip = p;
+    with_skip.sae.skip.assign(n * n, 0.1F);
+    Sides sides(with_skip, shape, "bf16");
+    const std::vector<float> threshold(width, 0.1F);
+    device::Gate gate;
+    gate.threshold = threshold;
+    const device::SetUse use{.set = CodeSet::main};
+    sides.both([&](device::Device& device, device::Tensors& sae) {
+        device::Tensors gradient = test::put(with_skip.sae, device, shape);
+        device.center({{}, 0, {}}, sae);
+        EXPECT_TRUE(test::screen_above(device, sae, 0.2F));
+        device.screen_row_top(sae, 3, {});
+        device.keep(CodeSet::main, 0, 0, false);
+        EXPECT_EQ(device.decode(CodeSet::main, sae, 0.1F).squared_error, 0);
+        device::LatentSums sums;
+        const auto ignore = [](std::int64_t, std::int64_t) {};
+        EXPECT_EQ(device.accumulate({&use, 1}, {}, sae, gradient, {&sums, 1}, ignore), 0);
+        EXPECT_EQ(test::square_norm(device, gradient), 0);
+        test::put(with_skip.sae, gradient, device);
+        EXPECT_EQ(device.dense(gate, sae, 0.1F, {}, gradient).square_norm, 0);
+        EXPECT_EQ(test::square_norm(device, gradient), 0);
+        std::vector<float> values;
+        device.candidate_values(values);
+        EXPECT_TRUE(values.empty());
+    });
+}
+
 // The optimisers and averages: every operation is rounded alike.
 TEST(OptimisersAgainstCpu, UpdatesHaveTheSameBits) {
     using Kind = device::OptimizerStep::Kind;

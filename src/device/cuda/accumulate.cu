@@ -256,7 +256,9 @@ double CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const floa
     column_sums_.grow(n_);
     add_columns(main.residual.data(), rows_, column_sums_.data(), false);
     finish_outputs(sae, main.gradient_scale, gradient);
-    if (sae.skip)
+    if (sae.skip && rows_ == 0)
+        fill_zero(gradient.w_skip.data(), n_ * n_, stream_, "gradients");
+    else if (sae.skip)
         product_.multiply(n_, n_, rows_, main.gradient_scale, {centered_.data(), n_, true},
                           {main.residual.data(), n_}, 0, gradient.w_skip.data(), n_, stream_);
     return norm;

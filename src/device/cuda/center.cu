@@ -96,10 +96,11 @@ void CudaDevice::center(const Rows& rows, const Tensors& sae) {
     has_target_ = sae.transcoder;
     take_rows(0, rows_);
     const unsigned blocks = blocks_of(rows_, block_warps);
-    if (rows.number == 0 || rows.number != row_number_) {
+    if (rows.number == 0 || rows.number != row_number_ || has_output_ != holds_output_) {
         cuda::upload(rows.x, input_, stream_);
         if (has_output_) cuda::upload(rows.target, output_, stream_);
         row_number_ = rows.number;
+        holds_output_ = has_output_;
     }
     launch("center_rows", center_rows, blocks, block_threads, 0, stream_, input_.data(),
            sae.transcoder ? nullptr : sae.b_dec.data(), rows_, n_, centered_.data());

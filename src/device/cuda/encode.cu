@@ -242,7 +242,7 @@ void CudaDevice::multiply_tile(const Screen& screen, std::int64_t first, std::in
 // All rows of the range, into candidates_; with too little room what does not fit is counted only. Returns
 // how many pass; `longest` gets the longest list.
 std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& longest) {
-    const std::int64_t tile_rows = std::min(tile_.rows, capacity_),
+    const std::int64_t tile_rows = std::min(tile_.rows, last_row_ - first_row_),
                        tile_latents = std::min(tile_.latents, screen.latents);
     product_tile_.grow(tile_rows * tile_latents);
     list_latent_.grow(tile_rows * list_room_);
