@@ -149,47 +149,6 @@ __global__ void narrow(const double* from, std::int64_t count, float* to) {
     if (i < count) to[i] = static_cast<float>(from[i]);
 }
 
-constexpr std::int64_t piece = 4096;  // elements that a block sums
-
-// The sums of pieces, in a fixed order. Reads 8 bytes an element.
-__global__ void add_pieces(const double* parts, std::int64_t count, double* out) {
-    auto* scratch = reinterpret_cast<double*>(strata_shared);
-    double sum = 0;
-    for (std::int64_t i = blockIdx.x * piece + threadIdx.x; i < (blockIdx.x + 1) * piece && i < count;
-         i += blockDim.x)
-        sum += parts[i];
-    sum = block_sum(sum, scratch);
-    if (threadIdx.x == 0) out[blockIdx.x] = sum;
-}
-
-constexpr int most_ranks = 16;
-struct Parts {
-    int count;
-    const float* of_rank[most_ranks];
-};
-
-// Pieces of the ranks' sum and their squares; a block to a piece. Reads 4 bytes an element and rank.
-__global__ void add_in_order(Parts parts, std::int64_t count, float* out, double* squares) {
-    auto* scratch = reinterpret_cast<double*>(strata_shared);
-    double square = 0;
-    for (std::int64_t i = blockIdx.x * piece + threadIdx.x; i < (blockIdx.x + 1) * piece && i < count;
-         i += blockDim.x) {
-        float sum = parts.of_rank[0][i];
-        for (int r = 1; r < parts.count; ++r) sum += parts.of_rank[r][i];
-        if (out != nullptr) out[i] = sum;
-        square += static_cast<double>(sum) * sum;
-    }
-    square = block_sum(square, scratch);
-    if (threadIdx.x == 0) squares[blockIdx.x] = square;
-}
-
-__global__ void take_row_norms(const float* rows, std::int64_t count, std::int64_t n, float* norms) {
-    const std::int64_t r = global_warp();
-    if (r >= count) return;
-    const float square = warp_dot(rows + r * n, rows + r * n, n);
-    if (lane() == 0) norms[r] = sqrtf(square);
-}
-
 }  // namespace cuda
 
 using namespace cuda;
@@ -274,46 +233,6 @@ void CudaDevice::finish_outputs(const Tensors& sae, float gradient_scale, Tensor
     add_column_parts(groups, gradient_scale, -1, column_sums_.data());
     launch("narrow", narrow, blocks, block_threads, 0, stream_, column_sums_.data(), n_,
            gradient.b_dec.data());
-}
-
-// Pieces, then pieces of their sums, until one is left.
-double CudaDevice::sum_parts(const double* parts, std::int64_t count) {
-    if (count == 0) return 0;
-    sums_.grow(2 * blocks_of(count, piece));
-    double* out = sums_.data();
-    for (unsigned blocks = 0; blocks != 1; count = blocks) {
-        blocks = blocks_of(count, piece);
-        launch("add_pieces", add_pieces, blocks, block_threads, block_warps * sizeof(double), stream_, parts,
-               count, out);
-        parts = out;
-        out += blocks;
-    }
-    double sum = 0;
-    cuda::download(parts, std::span(&sum, 1), stream_, "a sum");
-    return sum;
-}
-
-double CudaDevice::sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) {
-    require(of_ranks.size() <= most_ranks, "at most 16 ranks to a sum");
-    Parts parts{static_cast<int>(of_ranks.size()), {}};
-    std::copy(of_ranks.begin(), of_ranks.end(), parts.of_rank);
-    const unsigned blocks = blocks_of(static_cast<std::int64_t>(count), piece);
-    parts_.grow(blocks);
-    launch("add_in_order", add_in_order, blocks, block_threads, block_warps * sizeof(double), stream_, parts,
-           static_cast<std::int64_t>(count), out, parts_.data());
-    return sum_parts(parts_.data(), blocks);
-}
-
-double CudaDevice::square_norm(std::span<const float> values) {
-    const float* data = values.data();
-    return sum_in_order({&data, 1}, values.size(), nullptr);
-}
-
-void CudaDevice::decoder_norms(const Tensors& sae, std::span<float> norms) {
-    square_weight_.grow(sae.width);
-    launch("take_row_norms", take_row_norms, blocks_of(sae.width, block_warps), block_threads, 0, stream_,
-           sae.w_dec.data(), sae.width, n_, square_weight_.data());
-    cuda::download(square_weight_.data(), norms, stream_, "the decoder rows' norms");
 }
 
 }  // namespace strata::device

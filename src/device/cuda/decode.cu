@@ -187,33 +187,6 @@ __global__ void observe_pairs(PairsView pairs, PairsView main, const float* main
     }
 }
 
-// The sums of each column over groups of 64 rows, [row groups, n]; a thread to a column. Reads 4 bytes an
-// element.
-__global__ void add_column_groups(const float* rows, std::int64_t count, std::int64_t n, double* sums) {
-    const std::int64_t c = global_thread();
-    if (c >= n) return;
-    double sum = 0;
-    for (std::int64_t b = blockIdx.y * 64; b < blockIdx.y * 64 + 64 && b < count; ++b) sum += rows[b * n + c];
-    sums[blockIdx.y * n + c] = sum;
-}
-
-// sums[c] = keep sums[c] + factor (the parts' sum in their order); parts [count, n].
-__global__ void add_parts_of_columns(const double* parts, std::int64_t count, std::int64_t n, double keep,
-                                     double factor, double* sums) {
-    const std::int64_t c = global_thread();
-    if (c >= n) return;
-    double sum = 0;
-    for (std::int64_t g = 0; g < count; ++g) sum += parts[g * n + c];
-    sums[c] = factor * sum + (keep == 0 ? 0 : keep * sums[c]);
-}
-
-__global__ void square_rows(const float* rows, std::int64_t count, std::int64_t n, double* squares) {
-    const std::int64_t r = global_warp();
-    if (r >= count) return;
-    const float square = warp_dot(rows + r * n, rows + r * n, n);
-    if (lane() == 0) squares[r] = square;
-}
-
 __global__ void weigh_latents(const float* w_dec, std::int64_t width, std::int64_t n, bool unit_rows,
                               Groups groups, float* weights) {
     const std::int64_t j = global_warp();
@@ -305,41 +278,6 @@ std::uint64_t CudaDevice::observe(const Tensors& sae) {
     std::uint64_t left_out = 0;
     download_counts({&left_out, 1});
     return left_out;
-}
-
-// sums = keep sums + factor (the parts [count, n] added in their order).
-void CudaDevice::add_column_parts(std::int64_t count, double keep, double factor, double* sums) {
-    launch("add_parts_of_columns", add_parts_of_columns, blocks_of(n_, block_threads), block_threads, 0,
-           stream_, partial_.data(), count, n_, keep, factor, sums);
-}
-
-// sums = the sums of the columns of rows [count, n] (added to what is there with `keep`): groups of rows,
-// added in order.
-void CudaDevice::add_columns(const float* rows, std::int64_t count, double* sums, bool keep) {
-    const unsigned groups = blocks_of(count, 64), blocks = blocks_of(n_, block_threads);
-    partial_.grow(std::max<std::int64_t>(1, groups) * n_);
-    launch("add_column_groups", add_column_groups, dim3(blocks, groups), block_threads, 0, stream_, rows,
-           count, n_, partial_.data());
-    add_column_parts(groups, keep ? 1 : 0, 1, sums);
-}
-
-Device::Moments CudaDevice::column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) {
-    Moments moments;
-    column_sums_.grow(n_);
-    if (!residual.empty()) {
-        add_columns(table(CodeSet::main).residual.data() + (sae.groups() - 1) * capacity_ * n_, rows_,
-                    column_sums_.data(), false);
-        cuda::download(column_sums_.data(), residual, stream_, "column sums");
-        moments.residual_square = sum_rows(row_sums_.data(), 0, rows_).squared_error;
-    }
-    if (y.empty()) return moments;
-    add_columns(output(), rows_, column_sums_.data(), false);
-    cuda::download(column_sums_.data(), y, stream_, "column sums");
-    parts_.grow(capacity_);
-    launch("square_rows", square_rows, blocks_of(rows_, block_warps), block_threads, 0, stream_, output(),
-           rows_, n_, parts_.data());
-    moments.y_square = sum_parts(parts_.data(), rows_);
-    return moments;
 }
 
 void CudaDevice::residual_norms(std::vector<float>& norms) {
