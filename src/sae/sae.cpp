@@ -39,14 +39,22 @@ std::int64_t auxiliary_codes(const SaeConfig& config, std::int64_t n) {
 
 void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec,
                 std::int64_t first, std::int64_t last) {
+    constexpr std::int64_t block = 256;  // latents; each upload takes a device some microseconds
     const float norm = t.unit_rows ? 1.0F : 0.1F;
-    std::vector<float> row(static_cast<std::size_t>(t.n));
-    for (std::int64_t j = first; j < last; ++j) {
-        const auto latent = static_cast<std::uint64_t>(j);
-        random_direction({seed, Purpose::initial_weights, latent}, norm, row);
-        device.upload(std::as_bytes(std::span(row)), t.w_dec.data() + j * t.n);
-        if (t.transcoder) random_direction({seed, Purpose::encoder_weights, latent}, norm, row);
-        device.upload(std::as_bytes(std::span(row)), t.w_enc.data() + j * t.n);
+    std::vector<float> rows(static_cast<std::size_t>(block * t.n));
+    for (std::int64_t begin = first; begin < last; begin += block) {
+        const std::int64_t count = std::min(block, last - begin);
+        const std::span<float> filled = std::span(rows).first(static_cast<std::size_t>(count * t.n));
+        const auto fill = [&](Purpose purpose) {
+            for (std::int64_t i = 0; i < count; ++i)
+                random_direction(
+                    {seed, purpose, static_cast<std::uint64_t>(begin + i)}, norm,
+                    filled.subspan(static_cast<std::size_t>(i * t.n), static_cast<std::size_t>(t.n)));
+        };
+        fill(Purpose::initial_weights);
+        device.upload(std::as_bytes(filled), t.w_dec.data() + begin * t.n);
+        if (t.transcoder) fill(Purpose::encoder_weights);
+        device.upload(std::as_bytes(filled), t.w_enc.data() + begin * t.n);
     }
     device.upload(std::as_bytes(b_dec), t.b_dec.data());
 }
