@@ -110,8 +110,10 @@ void make_dead(device::Device& device, train::TrainedSae& sae, std::int64_t n, d
 device::Tensors copy_of(const device::Tensors& from, device::Device& device, device::Device& other) {
     device::Tensors to = device::make_tensors(other, from);
     for (const auto tensor : {&device::Tensors::w_enc, &device::Tensors::w_dec, &device::Tensors::b_enc,
-                              &device::Tensors::b_dec, &device::Tensors::latent, &device::Tensors::w_skip})
-        other.upload(std::as_bytes(std::span(sae::host_copy(device, from.*tensor))), (to.*tensor).data());
+                              &device::Tensors::b_dec, &device::Tensors::latent, &device::Tensors::w_skip}) {
+        const std::vector<float> values = sae::host_copy(device, from.*tensor);
+        other.upload(std::as_bytes(std::span(values)), (to.*tensor).data());
+    }
     return to;
 }
 
