@@ -114,11 +114,11 @@ __global__ void make_gradients(Sets sets, Gradients g) {
         for (int s = 0; s < sets.count; ++s) {
             const SetView& set = sets.set[s];
             const std::uint32_t begin = set.begin[j], end = set.begin[j + 1];
-            const float* residual = set.residual + (set.main ? group * g.stride : 0) + c;
 #pragma unroll 4
             for (std::uint32_t e = begin; e < end; ++e)
                 encoder.add(set.gradient_of[e], V::load(g.xc + set.row_of[e] * g.n + c));
             if (!set.decoder) continue;
+            const float* residual = set.residual + (set.main ? group * g.stride : 0) + c;
 #pragma unroll 4
             for (std::uint32_t e = begin; e < end; ++e)
                 decoder.add(set.value_of[e], V::load(residual + set.row_of[e] * g.n));

@@ -135,6 +135,7 @@ void CudaDevice::pre_activation_histogram(const Tensors& sae, std::int64_t rows,
     counters_.grow(std::ssize(counts));
     fill_zero(counters_.data(), std::ssize(counts), stream_, "counters");
     sample_.grow(rows * n_);
+    product_tile_.grow(std::min(tile_.rows, capacity_) * std::min(tile_.latents, sae.width));
     launch("take_sample", take_sample, blocks_of(rows, block_warps), block_threads, 0, stream_,
            centered_.data(), rows_, rows, n_, sample_.data());
     const std::int64_t tile_rows = std::min(tile_.rows, capacity_),
