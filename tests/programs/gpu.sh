@@ -50,6 +50,13 @@ CUDA_ON_CPU_ORDER=7 beside 1 permuted
 beside 2 two
 beside 4 four
 
+# Without NCCL beside the backend gradients go through host memory.
+ln -s "$backend" "$folder/alone.so"
+expect 0 'GPUs +CUDA .*; built without NCCL' env STRATA_GPU_BACKEND="$folder/alone.so" "$STRATA" info
+expect 0 'rank 0 has no NCCL .*summed by MPI through host memory' env STRATA_GPU_BACKEND="$folder/alone.so" \
+  mpirun -q -n 2 "$STRATA" train "$config" --quiet --set run.output="$folder/alone"
+check close "$folder/two.cpu" "$folder/alone" 1e-5
+
 # What one device saved the other goes on from.
 for way in "cpu cuda" "cuda cpu"; do
   read -r from to <<<"$way"
