@@ -1,6 +1,7 @@
 // `strata bench`: a training step on this machine, verb by verb, beside the plain float32 product x[B, n] .
 // W[n, M] that dense trainers pay several times a step. Every figure is the best of the repeats, taken in
-// turn in one process, so that their ratios hold on a shared machine.
+// turn in one process, so that their ratios hold on a shared machine. On a GPU there is no such product; what
+// its memory can do shows the copy.
 
 #include <omp.h>
 
@@ -108,19 +109,31 @@ void make_dead(device::Device& device, train::TrainedSae& sae, std::int64_t n, d
     device.encoder_changed(sae.parameters);
 }
 
-// Whether the codes of the batch are those of the float32 encoder, bit for bit.
+device::Tensors copy_of(const device::Tensors& from, device::Device& device, device::Device& other) {
+    device::Tensors to = device::make_tensors(other, from);
+    for (const auto tensor : {&device::Tensors::w_enc, &device::Tensors::w_dec, &device::Tensors::b_enc,
+                              &device::Tensors::b_dec, &device::Tensors::latent, &device::Tensors::w_skip}) {
+        const std::vector<float> values = sae::host_copy(device, from.*tensor);
+        other.upload(std::as_bytes(std::span(values)), (to.*tensor).data());
+    }
+    return to;
+}
+
+// Whether the codes of the batch are those of the CPU's float32 encoder, bit for bit.
 bool codes_agree(device::Device& device, device::Device& plain, Communicator& comm,
                  const train::TrainedSae& sae, const data::Batch& batch, std::int64_t rows_of_all) {
+    const device::Tensors same = copy_of(sae.parameters, device, plain);
     using Codes = std::tuple<std::vector<std::uint32_t>, std::vector<std::uint32_t>, std::vector<float>>;
-    const auto codes_of = [&](device::Device& one) {
+    const auto codes_of = [&](device::Device& one, const device::Tensors& parameters) {
         float guess = sae.guess, margin = sae.margin;
-        one.center({batch.x, batch.rows}, sae.parameters);
-        sae.kind->select({one, comm, sae.parameters, sae.config, rows_of_all, batch.rows, guess, margin});
+        one.center({batch.x, batch.rows}, parameters);
+        sae.kind->select({one, comm, parameters, sae.config, rows_of_all, batch.rows, guess, margin});
         Codes codes;
         std::apply([&](auto&... part) { one.read_codes(part...); }, codes);
         return codes;
     };
-    std::array<std::uint32_t, 1> differ = {codes_of(device) == codes_of(plain) ? 0U : 1U};
+    std::array<std::uint32_t, 1> differ = {codes_of(device, sae.parameters) == codes_of(plain, same) ? 0U
+                                                                                                     : 1U};
     comm.any(differ);
     return differ[0] == 0;
 }
@@ -174,14 +187,16 @@ int bench(const Arguments& a, Communicator& comm) {
     };
     for (std::int64_t i = 0; i < a.warm_steps; ++i) one_step();
 
-    Array<float> plain_weights(
-        static_cast<std::size_t>(a.n * a.width));  // [n, M], the layout such a product has
-    const std::vector<float> w_enc = sae::host_copy(*device, sae.parameters.w_enc);
-    for (std::int64_t j = 0; j < a.width; ++j)
-        for (std::int64_t c = 0; c < a.n; ++c)
-            plain_weights[static_cast<std::size_t>(c * a.width + j)] =
-                w_enc[static_cast<std::size_t>(j * a.n + c)];
-    Array<float> product(static_cast<std::size_t>(rows * a.width));
+    const bool host = device->host_memory();
+    Array<float> plain_weights, product;
+    if (host) {
+        plain_weights.grow(static_cast<std::size_t>(a.n * a.width));  // [n, M], the layout such a product has
+        product.grow(static_cast<std::size_t>(rows * a.width));
+        for (std::int64_t j = 0; j < a.width; ++j)
+            for (std::int64_t c = 0; c < a.n; ++c)
+                plain_weights[static_cast<std::size_t>(c * a.width + j)] =
+                    sae.parameters.w_enc.data()[j * a.n + c];
+    }
 
     const device::SetUse main{.set = CodeSet::main};
     device::LatentSums sums;
@@ -190,18 +205,24 @@ int bench(const Arguments& a, Communicator& comm) {
     // Least work, of all ranks: K codes; matrices and rows once. Gathered rows count each time.
     const double n = static_cast<double>(a.n), m = static_cast<double>(a.width);
     const double b = static_cast<double>(a.rows), codes = a.k * b;
-    Array<float> from(static_cast<std::size_t>(a.n * a.width)), to(from.size());
+    const auto elements = static_cast<std::size_t>(a.n * a.width);
+    Array<float> from(host ? elements : 0), to(from.size());
+    const auto copy = [&] {
+        const float* whole[] = {workbench.gradient.w_enc.data()};
+        host ? train::copy(from, to, threads)
+             : void(device->sum_in_order(whole, elements, workbench.gradient.w_dec.data()));
+    };
     std::vector<Case> cases = {
-        {"plain product",
-         [&] {
-             omp_set_num_threads(threads);
-             dnnl_sgemm('N', 'N', rows, a.width, a.n, 1, x.data(), a.n, plain_weights.data(), a.width, 0,
-                        product.data(), a.width);
-         },
-         2 * b * n * m, 4 * (b * n + n * m + b * m)},
-        {"copy of W", [&] { train::copy(from, to, threads); }, 0, 8 * n * m * comm.size(),
-         8 * n * m * comm.size()},
-        {"step", one_step, 2 * b * n * m + 8 * n * codes, 4 * n * m * 17, 4 * n * m * 17}};
+        {"step", one_step, 2 * b * n * m + 8 * n * codes, 4 * n * m * 17, 4 * n * m * 17},
+        {"copy of W", copy, 0, 8 * n * m * comm.size(), 8 * n * m * comm.size()}};
+    if (host)
+        cases.push_back({"plain product",
+                         [&] {
+                             omp_set_num_threads(threads);
+                             dnnl_sgemm('N', 'N', rows, a.width, a.n, 1, x.data(), a.n, plain_weights.data(),
+                                        a.width, 0, product.data(), a.width);
+                         },
+                         2 * b * n * m, 4 * (b * n + n * m + b * m)});
     // The verbs by themselves, of kinds that have no more than these.
     if (!sae.kind->elementwise() && shape.groups() == 1 && !config.atm)
         cases.insert(cases.end(),
@@ -236,6 +257,8 @@ int bench(const Arguments& a, Communicator& comm) {
             comm.barrier();
             const double start = seconds();
             one.work();
+            float last = 0;  // it comes when all that was queued is done
+            device->download(sae.parameters.b_dec.data(), std::as_writable_bytes(std::span(&last, 1)));
             double taken = seconds() - start;
             comm.max(std::span(&taken, 1));
             one.best = std::min(one.best, taken);
@@ -251,15 +274,16 @@ int bench(const Arguments& a, Communicator& comm) {
     }
     if (!agree) fail("the codes are not those of the float32 encoder");
     if (comm.rank() != 0) return exit_done;
-    const Case &plain_product = cases[0], &copy = cases[1], &whole = cases[2];
-    // A verb's bound; a step's is the sum of its verbs', where these were timed.
-    const bool by_verb = cases.size() > 3;
-    for (Case& one : cases) {
-        if (&one == &plain_product || &one == &copy || (&one == &whole && by_verb)) continue;
-        one.bound = std::max(one.operations / one.narrow * plain_product.best / plain_product.operations,
-                             one.memory * copy.best / copy.memory);
-        if (by_verb) cases[2].bound += one.bound;
-    }
+    // A verb's bound; a step's is the sum of its verbs', where these were timed. Of a GPU only the memory's
+    // is known.
+    const Case &whole = cases[0], &copied = cases[1];
+    const std::size_t verbs = host ? 3 : 2;
+    const auto bound_of = [&](const Case& one) {
+        const double computing = host ? one.operations / one.narrow * cases[2].best / cases[2].operations : 0;
+        return std::max(computing, one.memory * copied.best / copied.memory);
+    };
+    for (Case& one : std::span(cases).subspan(verbs)) cases[0].bound += one.bound = bound_of(one);
+    if (cases.size() == verbs) cases[0].bound = bound_of(whole);
     nlohmann::ordered_json result = {
         {"kind", a.kind},
         {"rows", a.rows},
@@ -272,7 +296,7 @@ int bench(const Arguments& a, Communicator& comm) {
         {"ranks", comm.size()},
         {"device", device->name()},
         {"rows_per_second", static_cast<double>(a.rows) / whole.best},
-        {"step_over_product", whole.best / plain_product.best},
+        {"step_over_product", host ? nlohmann::ordered_json(whole.best / cases[2].best) : nullptr},
         {"encoder", a.cpu.encoder},
         {"checked", a.check},
         {"workspace_bytes", device->workspace_bytes()}};
@@ -298,8 +322,9 @@ int bench(const Arguments& a, Communicator& comm) {
     fmt::print("{:<20} {:>10} {:>10} {:>10} {:>10} {:>10}\n", "", "ms", "/ product", "Gop/s", "GB/s",
                "of bound");
     for (const Case& one : cases)
-        fmt::print("{:<20} {:>10.2f} {:>10.3f} {:>10} {:>10} {:>10}\n", one.what, 1e3 * one.best,
-                   one.best / plain_product.best, rate(one.operations, one), rate(one.bytes, one),
+        fmt::print("{:<20} {:>10.2f} {:>10} {:>10} {:>10} {:>10}\n", one.what, 1e3 * one.best,
+                   host ? fmt::format("{:.3f}", one.best / cases[2].best) : "", rate(one.operations, one),
+                   rate(one.bytes, one),
                    one.bound > 0 ? fmt::format("{:.0f} %", 100 * one.bound / one.best) : "");
     fmt::print("{:.0f} rows/s; workspace {} MB above parameters, gradients and moments{}\n",
                static_cast<double>(a.rows) / whole.best, device->workspace_bytes() >> 20,

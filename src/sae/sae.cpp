@@ -36,7 +36,7 @@ template <typename Fill>
 void fill_rows(device::Device& device, const device::Memory<float>& matrix, std::int64_t n,
                std::int64_t first, std::int64_t last, const Fill& fill) {
     const bool in_place = device.host_memory();
-    const std::int64_t most = in_place ? std::max<std::int64_t>(1, last - first) : 4096;
+    const std::int64_t most = in_place ? std::max<std::int64_t>(1, last - first) : 256;
     std::vector<float> staged(in_place ? 0 : static_cast<std::size_t>(most * n));
     for (std::int64_t begin = first; begin < last; begin += most) {
         const std::int64_t count = std::min(most, last - begin);

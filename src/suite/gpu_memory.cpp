@@ -8,14 +8,18 @@
 namespace strata::suite {
 namespace {
 
-// Of device/cuda: of a code, and of the candidates that it comes from (two lists, twice as long).
+// Of device/cuda (cuda_device.h), where lists grow by doubling.
 constexpr std::int64_t number = sizeof(float);
-constexpr std::int64_t code_bytes = 28, candidate_bytes = 48;
-constexpr std::int64_t tile_rows = 1024, tile_latents = 4096;   // of the encoder's product
-constexpr std::int64_t latent_bytes = 256;                      // sums, counts and limits of a latent
+constexpr std::int64_t code_bytes = 28;                        // of a code: by row, and by latent
+constexpr std::int64_t candidate_bytes = 2 * 2 * 12;           // two lists, of twice as many
+constexpr std::int64_t tile_rows = 1024, tile_latents = 4096;  // of the encoder's product
+constexpr std::int64_t latent_bytes = 256;                     // sums, limits and bounds of a latent
+constexpr std::int64_t bias_latents = 512;                     // whose encoder rows one sum holds
+constexpr std::int64_t most_counts = std::int64_t{1} << 24;    // of codes by latent and chunk of rows
+constexpr std::int64_t most_chunks = 128;
+constexpr std::int64_t dense_pairs = std::int64_t{1} << 26;     // of a block of rows of dense()
 constexpr std::int64_t product_bytes = std::int64_t{32} << 20;  // cuBLASLt's workspace
-constexpr std::int64_t nccl_bytes = std::int64_t{512} << 20;    // its buffers, by what it says itself
-constexpr std::int64_t dense_elements = std::int64_t{1} << 24;
+constexpr std::int64_t nccl_bytes = std::int64_t{512} << 20;    // NCCL's buffers: taken to be, not measured
 
 }  // namespace
 
@@ -37,10 +41,14 @@ RankMemory gpu_memory(const Job& job, const Config& config, const Place& place) 
     const double codes = most.codes_of_row * static_cast<double>(rows);
     m.codes = static_cast<std::int64_t>(codes * (code_bytes + candidate_bytes)) +
               static_cast<std::int64_t>(8 * (4 * most.codes_of_row + 64)) * std::min(rows, tile_rows);
-    if (most.aux_k > 0)
-        m.auxiliary = number * row_elements + rows * most.aux_k * (code_bytes + candidate_bytes);
-    m.encoder = number * tile_rows * std::min(most.width, tile_latents) + 2 * n * most.width +
-                latent_bytes * most.width + product_bytes + most.dense * number * dense_elements;
+    if (most.aux_k > 0)  // with the encoders of the dead, in the worst case all
+        m.auxiliary = number * row_elements + rows * most.aux_k * (code_bytes + candidate_bytes) +
+                      number * n * most.width;
+    m.encoder = number * std::min(rows, tile_rows) * std::min(most.width, tile_latents) + 2 * n * most.width +
+                latent_bytes * most.width + 8 * n * most.width / bias_latents +
+                number * std::min(most_counts, most_chunks * most.width) + product_bytes;
+    if (most.dense > 0)
+        m.encoder += (most.dense == 3 ? 5 : 3) * number * std::min(dense_pairs, rows * most.width);
     m.process = place.ranks > 1 ? nccl_bytes : 0;
     return m;
 }

@@ -67,31 +67,33 @@ std::int64_t elements_of(const std::vector<std::int64_t>& shape) {
 // A copy of this rank's share of one set of tensors, and what describes it as a file.
 void stage_share(TrainedSae& sae, std::size_t set, device::Device& device, Slice slice, int rank,
                  Array<std::byte>& bytes, std::vector<safetensors::Tensor>& tensors) {
-    std::vector<std::vector<std::byte>> copies(16);  // where device memory cannot be read in place
-    tensors.clear();
-    std::size_t size = 0;
-    const auto add = [&](std::string name, const char* type, std::vector<std::int64_t> shape,
-                         std::span<const std::byte> from) {
-        size += from.size();
-        tensors.push_back({std::move(name), type, std::move(shape), from});
-    };
-    visit_share(tensors_of(sae, set), slice, rank == 0,
-                [&](const std::string& name, const float* from, const std::vector<std::int64_t>& shape) {
-                    add(name, "F32", shape,
-                        device.view(from, static_cast<std::size_t>(elements_of(shape)) * sizeof(float),
-                                    copies.at(tensors.size())));
-                });
-    if (set == 0)
+    const auto visit_parts = [&](const auto& part) {
+        visit_share(tensors_of(sae, set), slice, rank == 0,
+                    [&](const std::string& name, const float* from, const std::vector<std::int64_t>& shape) {
+                        part(name, "F32", shape, [&](std::span<std::byte> to) { device.download(from, to); });
+                    });
+        if (set != 0) return;
         visit_states(sae, slice, [&](const char* name, const char* type, std::span<const std::byte> from) {
-            add(name, type, {slice.last - slice.first}, from);
+            part(name, type, std::vector{slice.last - slice.first},
+                 [&](std::span<std::byte> to) { std::ranges::copy(from, to.begin()); });
         });
+    };
+    const auto bytes_of_part = [](const char* type, const std::vector<std::int64_t>& shape) {
+        return static_cast<std::size_t>(elements_of(shape)) * safetensors::size_of(type);
+    };
+    std::size_t size = 0;
+    visit_parts([&](const std::string&, const char* type, const std::vector<std::int64_t>& shape,
+                    const auto&) { size += bytes_of_part(type, shape); });
     bytes.grow(size);
-    std::byte* to = bytes.data();
-    for (safetensors::Tensor& tensor : tensors) {
-        std::ranges::copy(tensor.data, to);
-        tensor.data = {to, tensor.data.size()};
-        to += tensor.data.size();
-    }
+    std::byte* at = bytes.data();
+    tensors.clear();
+    visit_parts([&](const std::string& name, const char* type, const std::vector<std::int64_t>& shape,
+                    const auto& fetch) {
+        const std::span<std::byte> room = {at, bytes_of_part(type, shape)};
+        fetch(room);
+        tensors.push_back({name, type, shape, room});
+        at += room.size();
+    });
 }
 
 // A tensor's bytes; RunError unless it is of this type and shape.

@@ -379,12 +379,26 @@ TEST(ToYaml, KeepsAwkwardText) {
 TEST(Fingerprint, HoldsWhatDecidesTheResult) {
     const std::string of_least = fingerprint(load(least));
     EXPECT_THAT(of_least, testing::Not(HasSubstr("\n")));
-    for (const std::string option :
-         {"run.output=y", "run.device=cpu", "run.time_limit=9", "run.watchdog=9", "run.tensorboard=true",
-          "data.stage=y", "data.skip_corrupt=true", "train.log_every=7", "train.checkpoint_every=7",
-          "train.keep_checkpoints=7", "parallel.data=7", "parallel.threads=7", "parallel.groups=1",
-          "parallel.saes_per_job=1", "data.lanes=64", "sae.k=64.0", "suite=[{k: 64}]", "sae.l0=0.0",
-          "sae.atm=null"})
+    for (const std::string option : {"run.output=y",
+                                     "run.device=cpu",
+                                     "run.device=cuda",
+                                     "run.time_limit=9",
+                                     "run.watchdog=9",
+                                     "run.tensorboard=true",
+                                     "data.stage=y",
+                                     "data.skip_corrupt=true",
+                                     "train.log_every=7",
+                                     "train.checkpoint_every=7",
+                                     "train.keep_checkpoints=7",
+                                     "parallel.data=7",
+                                     "parallel.threads=7",
+                                     "parallel.groups=1",
+                                     "parallel.saes_per_job=1",
+                                     "data.lanes=64",
+                                     "sae.k=64.0",
+                                     "suite=[{k: 64}]",
+                                     "sae.l0=0.0",
+                                     "sae.atm=null"})
         EXPECT_EQ(fingerprint(load(least, {option})), of_least) << option;
     std::set<std::string> all = {of_least};
     const std::vector<std::string> deciding = {"run.seed=1",

@@ -330,9 +330,8 @@ TEST(Errors, OfData) {
                   "run.yaml:2: data.shuffle_rows: data.shuffle_rows 127 is below two rows for each of the 64 "
                   "data.lanes; expected >= 128"));
     EXPECT_THAT(complaint(least, {"data.scale=0"}), HasSubstr("0 is out of range; expected mean_square"));
-    EXPECT_THAT(
-        complaint(least, {"run.device=cuda"}),
-        HasSubstr("'cuda' is not a value of this key; expected auto or cpu (this program is built without"));
+    EXPECT_THAT(complaint(least, {"run.device=gpu"}),
+                HasSubstr("'gpu' is not a value of this key; expected auto, cpu or cuda"));
     EXPECT_THAT(complaint(least, {"run.reproducible=true"}), HasSubstr("expected false"));
 }
 

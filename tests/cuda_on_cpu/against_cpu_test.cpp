@@ -29,7 +29,7 @@ struct Sides {
 
     Sides(const test::Problem& p, const device::Shape& shape, const char* product)
         : cuda(std::make_unique<device::CudaDevice>(0, device::GpuOptions{product},
-                                                    device::cuda::ProductTile{24, 96, 24 * width})) {
+                                                    device::cuda::ProductTile{24, 96, 5, 24 * width})) {
         Random random(9, Purpose::synthetic);
         for (std::size_t i = 0; shape.transcoder && i < rows * n; ++i)
             target.push_back(0.5F * random.normal());
@@ -146,6 +146,40 @@ INSTANTIATE_TEST_SUITE_P(Products, AgainstCpu,
                          [](const auto& info) {
                              return std::string(info.param.product) + "_" + test::name_of(info.param.awkward);
                          });
+
+// Numbers just below the middle of two that the product's operands can be: what is lost adds up, on either
+// side or both, and pairs pass whose product is the same as that of others. Some latents have a large element
+// where all rows have none, and with it a larger bound than they need.
+TEST(RoundingsAgainstCpu, ThatAddUpHideNothing) {
+    for (const auto& [product, above_one] :
+         {std::pair{"float32", 0x1.fp-24F}, std::pair{"tf32", 0x1.fcp-11F}, std::pair{"bf16", 0x1.fcp-9F}}) {
+        SCOPED_TRACE(product);
+        test::Problem p = test::make_problem(rows, n, width);
+        std::ranges::fill(p.sae.b_enc, 0.0F);
+        std::ranges::fill(p.sae.b_dec, 0.0F);
+        for (std::size_t i = 0; i < rows * n; ++i)
+            p.x[i] = i % n == n - 1 ? 0 : i / n % 2 == 0 ? 1 : 1 + above_one;
+        for (std::size_t i = 0; i < width * n; ++i)
+            p.sae.w_enc[i] = i % n == n - 1   ? (i / n % 3 == 0 ? 50.0F : 0.0F)
+                             : i / n % 2 == 0 ? 1
+                                              : 1 + above_one;
+        Sides sides(p, plain_shape(), product);
+        const float one = n - 1;
+        for (const float at_least : {one, one * (1 + above_one / 2), one * (1 + above_one),
+                                     one * (1 + above_one) * (1 + above_one / 2)}) {
+            sides.both([&](device::Device& device, const device::Tensors& sae) {
+                EXPECT_TRUE(test::screen_above(device, sae, at_least));
+            });
+            sides.expect_same_candidates();
+        }
+        for (const std::int64_t k : {1, 40, 140, 160}) {
+            sides.both([&](device::Device& device, const device::Tensors& sae) {
+                device.screen_row_top(sae, k, {});
+            });
+            sides.expect_same_candidates();
+        }
+    }
+}
 
 // Rules of one pre-activation at a time, with everything that they can have.
 struct RuleCase {
@@ -318,6 +352,56 @@ INSTANTIATE_TEST_SUITE_P(
                              .frozen = true,
                              .masked = true}),
     [](const auto& info) { return std::string(info.param.name); });
+
+// SAEs of a stream take the same batch in turn: it is copied to the GPU once.
+TEST(BatchesAgainstCpu, RowsOfAnEqualNumberServeAgain) {
+    const test::Problem p = test::make_problem(rows, n, width);
+    Sides sides(p, plain_shape(), "bf16");
+    for (const std::uint64_t number : {0, 7, 7, 8, 8, 0}) {
+        const test::Problem other = test::make_problem(rows, n, width, test::Awkward::none, 100 + number);
+        sides.both([&](device::Device& device, device::Tensors& sae) {
+            for (const float shift : {0.0F, 0.1F}) {
+                std::vector<float> b_dec = p.sae.b_dec;
+                for (float& b : b_dec) b += shift;
+                test::put(b_dec, sae.b_dec, device);
+                device.center({other.x, rows, {}, number}, sae);
+                EXPECT_TRUE(test::screen_above(device, sae, 0.4F));
+            }
+        });
+        sides.expect_same_candidates();
+    }
+}
+
+TEST(BatchesAgainstCpu, ARankMayHaveNoRows) {
+    const test::Problem p = test::make_problem(rows, n, width);
+    device::Shape shape = plain_shape();
+    shape.transcoder = shape.skip = true;
+    test::Problem with_skip = p;
+    with_skip.sae.skip.assign(n * n, 0.1F);
+    Sides sides(with_skip, shape, "bf16");
+    const std::vector<float> threshold(width, 0.1F);
+    device::Gate gate;
+    gate.threshold = threshold;
+    const device::SetUse use{.set = CodeSet::main};
+    sides.both([&](device::Device& device, device::Tensors& sae) {
+        device::Tensors gradient = test::put(with_skip.sae, device, shape);
+        device.center({{}, 0, {}}, sae);
+        EXPECT_TRUE(test::screen_above(device, sae, 0.2F));
+        device.screen_row_top(sae, 3, {});
+        device.keep(CodeSet::main, 0, 0, false);
+        EXPECT_EQ(device.decode(CodeSet::main, sae, 0.1F).squared_error, 0);
+        device::LatentSums sums;
+        const auto ignore = [](std::int64_t, std::int64_t) {};
+        EXPECT_EQ(device.accumulate({&use, 1}, {}, sae, gradient, {&sums, 1}, ignore), 0);
+        EXPECT_EQ(test::square_norm(device, gradient), 0);
+        test::put(with_skip.sae, gradient, device);
+        EXPECT_EQ(device.dense(gate, sae, 0.1F, {}, gradient).square_norm, 0);
+        EXPECT_EQ(test::square_norm(device, gradient), 0);
+        std::vector<float> values;
+        device.candidate_values(values);
+        EXPECT_TRUE(values.empty());
+    });
+}
 
 // The optimisers and averages: every operation is rounded alike.
 TEST(OptimisersAgainstCpu, UpdatesHaveTheSameBits) {

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <random>
@@ -33,6 +34,11 @@ namespace {
 
 constexpr unsigned most_threads = 1024, lanes = 32;
 constexpr std::size_t stack_bytes = std::size_t{1} << 17, guard_bytes = 4096;
+
+std::uint64_t seed_at_first() {
+    const char* seed = std::getenv("CUDA_ON_CPU_ORDER");
+    return seed != nullptr ? std::strtoull(seed, nullptr, 10) : 0;
+}
 
 enum class State : char { ready, at_warp, at_barrier, done };
 
@@ -63,12 +69,13 @@ struct Grid {
     std::array<State, most_threads> state;
     std::array<unsigned, most_threads> order, place;  // of threads; where a thread stands in it
     std::array<Warp, most_threads / lanes> warps;
-    std::uint64_t seed = 0, launches = 0;
+    std::uint64_t seed = seed_at_first(), launches = 0;
 };
 
+Grid the_grid;
+
 Grid& grid() {
-    static Grid g;
-    return g;
+    return the_grid;
 }
 
 void begin_switch([[maybe_unused]] void** fake, [[maybe_unused]] const void* stack,
@@ -322,7 +329,14 @@ const Exchanged& exchange(std::uint64_t number, unsigned mask, const char* what)
             if (g.state[t] == State::at_warp) g.state[t] = State::ready;
     } else {
         g.state[self] = State::at_warp;
-        go(self, next_ready());
+        const unsigned next = next_ready();
+        g.current = threadIdx.x = next;
+        // As go(), whose return the processor could not foresee, being to another stack than its call.
+        if (__builtin_setjmp(g.fibers[self].context) == 0) {
+            begin_switch(&g.fibers[self].fake_stack, g.fibers[next].stack, stack_bytes);
+            enter_context(g.fibers[next].context);
+        }
+        end_switch(the_grid.fibers[the_grid.current].fake_stack);
     }
     return warp.taken[turn];
 }

@@ -1,5 +1,6 @@
 // CUDA on the CPU: that kernels run as they do on a GPU, and that what is wrong in one is reported.
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <numeric>
@@ -157,6 +158,19 @@ TEST_F(CudaOnCpu, WrongLaunchesAreErrors) {
     const cudaStream_t handle = *freed;
     delete freed;
     EXPECT_THROW(launch("add", add, 1, 32, 0, handle, a.data(), a.data(), 32), RunError);
+}
+
+TEST_F(CudaOnCpu, TooLittleMemoryIsAnErrorThatSaysWhatToDo) {
+    DeviceArray<float> large("the candidates");
+    try {
+        large.grow(std::int64_t{1} << 32);
+        FAIL();
+    } catch (const RunError& error) {
+        EXPECT_THAT(error.what(), testing::HasSubstr("17179869184 bytes for the candidates"));
+        EXPECT_THAT(error.what(), testing::HasSubstr("of 8589934592 bytes free; reduce train.batch_size"));
+    }
+    large.grow(4);
+    EXPECT_EQ(large.size(), 4);
 }
 
 // What follows must be reported, each by a program that has just this fault.

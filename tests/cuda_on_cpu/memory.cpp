@@ -20,6 +20,7 @@ namespace cuda_on_cpu {
 namespace {
 
 constexpr std::size_t page = 4096, unit = 256, arena_bytes = std::size_t{1} << 38;
+constexpr std::size_t device_bytes = std::size_t{1} << 33;  // of all devices together
 
 struct Allocation {
     std::byte* pages;
@@ -187,7 +188,10 @@ cudaError_t cudaMalloc(void** p, std::size_t bytes) {
     Memory& m = memory();
     const std::size_t rounded = (bytes + unit - 1) / unit * unit;
     Allocation a{arena() + m.used, (rounded + page - 1) / page * page, bytes};
-    if (m.used + a.mapped + page > arena_bytes) return fail_with(cudaErrorMemoryAllocation);
+    std::size_t in_use = a.mapped;
+    for (const auto& [data, other] : m.allocations) in_use += other.mapped;
+    if (in_use > device_bytes || m.used + a.mapped + page > arena_bytes)
+        return fail_with(cudaErrorMemoryAllocation);
     m.used += a.mapped + page;
     protect(a, PROT_READ | PROT_WRITE);
     fill_never_written(a.pages, a.end());
@@ -235,7 +239,7 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
     const std::lock_guard guard(lock());
     std::size_t used = 0;
     for (const auto& [data, a] : memory().allocations) used += a.mapped;
-    *total = std::size_t{1} << 33;
-    *free = *total > used ? *total - used : 0;
+    *total = device_bytes;
+    *free = device_bytes - used;
     return cudaSuccess;
 }

@@ -196,6 +196,10 @@ cudaError_t cudaGetLastError() {
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
+    *count = 0;
+    int driver = 0;
+    cudaDriverGetVersion(&driver);
+    if (driver < CUDART_VERSION / 1000 * 1000) return fail_with(cudaErrorInsufficientDriver);
     *count = runtime().devices;
     return *count > 0 ? cudaSuccess : fail_with(cudaErrorNoDevice);
 }
@@ -226,7 +230,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 }
 
 cudaError_t cudaDriverGetVersion(int* version) {
-    *version = CUDART_VERSION;
+    const char* driver = std::getenv("CUDA_ON_CPU_DRIVER");  // 0: there is none
+    *version = driver != nullptr ? std::atoi(driver) : CUDART_VERSION;
     return cudaSuccess;
 }
 

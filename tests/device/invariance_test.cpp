@@ -98,12 +98,12 @@ Outcome run(device::Device& device, const test::Problem& p, bool batch_rule, dou
 TEST(Invariance, BitsDoNotDependOnTheNumberOfThreads) {
     for (const Awkward kind : {Awkward::none, Awkward::equal_latents})
         for (const bool batch_rule : {false, true})
-            for (const std::size_t rows : {std::size_t{3}, std::size_t{197}}) {
+            for (const std::size_t rows : {std::size_t{3}, test::some_rows}) {
                 const test::Problem p = test::make_problem(rows, 67, 600, kind);
                 const auto one = test::make_test_device(1);
                 const Outcome expected = run(*one, p, batch_rule, 6);
                 ASSERT_FALSE(expected.codes.empty() || expected.auxiliary_codes.empty());
-                for (const int threads : {2, 3, 5}) {
+                for (const int threads : test::other_threads) {
                     SCOPED_TRACE(threads);
                     const auto several = test::make_test_device(threads);
                     run(*several, p, batch_rule, 6).expect_bits_of(expected);
@@ -115,7 +115,8 @@ TEST(Invariance, BitsDoNotDependOnTheNumberOfThreads) {
 TEST(Invariance, BitsDoNotDependOnWhatTheDeviceDidBefore) {
     const test::Problem small = test::make_problem(5, 19, 40);
     const test::Problem middle = test::make_problem(90, 35, 300);
-    const test::Problem tall = test::make_problem(4500, 19, 24);  // so many rows that tiles are narrower
+    const test::Problem tall =
+        test::make_problem(test::many_rows, 19, 24);  // so many rows that tiles are narrower
     const auto used = test::make_test_device(2);
     for (const test::Problem* p : {&small, &tall, &middle, &tall, &small, &middle}) {
         SCOPED_TRACE(p->rows);
@@ -153,7 +154,7 @@ TEST(Invariance, ASmallerBatchLeavesNothingOfTheLarger) {
 
 // Lists of one range of rows after another, the last one shorter, against those of all rows.
 TEST(Invariance, RangesOfRowsMakeTheGradientsOfTheWholeBatch) {
-    constexpr std::int64_t rows = 197, width = 600;
+    constexpr std::int64_t rows = test::some_rows, width = 600;
     const test::Problem p = test::make_problem(rows, 67, width);
     std::vector<float> threshold(width), penalty(width), shrink(width);
     for (std::size_t j = 0; j < width; ++j) {
@@ -210,7 +211,7 @@ TEST(Invariance, RangesOfRowsMakeTheGradientsOfTheWholeBatch) {
     };
     const Result whole = by_ranges_of(rows, 2);
     ASSERT_FALSE(whole.codes.empty() || whole.window.empty());
-    for (const std::int64_t size : {12, 60, 192})
+    for (const std::int64_t size : {12, 36, 192})
         for (const int threads : {1, 3}) {
             SCOPED_TRACE(size);
             const Result found = by_ranges_of(size, threads);
@@ -236,7 +237,7 @@ TEST(Invariance, RangesOfRowsMakeTheGradientsOfTheWholeBatch) {
 // Encoder biases of 1 and products that, added to them, fall half way between two floats: the last bit of a
 // product decides to which, and the product by blocks has other last bits than the dot product that counts.
 TEST(Screening, IsExactWhereTheBiasHidesTheProduct) {
-    constexpr std::size_t rows = 40, n = 24, width = 3000;
+    constexpr std::size_t rows = 40, n = 24, width = test::many_latents;
     test::Problem p = test::make_problem(rows, n, width);
     Random random(3, Purpose::synthetic);
     std::ranges::fill(p.x, 1.0F);
@@ -258,7 +259,8 @@ TEST(Screening, IsExactWhereTheBiasHidesTheProduct) {
     ASSERT_EQ(every.size(), rows * width);
     std::vector<float> z(every.size());
     for (std::size_t i = 0; i < z.size(); ++i) z[i] = every[i].value;
-    for (const std::int64_t k : {1, 3, 8, 100, 1100}) {
+    for (const std::int64_t k : {std::int64_t{1}, std::int64_t{3}, std::int64_t{8}, std::int64_t{100},
+                                 static_cast<std::int64_t>(width) / 3}) {
         device.screen_row_top(parameters, k, {});
         const reference::Mask mask = reference::select_row_top(z, rows, width, static_cast<std::size_t>(k));
         std::vector<Pair> expected;

@@ -95,35 +95,38 @@ struct Gradients {
     double* squares;     // [latents, column blocks]
 };
 
-// A block to a latent and 128 columns; a thread to a column, its codes in their order. Reads 8 n bytes a
-// code, from L2 as far as rows and residuals stay there, and 4 n of decoder rows; writes 8 n a latent.
+// A block to a latent and 128 or 512 columns; a thread to `width` of them, its codes in their order. Reads 8
+// n bytes a code, from L2 as far as rows and residuals stay there, and 4 n of decoder rows; writes 8 n a
+// latent.
+template <int width>
 __global__ void make_gradients(Sets sets, Gradients g) {
+    using V = Columns<width>;
     auto* scratch = reinterpret_cast<double*>(strata_shared);
-    const std::int64_t j = g.first + blockIdx.x,
-                       c = static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
+    const std::int64_t j = g.first + blockIdx.x;
+    const std::int64_t c = width * (static_cast<std::int64_t>(blockIdx.y) * blockDim.x + threadIdx.x);
     double square = 0;
     if (c < g.n) {
         int group = 0;
         while (j >= g.groups.end[group]) ++group;
         const std::int64_t at = j * g.n + c;
-        float encoder = g.keep ? g.w_enc_gradient[at] : 0.0F;
-        float decoder = g.keep ? g.w_dec_gradient[at] : 0.0F;
+        V encoder = g.keep ? V::load(g.w_enc_gradient + at) : V{};
+        V decoder = g.keep ? V::load(g.w_dec_gradient + at) : V{};
         for (int s = 0; s < sets.count; ++s) {
             const SetView& set = sets.set[s];
             const std::uint32_t begin = set.begin[j], end = set.begin[j + 1];
-            const float* residual = set.residual + (set.main ? group * g.stride : 0);
 #pragma unroll 4
             for (std::uint32_t e = begin; e < end; ++e)
-                encoder = fmaf(set.gradient_of[e], g.xc[set.row_of[e] * g.n + c], encoder);
+                encoder.add(set.gradient_of[e], V::load(g.xc + set.row_of[e] * g.n + c));
             if (!set.decoder) continue;
+            const float* residual = set.residual + (set.main ? group * g.stride : 0) + c;
 #pragma unroll 4
             for (std::uint32_t e = begin; e < end; ++e)
-                decoder = fmaf(set.value_of[e], residual[set.row_of[e] * g.n + c], decoder);
+                decoder.add(set.value_of[e], V::load(residual + set.row_of[e] * g.n));
         }
-        if (g.w_dec != nullptr) decoder = fmaf(-g.multiple[j], g.w_dec[at], decoder);
-        g.w_enc_gradient[at] = encoder;
-        g.w_dec_gradient[at] = decoder;
-        square = static_cast<double>(encoder) * encoder + static_cast<double>(decoder) * decoder;
+        if (g.w_dec != nullptr) decoder.add(-g.multiple[j], V::load(g.w_dec + at));
+        encoder.store(g.w_enc_gradient + at);
+        decoder.store(g.w_dec_gradient + at);
+        square = encoder.square() + decoder.square();
     }
     square = block_sum(square, scratch);
     if (threadIdx.x == 0) g.squares[j * gridDim.y + blockIdx.y] = square;
@@ -144,44 +147,6 @@ __global__ void add_bias_groups(const float* b_enc, const float* w_enc, std::int
 __global__ void narrow(const double* from, std::int64_t count, float* to) {
     const std::int64_t i = global_thread();
     if (i < count) to[i] = static_cast<float>(from[i]);
-}
-
-// out[0] = the sum of the parts, by one block in a fixed order.
-__global__ void add_parts(const double* parts, std::int64_t count, double* out) {
-    auto* scratch = reinterpret_cast<double*>(strata_shared);
-    double sum = 0;
-    for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += parts[i];
-    sum = block_sum(sum, scratch);
-    if (threadIdx.x == 0) out[0] = sum;
-}
-
-constexpr std::int64_t piece = 4096;
-constexpr int most_ranks = 16;
-struct Parts {
-    int count;
-    const float* of_rank[most_ranks];
-};
-
-// Pieces of the ranks' sum and their squares; a block to a piece. Reads 4 bytes an element and rank.
-__global__ void add_in_order(Parts parts, std::int64_t count, float* out, double* squares) {
-    auto* scratch = reinterpret_cast<double*>(strata_shared);
-    double square = 0;
-    for (std::int64_t i = blockIdx.x * piece + threadIdx.x; i < (blockIdx.x + 1) * piece && i < count;
-         i += blockDim.x) {
-        float sum = parts.of_rank[0][i];
-        for (int r = 1; r < parts.count; ++r) sum += parts.of_rank[r][i];
-        if (out != nullptr) out[i] = sum;
-        square += static_cast<double>(sum) * sum;
-    }
-    square = block_sum(square, scratch);
-    if (threadIdx.x == 0) squares[blockIdx.x] = square;
-}
-
-__global__ void take_row_norms(const float* rows, std::int64_t count, std::int64_t n, float* norms) {
-    const std::int64_t r = global_warp();
-    if (r >= count) return;
-    const float square = warp_dot(rows + r * n, rows + r * n, n);
-    if (lane() == 0) norms[r] = sqrtf(square);
 }
 
 }  // namespace cuda
@@ -227,14 +192,16 @@ double CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const floa
                        shrink.empty() ? nullptr : shrink_.data(), first_rows, sae.unit_rows},
            width);
 
-    const unsigned column_blocks = blocks_of(n_, block_threads);
+    const bool wide = n_ % 4 == 0;
+    const unsigned column_blocks = blocks_of(n_, wide ? 4 * block_threads : block_threads);
     parts_.grow(width * column_blocks);
     const std::int64_t bucket =
         std::max<std::int64_t>(1, bucket_bytes / (2 * n_ * static_cast<std::int64_t>(sizeof(float))));
     for (std::int64_t first = 0; first < width; first += bucket) {
         const std::int64_t last = std::min(first + bucket, width);
-        launch("make_gradients", make_gradients, dim3(static_cast<unsigned>(last - first), column_blocks),
-               block_threads, block_warps * sizeof(double), stream_, views,
+        launch("make_gradients", wide ? make_gradients<4> : make_gradients<1>,
+               dim3(static_cast<unsigned>(last - first), column_blocks), block_threads,
+               block_warps * sizeof(double), stream_, views,
                Gradients{centered_.data(), n_, stride, groups_of(sae), last_rows ? sae.w_dec.data() : nullptr,
                          along_.data(), gradient.w_enc.data(), gradient.w_dec.data(), !first_rows, first,
                          parts_.data()});
@@ -248,7 +215,9 @@ double CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const floa
     column_sums_.grow(n_);
     add_columns(main.residual.data(), rows_, column_sums_.data(), false);
     finish_outputs(sae, main.gradient_scale, gradient);
-    if (sae.skip)
+    if (sae.skip && rows_ == 0)
+        fill_zero(gradient.w_skip.data(), n_ * n_, stream_, "gradients");
+    else if (sae.skip)
         product_.multiply(n_, n_, rows_, main.gradient_scale, {centered_.data(), n_, true},
                           {main.residual.data(), n_}, 0, gradient.w_skip.data(), n_, stream_);
     return norm;
@@ -264,38 +233,6 @@ void CudaDevice::finish_outputs(const Tensors& sae, float gradient_scale, Tensor
     add_column_parts(groups, gradient_scale, -1, column_sums_.data());
     launch("narrow", narrow, blocks, block_threads, 0, stream_, column_sums_.data(), n_,
            gradient.b_dec.data());
-}
-
-double CudaDevice::sum_parts(const double* parts, std::int64_t count) {
-    sums_.grow(1);
-    launch("add_parts", add_parts, 1, block_threads, block_warps * sizeof(double), stream_, parts, count,
-           sums_.data());
-    double sum = 0;
-    cuda::download(sums_.data(), std::span(&sum, 1), stream_, "a sum");
-    return sum;
-}
-
-double CudaDevice::sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) {
-    require(of_ranks.size() <= most_ranks, "at most 16 ranks to a sum");
-    Parts parts{static_cast<int>(of_ranks.size()), {}};
-    std::copy(of_ranks.begin(), of_ranks.end(), parts.of_rank);
-    const unsigned blocks = blocks_of(static_cast<std::int64_t>(count), piece);
-    parts_.grow(blocks);
-    launch("add_in_order", add_in_order, blocks, block_threads, block_warps * sizeof(double), stream_, parts,
-           static_cast<std::int64_t>(count), out, parts_.data());
-    return sum_parts(parts_.data(), blocks);
-}
-
-double CudaDevice::square_norm(std::span<const float> values) {
-    const float* data = values.data();
-    return sum_in_order({&data, 1}, values.size(), nullptr);
-}
-
-void CudaDevice::decoder_norms(const Tensors& sae, std::span<float> norms) {
-    square_weight_.grow(sae.width);
-    launch("take_row_norms", take_row_norms, blocks_of(sae.width, block_warps), block_threads, 0, stream_,
-           sae.w_dec.data(), sae.width, n_, square_weight_.data());
-    cuda::download(square_weight_.data(), norms, stream_, "the decoder rows' norms");
 }
 
 }  // namespace strata::device

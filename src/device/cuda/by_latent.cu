@@ -11,8 +11,8 @@
 namespace strata::device {
 namespace cuda {
 
-constexpr std::int64_t most_chunks = 128, most_counts = std::int64_t{1} << 24;  // 64 MiB
-constexpr std::int64_t scanned = 8 * block_threads;  // elements of a block of a scan
+constexpr std::int64_t most_counts = std::int64_t{1} << 24;  // 64 MiB
+constexpr std::int64_t scanned = 8 * block_threads;          // elements of a block of a scan
 
 struct Chunks {
     std::int64_t first, last;  // rows
@@ -20,14 +20,12 @@ struct Chunks {
     __device__ std::int64_t begin(std::int64_t chunk) const { return first + (last - first) * chunk / count; }
 };
 
-// counts[chunk][latent]; zero before. Reads 4 bytes a pair; two accesses of the counts.
+// counts[chunk][latent]; zero before. Integer sums, whose order does not matter. Reads 4 bytes a pair.
 __global__ void count_chunks(PairsView pairs, Chunks chunks, std::int64_t width, std::uint32_t* counts) {
     std::uint32_t* own = counts + blockIdx.x * width;
-    for (std::int64_t r = chunks.begin(blockIdx.x); r < chunks.begin(blockIdx.x + 1); ++r) {
-        for (std::uint32_t e = pairs.begin[r] + threadIdx.x; e < pairs.begin[r + 1]; e += blockDim.x)
-            ++own[pairs.latent[e]];
-        __syncthreads();
-    }
+    const std::uint32_t end = pairs.begin[chunks.begin(blockIdx.x + 1)];
+    for (std::uint32_t e = pairs.begin[chunks.begin(blockIdx.x)] + threadIdx.x; e < end; e += blockDim.x)
+        atomicAdd(&own[pairs.latent[e]], 1U);
 }
 
 // Each chunk's count becomes that of the chunks before; the totals. A thread to a latent.
@@ -142,7 +140,7 @@ void CudaDevice::transpose(CodeTable& codes, std::int64_t width) {
     const Chunks chunks{
         first_row_, last_row_,
         std::clamp<std::int64_t>(most_counts / width, 1,
-                                 std::clamp<std::int64_t>(last_row_ - first_row_, 1, most_chunks))};
+                                 std::clamp<std::int64_t>(last_row_ - first_row_, 1, tile_.row_chunks))};
     const auto blocks = static_cast<unsigned>(chunks.count);
     codes.row_of.grow(codes.pairs.most);
     codes.value_of.grow(codes.pairs.most);

@@ -96,8 +96,12 @@ void CudaDevice::center(const Rows& rows, const Tensors& sae) {
     has_target_ = sae.transcoder;
     take_rows(0, rows_);
     const unsigned blocks = blocks_of(rows_, block_warps);
-    cuda::upload(rows.x, input_, stream_);
-    if (has_output_) cuda::upload(rows.target, output_, stream_);
+    if (rows.number == 0 || rows.number != row_number_ || has_output_ != holds_output_) {
+        cuda::upload(rows.x, input_, stream_);
+        if (has_output_) cuda::upload(rows.target, output_, stream_);
+        row_number_ = rows.number;
+        holds_output_ = has_output_;
+    }
     launch("center_rows", center_rows, blocks, block_threads, 0, stream_, input_.data(),
            sae.transcoder ? nullptr : sae.b_dec.data(), rows_, n_, centered_.data());
     half_rows_.grow(format_ == Format::bf16 ? capacity_ * n_ : 0);
@@ -131,6 +135,7 @@ void CudaDevice::pre_activation_histogram(const Tensors& sae, std::int64_t rows,
     counters_.grow(std::ssize(counts));
     fill_zero(counters_.data(), std::ssize(counts), stream_, "counters");
     sample_.grow(rows * n_);
+    product_tile_.grow(std::min(tile_.rows, capacity_) * std::min(tile_.latents, sae.width));
     launch("take_sample", take_sample, blocks_of(rows, block_warps), block_threads, 0, stream_,
            centered_.data(), rows_, rows, n_, sample_.data());
     const std::int64_t tile_rows = std::min(tile_.rows, capacity_),

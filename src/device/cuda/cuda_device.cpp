@@ -66,6 +66,7 @@ std::span<const std::byte> CudaDevice::view(const void* from, std::size_t size,
 void CudaDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) {
     n_ = n;
     capacity_ = rows;
+    row_number_ = 0;
     input_.grow(rows * n);
     centered_.grow(rows * n);
     row_errors_.grow(rows);

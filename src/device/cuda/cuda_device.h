@@ -125,6 +125,8 @@ class CudaDevice final : public Device {
     std::int64_t capacity_ = 0;      // rows that prepare() made room for
     std::int64_t rows_ = 0, n_ = 0;  // of the present batch
     std::int64_t first_row_ = 0, last_row_ = 0;
+    std::uint64_t row_number_ = 0;  // of the rows that input_ holds, and output_
+    bool holds_output_ = false;
     bool has_output_ = false, has_target_ = false, has_mask_ = false;
     DeviceArray<float> input_{"x"}, output_{"y"}, centered_{"xc"}, target_{"the targets"};  // [B, n]
     DeviceArray<float> mask_draw_{"the masks' draws"}, mask_probability_{"the masks' probabilities"};

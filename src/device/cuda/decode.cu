@@ -25,17 +25,19 @@ struct Decoding {
     Groups groups;
 };
 
-// Adds value_e d_e of the entries [from, to), in their order, to the residual in shared memory. A warp reads
-// 128 bytes of a decoder row at once; loads of several rows are in flight.
+// Adds value_e d_e of the entries [from, to), in their order, to the residual in shared memory; a thread to
+// `width` columns at a time. Loads of several rows are in flight.
+template <int width>
 __device__ inline void add_decoder_rows(const Decoding& d, std::uint32_t from, std::uint32_t to,
                                         float* residual) {
-    for (std::int64_t c = threadIdx.x; c < d.n; c += blockDim.x) {
-        float sum = residual[c];
+    using V = Columns<width>;
+    for (std::int64_t c = width * threadIdx.x; c < d.n; c += width * blockDim.x) {
+        V sum = V::load(residual + c);
 #pragma unroll 4
         for (std::uint32_t e = from; e < to; ++e)
-            sum =
-                fmaf(d.pairs.value[e], d.w_dec[static_cast<std::int64_t>(d.pairs.latent[e]) * d.n + c], sum);
-        residual[c] = sum;
+            sum.add(d.pairs.value[e],
+                    V::load(d.w_dec + static_cast<std::int64_t>(d.pairs.latent[e]) * d.n + c));
+        sum.store(residual + c);
     }
 }
 
@@ -47,8 +49,9 @@ __global__ void decode_rows(Decoding d) {
     const std::int64_t row = d.first_row + blockIdx.x, n = d.n;
     const std::uint32_t begin = d.pairs.begin[row], end = d.pairs.begin[row + 1];
     for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) residual[c] = d.sign * d.start[row * n + c];
+    __syncthreads();
 
-    // residual^(g), group by group: each goes on from the one before it. A thread has its own columns.
+    // residual^(g), group by group: each goes on from the one before it.
     const int groups = d.groups.count;
     float squared_error = 0;
     double prefix_error = 0;
@@ -59,11 +62,14 @@ __global__ void decode_rows(Decoding d) {
             at = end;
         else
             while (at < end && d.pairs.latent[at] < d.groups.end[g]) ++at;
-        add_decoder_rows(d, first, at, residual);
+        if (n % 4 == 0)
+            add_decoder_rows<4>(d, first, at, residual);
+        else
+            add_decoder_rows<1>(d, first, at, residual);
+        __syncthreads();
         if (d.residual != nullptr)
             for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x)
                 d.residual[g * d.stride + row * n + c] = residual[c];
-        __syncthreads();
         squared_error = warp_dot(residual, residual, n);
         prefix_error += squared_error;
         __syncthreads();
@@ -181,33 +187,6 @@ __global__ void observe_pairs(PairsView pairs, PairsView main, const float* main
     }
 }
 
-// The sums of each column over groups of 64 rows, [row groups, n]; a thread to a column. Reads 4 bytes an
-// element.
-__global__ void add_column_groups(const float* rows, std::int64_t count, std::int64_t n, double* sums) {
-    const std::int64_t c = global_thread();
-    if (c >= n) return;
-    double sum = 0;
-    for (std::int64_t b = blockIdx.y * 64; b < blockIdx.y * 64 + 64 && b < count; ++b) sum += rows[b * n + c];
-    sums[blockIdx.y * n + c] = sum;
-}
-
-// sums[c] = keep sums[c] + factor (the parts' sum in their order); parts [count, n].
-__global__ void add_parts_of_columns(const double* parts, std::int64_t count, std::int64_t n, double keep,
-                                     double factor, double* sums) {
-    const std::int64_t c = global_thread();
-    if (c >= n) return;
-    double sum = 0;
-    for (std::int64_t g = 0; g < count; ++g) sum += parts[g * n + c];
-    sums[c] = factor * sum + (keep == 0 ? 0 : keep * sums[c]);
-}
-
-__global__ void square_rows(const float* rows, std::int64_t count, std::int64_t n, double* squares) {
-    const std::int64_t r = global_warp();
-    if (r >= count) return;
-    const float square = warp_dot(rows + r * n, rows + r * n, n);
-    if (lane() == 0) squares[r] = square;
-}
-
 __global__ void weigh_latents(const float* w_dec, std::int64_t width, std::int64_t n, bool unit_rows,
                               Groups groups, float* weights) {
     const std::int64_t j = global_warp();
@@ -299,41 +278,6 @@ std::uint64_t CudaDevice::observe(const Tensors& sae) {
     std::uint64_t left_out = 0;
     download_counts({&left_out, 1});
     return left_out;
-}
-
-// sums = keep sums + factor (the parts [count, n] added in their order).
-void CudaDevice::add_column_parts(std::int64_t count, double keep, double factor, double* sums) {
-    launch("add_parts_of_columns", add_parts_of_columns, blocks_of(n_, block_threads), block_threads, 0,
-           stream_, partial_.data(), count, n_, keep, factor, sums);
-}
-
-// sums = the sums of the columns of rows [count, n] (added to what is there with `keep`): groups of rows,
-// added in order.
-void CudaDevice::add_columns(const float* rows, std::int64_t count, double* sums, bool keep) {
-    const unsigned groups = blocks_of(count, 64), blocks = blocks_of(n_, block_threads);
-    partial_.grow(std::max<std::int64_t>(1, groups) * n_);
-    launch("add_column_groups", add_column_groups, dim3(blocks, groups), block_threads, 0, stream_, rows,
-           count, n_, partial_.data());
-    add_column_parts(groups, keep ? 1 : 0, 1, sums);
-}
-
-Device::Moments CudaDevice::column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) {
-    Moments moments;
-    column_sums_.grow(n_);
-    if (!residual.empty()) {
-        add_columns(table(CodeSet::main).residual.data() + (sae.groups() - 1) * capacity_ * n_, rows_,
-                    column_sums_.data(), false);
-        cuda::download(column_sums_.data(), residual, stream_, "column sums");
-        moments.residual_square = sum_rows(row_sums_.data(), 0, rows_).squared_error;
-    }
-    if (y.empty()) return moments;
-    add_columns(output(), rows_, column_sums_.data(), false);
-    cuda::download(column_sums_.data(), y, stream_, "column sums");
-    parts_.grow(capacity_);
-    launch("square_rows", square_rows, blocks_of(rows_, block_warps), block_threads, 0, stream_, output(),
-           rows_, n_, parts_.data());
-    moments.y_square = sum_parts(parts_.data(), rows_);
-    return moments;
 }
 
 void CudaDevice::residual_norms(std::vector<float>& norms) {

@@ -56,6 +56,42 @@ __device__ inline T block_sum(T value, T* scratch) {
     return sum;
 }
 
+// Neighbouring columns of a row, read and written at once: one, or four at addresses that are multiples
+// of 16.
+template <int width>
+struct Columns {
+    float value[width] = {};
+
+    __device__ static Columns load(const float* p) {
+        Columns c;
+        if constexpr (width == 4) {
+            const float4 four = *reinterpret_cast<const float4*>(p);
+            c.value[0] = four.x;
+            c.value[1] = four.y;
+            c.value[2] = four.z;
+            c.value[3] = four.w;
+        } else {
+            c.value[0] = *p;
+        }
+        return c;
+    }
+    __device__ void store(float* p) const {
+        if constexpr (width == 4)
+            *reinterpret_cast<float4*>(p) = make_float4(value[0], value[1], value[2], value[3]);
+        else
+            *p = value[0];
+    }
+    // this += factor * other
+    __device__ void add(float factor, const Columns& other) {
+        for (int i = 0; i < width; ++i) value[i] = fmaf(factor, other.value[i], value[i]);
+    }
+    __device__ double square() const {
+        double sum = 0;
+        for (int i = 0; i < width; ++i) sum += static_cast<double>(value[i]) * value[i];
+        return sum;
+    }
+};
+
 // How many passing items come before the thread's, and in the whole block. `scratch`: [warps] in shared
 // memory.
 struct Place {

@@ -26,7 +26,7 @@ constexpr float most_float = std::numeric_limits<float>::max();
 // What the scan of a tile needs beside the tile.
 struct Scan {
     const float* tile;  // [rows, stride]
-    std::int64_t stride, columns, first_latent;
+    std::int64_t rows, stride, columns, first_latent;
     const float* bias;  // of the tile's first latent on, as are the next two
     const ErrorOfLatent* latent_errors;
     const float* at_least;         // null: any positive
@@ -39,53 +39,81 @@ struct Scan {
     std::int64_t room;
 };
 
-// The most that the pre-activation of the pair may be, less the latent's limit.
-__device__ inline float most_of(const Scan& s, const float* row, ErrorOfRow error, std::int64_t j) {
-    const ErrorOfLatent latent = s.latent_errors[j];
+// What the test of a pair takes of its latent.
+struct LatentTest {
+    float shift;  // bias less limit, and the rounding of sums with them
+    ErrorOfLatent error;
+};
+__device__ inline LatentTest latent_test(const Scan& s, std::int64_t j) {
     const float limit = s.at_least == nullptr ? 0.0F : s.one_limit ? s.at_least[0] : s.at_least[j];
     const float bias = s.bias[j];
     // Two sums of three numbers, here and in the value that counts.
-    const float slack = fmaf(error.off, latent.norm, error.norm * latent.off) +
-                        8 * unit * (fabsf(bias) + (fabsf(limit) <= most_float ? fabsf(limit) : 0.0F));
-    return row[j] + (bias - limit) + slack;
+    const float rounding = 8 * unit * (fabsf(bias) + (fabsf(limit) <= most_float ? fabsf(limit) : 0.0F));
+    return {bias - limit + rounding, s.latent_errors[j]};
 }
 
-// A block to a row. Appends what may pass to the row's list, latents ascending; counts beyond its room. Each
-// warp has a quarter of the columns: it counts, and writes where it must. Reads 4 bytes of the tile and 12 to
-// 16 of the latents a pair, from L2.
+// The most that the pre-activation of the pair may be, less the latent's limit.
+__device__ inline float most_of(float product, ErrorOfRow row, const LatentTest& latent) {
+    return product + latent.shift + fmaf(row.off, latent.error.norm, row.norm * latent.error.off);
+}
+
+constexpr int scan_rows = 4;  // of a block, which share what is read of the latents
+
+// Appends what may pass to the rows' lists, latents ascending; counts beyond their room. A block to 4 rows, a
+// quarter of the columns to a warp: it counts, and writes where it must. Reads 4 bytes of the tile and 3 to 4
+// of the latents a pair, from L2.
 __global__ void scan_tile(Scan s) {
-    auto* warp_counts = reinterpret_cast<unsigned*>(strata_shared);
-    const std::int64_t r = blockIdx.x;
-    const float* row = s.tile + r * s.stride;
-    const ErrorOfRow error = s.row_errors[r];
-    const float limit = s.row_limit == nullptr ? 0.0F : s.row_limit[r];
+    auto* counts = reinterpret_cast<unsigned*>(strata_shared);  // [warps, rows]
+    const std::int64_t first_row = static_cast<std::int64_t>(blockIdx.x) * scan_rows;
+    const int rows = s.rows - first_row < scan_rows ? static_cast<int>(s.rows - first_row) : scan_rows;
+    ErrorOfRow error[scan_rows];
+    float limit[scan_rows];
+    unsigned mine[scan_rows] = {};
+    for (int r = 0; r < scan_rows; ++r) {
+        const std::int64_t row = first_row + (r < rows ? r : 0);
+        error[r] = s.row_errors[row];
+        limit[r] = s.row_limit == nullptr ? 0.0F : s.row_limit[row];
+    }
+    const float* tile = s.tile + first_row * s.stride;
     const std::int64_t part = (s.columns + block_threads - 1) / block_threads * 32;
     const std::int64_t first = warp() * part;
     const std::int64_t last = first + part < s.columns ? first + part : s.columns;
-    unsigned mine = 0;
-    for (std::int64_t j = first + lane(); j < last; j += 32) mine += !(most_of(s, row, error, j) < limit);
-    const unsigned of_warp = fold(mine);
-    if (lane() == 0) warp_counts[warp()] = of_warp;
-    __syncthreads();
-    unsigned before = s.used[r], total = 0;
-    for (unsigned w = 0; w < block_warps; ++w) {
-        if (w < warp()) before += warp_counts[w];
-        total += warp_counts[w];
+    for (std::int64_t j = first + lane(); j < last; j += 32) {
+        const LatentTest latent = latent_test(s, j);
+#pragma unroll
+        for (int r = 0; r < scan_rows; ++r)
+            if (r < rows) mine[r] += !(most_of(tile[r * s.stride + j], error[r], latent) < limit[r]);
+    }
+#pragma unroll
+    for (int r = 0; r < scan_rows; ++r) {
+        mine[r] = fold(mine[r]);
+        if (lane() == 0) counts[warp() * scan_rows + r] = mine[r];
     }
     __syncthreads();
-    if (threadIdx.x == 0) s.used[r] += total;
-    if (of_warp == 0) return;
-    for (std::int64_t start = first; start < last; start += 32) {
-        const std::int64_t j = start + lane();
-        const float most = j < last ? most_of(s, row, error, j) : 0.0F;
-        const bool passes = j < last && !(most < limit);
-        const unsigned bits = __ballot_sync(all_lanes, passes);
-        const std::int64_t at = before + static_cast<unsigned>(__popc(bits & ((1U << lane()) - 1)));
-        if (passes && at < s.room) {
-            s.list_latent[r * s.room + at] = static_cast<std::uint32_t>(s.first_latent + j);
-            s.list_value[r * s.room + at] = most;
+#pragma unroll
+    for (int r = 0; r < scan_rows; ++r) {
+        if (r >= rows || mine[r] == 0) continue;
+        const std::int64_t row = first_row + r;
+        unsigned before = s.used[row];
+        for (unsigned w = 0; w < warp(); ++w) before += counts[w * scan_rows + r];
+        for (std::int64_t start = first; start < last; start += 32) {
+            const std::int64_t j = start + lane();
+            const float most = j < last ? most_of(tile[r * s.stride + j], error[r], latent_test(s, j)) : 0.0F;
+            const bool passes = j < last && !(most < limit[r]);
+            const unsigned bits = __ballot_sync(all_lanes, passes);
+            const std::int64_t at = before + static_cast<unsigned>(__popc(bits & ((1U << lane()) - 1)));
+            if (passes && at < s.room) {
+                s.list_latent[row * s.room + at] = static_cast<std::uint32_t>(s.first_latent + j);
+                s.list_value[row * s.room + at] = most;
+            }
+            before += static_cast<unsigned>(__popc(bits));
         }
-        before += static_cast<unsigned>(__popc(bits));
+    }
+    __syncthreads();
+    if (threadIdx.x < static_cast<unsigned>(rows)) {
+        unsigned all = 0;
+        for (unsigned w = 0; w < block_warps; ++w) all += counts[w * scan_rows + threadIdx.x];
+        s.used[first_row + threadIdx.x] += all;
     }
 }
 
@@ -214,7 +242,7 @@ void CudaDevice::multiply_tile(const Screen& screen, std::int64_t first, std::in
 // All rows of the range, into candidates_; with too little room what does not fit is counted only. Returns
 // how many pass; `longest` gets the longest list.
 std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& longest) {
-    const std::int64_t tile_rows = std::min(tile_.rows, capacity_),
+    const std::int64_t tile_rows = std::min(tile_.rows, last_row_ - first_row_),
                        tile_latents = std::min(tile_.latents, screen.latents);
     product_tile_.grow(tile_rows * tile_latents);
     list_latent_.grow(tile_rows * list_room_);
@@ -235,6 +263,7 @@ std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& 
             const std::int64_t columns = std::min(tile_latents, screen.latents - column);
             multiply_tile(screen, first, rows, column, columns);
             const Scan scan{product_tile_.data(),
+                            rows,
                             columns,
                             columns,
                             column,
@@ -248,8 +277,8 @@ std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& 
                             list_value_.data(),
                             list_used_.data(),
                             list_room_};
-            launch("scan_tile", scan_tile, blocks, block_threads, block_warps * sizeof(unsigned), stream_,
-                   scan);
+            launch("scan_tile", scan_tile, blocks_of(rows, scan_rows), block_threads,
+                   block_warps * scan_rows * sizeof(unsigned), stream_, scan);
             if (screen.k > 0) prune_lists(screen, first, rows);
         }
         const Lists lists{list_latent_.data(), list_value_.data(), list_used_.data(), list_room_,

@@ -21,6 +21,21 @@ std::uint32_t alignment_of(const void* p) {
     return alignment;
 }
 
+template <typename T, auto destroy>
+struct Owned {
+    T handle = nullptr;
+    Owned() = default;
+    ~Owned() {
+        if (handle != nullptr) destroy(handle);
+    }
+    Owned(const Owned&) = delete;
+    Owned& operator=(const Owned&) = delete;
+    operator T() const { return handle; }
+};
+using Desc = Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
+using Layout = Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
+using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+
 }  // namespace
 
 // In cuBLASLt's terms: column-major, so that a row-major out = a . b is out^T = b^T . a^T.
@@ -60,11 +75,11 @@ void Product::run(const Shape& s, float factor, const void* a, const void* b, fl
         check(status, call, s.rows, s.columns, s.inner);
     };
     const cudaDataType_t type = s.format == Format::bf16 ? CUDA_R_16BF : CUDA_R_32F;
-    cublasLtMatmulDesc_t desc = nullptr;
-    check_here(
-        cublasLtMatmulDescCreate(
-            &desc, s.format == Format::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F),
-        "cublasLtMatmulDescCreate");
+    Desc desc;
+    check_here(cublasLtMatmulDescCreate(
+                   &desc.handle, s.format == Format::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F,
+                   CUDA_R_32F),
+               "cublasLtMatmulDescCreate");
     const auto operation = [&](cublasLtMatmulDescAttributes_t attribute, bool transposed) {
         const std::int32_t value = transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
         check_here(cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof value),
@@ -72,11 +87,11 @@ void Product::run(const Shape& s, float factor, const void* a, const void* b, fl
     };
     operation(CUBLASLT_MATMUL_DESC_TRANSA, s.transposed_b);
     operation(CUBLASLT_MATMUL_DESC_TRANSB, s.transposed_a);
-    cublasLtMatrixLayout_t left = nullptr, right = nullptr, result = nullptr;
-    const auto layout = [&](cublasLtMatrixLayout_t& to, cudaDataType_t of, std::int64_t rows,
-                            std::int64_t columns, bool transposed, std::int64_t stride) {
+    Layout left, right, result;
+    const auto layout = [&](Layout& to, cudaDataType_t of, std::int64_t rows, std::int64_t columns,
+                            bool transposed, std::int64_t stride) {
         if (transposed) std::swap(rows, columns);
-        check_here(cublasLtMatrixLayoutCreate(&to, of, static_cast<std::uint64_t>(rows),
+        check_here(cublasLtMatrixLayoutCreate(&to.handle, of, static_cast<std::uint64_t>(rows),
                                               static_cast<std::uint64_t>(columns), stride),
                    "cublasLtMatrixLayoutCreate");
     };
@@ -91,8 +106,8 @@ void Product::run(const Shape& s, float factor, const void* a, const void* b, fl
         alignment_of(a), alignment_of(b), alignment_of(out)};
     auto found = algorithms_.find(key);
     if (found == algorithms_.end()) {
-        cublasLtMatmulPreference_t preference = nullptr;
-        check_here(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
+        Preference preference;
+        check_here(cublasLtMatmulPreferenceCreate(&preference.handle), "cublasLtMatmulPreferenceCreate");
         const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
             check_here(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value),
                        "cublasLtMatmulPreferenceSetAttribute");
@@ -109,15 +124,12 @@ void Product::run(const Shape& s, float factor, const void* a, const void* b, fl
                    "cublasLtMatmulAlgoGetHeuristic");
         if (count == 0)
             fail("cuBLASLt has no algorithm for a product of {} x {} x {}", s.rows, s.columns, s.inner);
-        cublasLtMatmulPreferenceDestroy(preference);
         workspace_.grow(static_cast<std::int64_t>(best.workspaceSize));
         found = algorithms_.emplace(key, best.algo).first;
     }
     check_here(cublasLtMatmul(handle_, desc, &factor, b, left, a, right, &keep, out, result, out, result,
                               &found->second, workspace_.data(), workspace_.bytes(), stream),
                "cublasLtMatmul");
-    for (const cublasLtMatrixLayout_t m : {left, right, result}) cublasLtMatrixLayoutDestroy(m);
-    cublasLtMatmulDescDestroy(desc);
 }
 
 }  // namespace strata::device::cuda

@@ -80,9 +80,10 @@ class DeviceArray {
     std::int64_t size_ = 0;
 };
 
-// Queues the copy; `from` may change afterwards, unless it is pinned.
+// Queues the copy, if there is anything to copy; `from` may change afterwards, unless it is pinned.
 template <typename T>
 void upload(std::span<const T> from, T* to, cudaStream_t stream, const char* what) {
+    if (from.empty()) return;
     check(cudaMemcpyAsync(to, from.data(), from.size_bytes(), cudaMemcpyHostToDevice, stream),
           "cudaMemcpyAsync to the device", what, from.size_bytes());
 }
@@ -93,9 +94,10 @@ void upload(std::span<const T> from, DeviceArray<T>& to, cudaStream_t stream) {
     upload(from, to.data(), stream, to.name());
 }
 
-// Waits for the stream.
+// Waits for the stream, if there is anything to copy.
 template <typename T>
 void download(const T* from, std::span<T> to, cudaStream_t stream, const char* what) {
+    if (to.empty()) return;
     check(cudaMemcpyAsync(to.data(), from, to.size_bytes(), cudaMemcpyDeviceToHost, stream),
           "cudaMemcpyAsync to the host", what, to.size_bytes());
     check(cudaStreamSynchronize(stream), "cudaStreamSynchronize", what, to.size_bytes());
@@ -103,6 +105,7 @@ void download(const T* from, std::span<T> to, cudaStream_t stream, const char* w
 
 template <typename T>
 void fill_zero(T* p, std::int64_t size, cudaStream_t stream, const char* what) {
+    if (size == 0) return;
     const std::size_t bytes = static_cast<std::size_t>(size) * sizeof(T);
     check(cudaMemsetAsync(p, 0, bytes, stream), "cudaMemsetAsync", what, bytes);
 }

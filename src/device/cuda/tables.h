@@ -62,6 +62,7 @@ struct Groups {
 // of an H100.
 struct ProductTile {
     std::int64_t rows = 1024, latents = 4096;
+    std::int64_t row_chunks = 128;  // into which rows are cut to sort codes by latent
     std::int64_t dense_pairs = std::int64_t{1}
                                << 26;  // of a block of rows of dense(): 256 MiB for each number
 };

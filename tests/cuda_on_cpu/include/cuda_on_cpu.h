@@ -9,7 +9,8 @@
 
 namespace cuda_on_cpu {
 
-// The order in which blocks and their threads run; 0: ascending. Another one must not change any result.
+// The order in which blocks and their threads run; 0: ascending. Another one must not change any result. At
+// first what CUDA_ON_CPU_ORDER says.
 void set_order(std::uint64_t seed);
 
 // How many GPUs there are: at first as many as CUDA_ON_CPU_DEVICES says, or 8.

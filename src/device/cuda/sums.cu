@@ -1,0 +1,158 @@
+// Sums in fixed orders: of columns over rows, of parts, of the ranks' tensors.
+
+#include <algorithm>
+
+#include "device/cuda/cuda_device.h"
+#include "device/cuda/device_code.h"
+
+namespace strata::device {
+namespace cuda {
+
+// The sums of each column over groups of 64 rows, [row groups, n]; a thread to a column. Reads 4 bytes an
+// element.
+__global__ void add_column_groups(const float* rows, std::int64_t count, std::int64_t n, double* sums) {
+    const std::int64_t c = global_thread();
+    if (c >= n) return;
+    double sum = 0;
+    for (std::int64_t b = blockIdx.y * 64; b < blockIdx.y * 64 + 64 && b < count; ++b) sum += rows[b * n + c];
+    sums[blockIdx.y * n + c] = sum;
+}
+
+// sums[c] = keep sums[c] + factor (the parts' sum in their order); parts [count, n].
+__global__ void add_parts_of_columns(const double* parts, std::int64_t count, std::int64_t n, double keep,
+                                     double factor, double* sums) {
+    const std::int64_t c = global_thread();
+    if (c >= n) return;
+    double sum = 0;
+    for (std::int64_t g = 0; g < count; ++g) sum += parts[g * n + c];
+    sums[c] = factor * sum + (keep == 0 ? 0 : keep * sums[c]);
+}
+
+__global__ void square_rows(const float* rows, std::int64_t count, std::int64_t n, double* squares) {
+    const std::int64_t r = global_warp();
+    if (r >= count) return;
+    const float square = warp_dot(rows + r * n, rows + r * n, n);
+    if (lane() == 0) squares[r] = square;
+}
+
+constexpr std::int64_t piece = 4096;  // elements that a block sums
+
+// The sums of pieces, in a fixed order. Reads 8 bytes an element.
+__global__ void add_pieces(const double* parts, std::int64_t count, double* out) {
+    auto* scratch = reinterpret_cast<double*>(strata_shared);
+    double sum = 0;
+    for (std::int64_t i = blockIdx.x * piece + threadIdx.x; i < (blockIdx.x + 1) * piece && i < count;
+         i += blockDim.x)
+        sum += parts[i];
+    sum = block_sum(sum, scratch);
+    if (threadIdx.x == 0) out[blockIdx.x] = sum;
+}
+
+constexpr int most_ranks = 16;
+struct Parts {
+    int count;
+    const float* of_rank[most_ranks];
+};
+
+// Pieces of the ranks' sum and their squares; a block to a piece. Reads 4 bytes an element and rank.
+__global__ void add_in_order(Parts parts, std::int64_t count, float* out, double* squares) {
+    auto* scratch = reinterpret_cast<double*>(strata_shared);
+    double square = 0;
+    for (std::int64_t i = blockIdx.x * piece + threadIdx.x; i < (blockIdx.x + 1) * piece && i < count;
+         i += blockDim.x) {
+        float sum = parts.of_rank[0][i];
+        for (int r = 1; r < parts.count; ++r) sum += parts.of_rank[r][i];
+        if (out != nullptr) out[i] = sum;
+        square += static_cast<double>(sum) * sum;
+    }
+    square = block_sum(square, scratch);
+    if (threadIdx.x == 0) squares[blockIdx.x] = square;
+}
+
+__global__ void take_row_norms(const float* rows, std::int64_t count, std::int64_t n, float* norms) {
+    const std::int64_t r = global_warp();
+    if (r >= count) return;
+    const float square = warp_dot(rows + r * n, rows + r * n, n);
+    if (lane() == 0) norms[r] = sqrtf(square);
+}
+
+}  // namespace cuda
+
+using namespace cuda;
+
+// sums = keep sums + factor (the parts [count, n] added in their order).
+void CudaDevice::add_column_parts(std::int64_t count, double keep, double factor, double* sums) {
+    launch("add_parts_of_columns", add_parts_of_columns, blocks_of(n_, block_threads), block_threads, 0,
+           stream_, partial_.data(), count, n_, keep, factor, sums);
+}
+
+// sums = the sums of the columns of rows [count, n] (added to what is there with `keep`): groups of rows,
+// added in order.
+void CudaDevice::add_columns(const float* rows, std::int64_t count, double* sums, bool keep) {
+    const unsigned groups = blocks_of(count, 64), blocks = blocks_of(n_, block_threads);
+    partial_.grow(std::max<std::int64_t>(1, groups) * n_);
+    launch("add_column_groups", add_column_groups, dim3(blocks, groups), block_threads, 0, stream_, rows,
+           count, n_, partial_.data());
+    add_column_parts(groups, keep ? 1 : 0, 1, sums);
+}
+
+Device::Moments CudaDevice::column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) {
+    Moments moments;
+    column_sums_.grow(n_);
+    if (!residual.empty()) {
+        add_columns(table(CodeSet::main).residual.data() + (sae.groups() - 1) * capacity_ * n_, rows_,
+                    column_sums_.data(), false);
+        cuda::download(column_sums_.data(), residual, stream_, "column sums");
+        moments.residual_square = sum_rows(row_sums_.data(), 0, rows_).squared_error;
+    }
+    if (y.empty()) return moments;
+    add_columns(output(), rows_, column_sums_.data(), false);
+    cuda::download(column_sums_.data(), y, stream_, "column sums");
+    parts_.grow(capacity_);
+    launch("square_rows", square_rows, blocks_of(rows_, block_warps), block_threads, 0, stream_, output(),
+           rows_, n_, parts_.data());
+    moments.y_square = sum_parts(parts_.data(), rows_);
+    return moments;
+}
+
+// Pieces, then pieces of their sums, until one is left.
+double CudaDevice::sum_parts(const double* parts, std::int64_t count) {
+    if (count == 0) return 0;
+    sums_.grow(2 * blocks_of(count, piece));
+    double* out = sums_.data();
+    for (unsigned blocks = 0; blocks != 1; count = blocks) {
+        blocks = blocks_of(count, piece);
+        launch("add_pieces", add_pieces, blocks, block_threads, block_warps * sizeof(double), stream_, parts,
+               count, out);
+        parts = out;
+        out += blocks;
+    }
+    double sum = 0;
+    cuda::download(parts, std::span(&sum, 1), stream_, "a sum");
+    return sum;
+}
+
+double CudaDevice::sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) {
+    require(of_ranks.size() <= most_ranks, "at most 16 ranks to a sum");
+    Parts parts{static_cast<int>(of_ranks.size()), {}};
+    std::copy(of_ranks.begin(), of_ranks.end(), parts.of_rank);
+    const unsigned blocks = blocks_of(static_cast<std::int64_t>(count), piece);
+    parts_.grow(blocks);
+    launch("add_in_order", add_in_order, blocks, block_threads, block_warps * sizeof(double), stream_, parts,
+           static_cast<std::int64_t>(count), out, parts_.data());
+    return sum_parts(parts_.data(), blocks);
+}
+
+double CudaDevice::square_norm(std::span<const float> values) {
+    const float* data = values.data();
+    return sum_in_order({&data, 1}, values.size(), nullptr);
+}
+
+void CudaDevice::decoder_norms(const Tensors& sae, std::span<float> norms) {
+    square_weight_.grow(sae.width);
+    launch("take_row_norms", take_row_norms, blocks_of(sae.width, block_warps), block_threads, 0, stream_,
+           sae.w_dec.data(), sae.width, n_, square_weight_.data());
+    cuda::download(square_weight_.data(), norms, stream_, "the decoder rows' norms");
+}
+
+}  // namespace strata::device
