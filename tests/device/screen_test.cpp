@@ -106,7 +106,6 @@ TEST_P(Bound, HoldsOnBothSides) {
         const std::vector<float> left = passed(screen, c.rows, c.width);
         for (std::size_t b = 0; b < c.rows; ++b) {
             const auto row = static_cast<std::int64_t>(b);
-            const float width = device::screen_width(screen, row, 0);
             for (std::size_t j = 0; j < c.width; ++j) {
                 const float z = made.z[b * c.width + j];
                 const float v = left[b * c.width + j];
@@ -116,6 +115,7 @@ TEST_P(Bound, HoldsOnBothSides) {
                 }
                 const float most = device::screen_most(screen, row, static_cast<std::uint32_t>(j), v, 0);
                 ASSERT_GE(most, z) << b << ", " << j;
+                const float width = device::screen_width(screen, row, static_cast<std::uint32_t>(j), 0);
                 ASSERT_LE(most - width, z) << b << ", " << j;
             }
         }

@@ -57,16 +57,18 @@ float largest(std::vector<float>& values, std::int64_t k) {
 }
 
 // Raises the limits by the values on the list: each pre-activation is at most `width` below its value.
-template <typename Masked>
-void raise_limits(RowList list, std::int64_t k, float width, const Masked& masked, bool with_mask,
+template <typename Width, typename Masked>
+void raise_limits(RowList list, std::int64_t k, const Width& width, const Masked& masked, bool with_mask,
                   std::vector<float>& selected) {
-    selected.assign(list.value, list.value + list.used);
-    list.limit = std::max(list.limit, largest(selected, k) - width);
-    if (with_mask) {
+    const auto raise = [&](float& limit, const auto& counts) {
         selected.clear();
         for (std::int64_t e = 0; e < list.used; ++e)
-            if (!masked(list.latent[e])) selected.push_back(list.value[e]);
-        list.open_limit = std::max(list.open_limit, largest(selected, k) - width);
+            if (counts(list.latent[e])) selected.push_back(list.value[e] - width(list.latent[e]));
+        limit = std::max(limit, largest(selected, k));
+    };
+    raise(list.limit, [](std::uint32_t) { return true; });
+    if (with_mask) {
+        raise(list.open_limit, [&](std::uint32_t j) { return !masked(j); });
     } else {
         list.open_limit = list.limit;
     }
@@ -126,8 +128,11 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
         return RowList{mine.latent.data() + r * capacity, mine.value.data() + r * capacity, mine.used[i],
                        mine.limit[i], mine.open_limit[i]};
     };
+    // How far below the value on a list the pre-activation may be.
     const auto width_of = [&](std::int64_t r) {
-        return screened ? screen_width(screen_, first + r, list_of(r).limit) : 2 * slack_of(r);
+        return [&, r, limit = list_of(r).limit, either = 2 * slack_of(r)](std::uint32_t j) {
+            return screened ? screen_width(screen_, first + r, j, limit) : either;
+        };
     };
     const auto masked_in = [&](std::int64_t r) {
         return [this, row = static_cast<std::size_t>(first + r)](std::uint32_t j) { return masked(row, j); };
@@ -151,13 +156,14 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
             if (with_mask) open->begin(most);
         }
         const auto masked = masked_in(r);
+        const auto width = width_of(r);
         for (; seen < list.used; ++seen) {
-            all.add(list.value[seen], k);
-            if (with_mask && !masked(list.latent[seen])) open->add(list.value[seen], k);
+            const float least = list.value[seen] - width(list.latent[seen]);
+            all.add(least, k);
+            if (with_mask && !masked(list.latent[seen])) open->add(least, k);
         }
-        const float width = width_of(r);
-        list.limit = std::max(list.limit, all.edge() - width);
-        list.open_limit = with_mask ? std::max(list.open_limit, open->edge() - width) : list.limit;
+        list.limit = std::max(list.limit, all.edge());
+        list.open_limit = with_mask ? std::max(list.open_limit, open->edge()) : list.limit;
     };
 
     // Of a list whose values are those that count: the k best, ties to the lower latent, and the k best of

@@ -250,11 +250,10 @@ bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<c
     }
 
     const std::size_t latent_vectors = padded_to(sae.width, s.kernels->tile_columns);
-    for (auto* a : {&s.latent_bias, &s.latents.add, &s.latents.inverse}) a->assign(latent_vectors, 0.0F);
+    for (auto* a : {&s.latent_bias, &s.latents.add, &s.latents.inverse, &s.latent_bound, &s.latent_rounding})
+        a->assign(latent_vectors, 0.0F);
     bool finite = true, present = true;
-    float scale = 0, widest = 0, most_rounding = 0;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : finite, present) \
-    reduction(max : scale, widest, most_rounding)
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : finite, present)
     for (std::int64_t j = 0; j < std::ssize(s.latents.add); ++j) {
         const auto i = static_cast<std::size_t>(j);
         s.latents.add[i] = never;
@@ -275,15 +274,11 @@ bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<c
         const double rounding = dot_rounding * shift_norm * root * q.scale +
                                 8 * unit * (std::abs(of_shift) + std::abs(bias) + size);
         s.latent_bias[i] = bounded((double{of_shift} + bias - limit + rounding) / q.scale);
-        scale = std::max(scale, q.scale);
-        widest = std::max(widest, static_cast<float>(all) * q.scale);
-        most_rounding = std::max(most_rounding, static_cast<float>(rounding));
+        s.latent_bound[i] = static_cast<float>(all) * q.scale;
+        s.latent_rounding[i] = static_cast<float>(rounding);
         finite = finite && q.scale < 1e18F && std::isfinite(of_shift + bias) && std::isfinite(q.square);
     }
     STRATA_ASSERT(present);  // else w_enc was changed without encoder_changed()
-    s.widest_scale = scale;
-    s.widest_bound = widest;
-    s.widest_rounding = most_rounding;
     return finite;
 }
 
@@ -292,10 +287,12 @@ float screen_most(const Screen& s, std::int64_t b, std::uint32_t latent, float p
            limit * (1 + 16 * unit);
 }
 
-float screen_width(const Screen& s, std::int64_t b, float limit) {
-    const auto i = static_cast<std::size_t>(b);
-    return 2.001F * (s.rows.integers.quantized[b].scale * (s.row_bound[i] * s.widest_scale + s.widest_bound) +
-                     s.widest_rounding + 16 * unit * limit);
+float screen_width(const Screen& s, std::int64_t b, std::uint32_t latent, float limit) {
+    const float bounds =
+        s.row_bound[static_cast<std::size_t>(b)] * s.latents.integers.quantized[latent].scale +
+        s.latent_bound[latent];
+    return 2.001F *
+           (s.rows.integers.quantized[b].scale * bounds + s.latent_rounding[latent] + 16 * unit * limit);
 }
 
 // The test's rounding counts against the limit.

@@ -54,10 +54,9 @@ struct Screen {
     std::vector<ScreenScratch> scratch;  // by thread
     std::vector<float> row_limit;        // limit / scale, of screens with a limit by row
     std::vector<float> latent_bias;      // (pre-activation of the mean - limit) / scale
-    // Bounds of rows, in units of the two scales; the largest scale, bound times scale and rounding of a
-    // latent.
-    std::vector<float> row_bound;
-    float widest_scale = 0, widest_bound = 0, widest_rounding = 0;
+    std::vector<float> row_bound;        // in units of the two scales
+    // Of latents: the bound times the scale, and the rounding of the test.
+    std::vector<float> latent_bound, latent_rounding;
 };
 
 // `certain` or dithered. No memory is taken before the first use.
@@ -84,8 +83,8 @@ std::int64_t screen_tile(const Screen& screen, std::int64_t first_row_tile, std:
 
 // The largest that the pre-activation of a pair may be, of how far it passed the test of its row's limit.
 float screen_most(const Screen& screen, std::int64_t b, std::uint32_t latent, float passed, float limit);
-// A pre-activation of row b is at most this far below screen_most() of a limit >= 0 up to this one.
-float screen_width(const Screen& screen, std::int64_t b, float limit);
+// It is at most this far below screen_most() of a limit >= 0 up to this one.
+float screen_width(const Screen& screen, std::int64_t b, std::uint32_t latent, float limit);
 // The limit of row b, for later tiles.
 void screen_limit(Screen& screen, std::int64_t b, float limit);
 
