@@ -213,7 +213,7 @@ int bench(const Arguments& a, Communicator& comm) {
              : void(device->sum_in_order(whole, elements, workbench.gradient.w_dec.data()));
     };
     std::vector<Case> cases = {
-        {"step", one_step, 2 * b * n * m + 8 * n * codes, 4 * n * m * 17, 4 * n * m * 17},
+        {"step", one_step, 2 * b * n * m + 8 * n * codes, 4 * n * m * 17, 4 * n * m * 17, narrowing(a)},
         {"copy of W", copy, 0, 8 * n * m * comm.size(), 8 * n * m * comm.size()}};
     if (host)
         cases.push_back({"plain product",
