@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "suite/suite.h"
+#include "support/datasets.h"
 
 namespace strata::suite {
 namespace {
@@ -25,17 +26,6 @@ Config config_of(std::vector<std::int64_t> widths) {
         sae.k = static_cast<double>(config.saes.size());  // for names of their own
     }
     return config;
-}
-
-std::vector<data::Dataset> datasets_of(int count) {
-    std::vector<data::Dataset> datasets;
-    for (int i = 0; i < count; ++i) {
-        data::Dataset& dataset = datasets.emplace_back();
-        dataset.name = "resid_post/" + std::to_string(i);
-        dataset.n = 8;
-        dataset.rows = 1000;
-    }
-    return datasets;
 }
 
 TEST(Groups, HoldEveryRankOnceAndDifferByOneAtMost) {
@@ -77,48 +67,48 @@ TEST(Turns, AreTakenByTheGroupThatIsFreeFirst) {
 }
 
 TEST(Layout, OneJobHasAllRanks) {
-    EXPECT_EQ(layout_of(config_of({64}), datasets_of(1), 4, always), (Layout{1, 1}));
+    EXPECT_EQ(layout_of(config_of({64}), test::datasets_of(1), 4, always), (Layout{1, 1}));
 }
 
 TEST(Layout, AsManyDatasetsAsRanksAreTrainedSideBySide) {
-    EXPECT_EQ(layout_of(config_of({64}), datasets_of(4), 4, always), (Layout{4, 1}));
-    EXPECT_EQ(layout_of(config_of({64}), datasets_of(40), 4, always), (Layout{4, 1}));
+    EXPECT_EQ(layout_of(config_of({64}), test::datasets_of(4), 4, always), (Layout{4, 1}));
+    EXPECT_EQ(layout_of(config_of({64}), test::datasets_of(40), 4, always), (Layout{4, 1}));
 }
 
 TEST(Layout, SaesOfADatasetStayOnOneStreamWhereTheyCan) {
-    EXPECT_EQ(layout_of(config_of({64, 64}), datasets_of(30), 2, always), (Layout{2, 2}));
-    EXPECT_EQ(layout_of(config_of({64, 64, 64}), datasets_of(1), 1, always), (Layout{1, 3}));
+    EXPECT_EQ(layout_of(config_of({64, 64}), test::datasets_of(30), 2, always), (Layout{2, 2}));
+    EXPECT_EQ(layout_of(config_of({64, 64, 64}), test::datasets_of(1), 1, always), (Layout{1, 3}));
 }
 
 TEST(Layout, SaesOfOneDatasetAreDividedWhereThatEndsATenthSooner) {
-    EXPECT_EQ(layout_of(config_of({64, 64, 64, 64}), datasets_of(1), 4, always), (Layout{4, 1}));
+    EXPECT_EQ(layout_of(config_of({64, 64, 64, 64}), test::datasets_of(1), 4, always), (Layout{4, 1}));
 }
 
 TEST(Layout, TakesWhatTheConfigurationSays) {
     Config config = config_of({64, 64});
     config.parallel.groups = 3;
     config.parallel.saes_per_job = 1;
-    EXPECT_EQ(layout_of(config, datasets_of(2), 4, always), (Layout{3, 1}));
+    EXPECT_EQ(layout_of(config, test::datasets_of(2), 4, always), (Layout{3, 1}));
     config.parallel.groups = {};
     config.parallel.data = 2;
-    EXPECT_EQ(layout_of(config, datasets_of(2), 4, always), (Layout{2, 1}));
+    EXPECT_EQ(layout_of(config, test::datasets_of(2), 4, always), (Layout{2, 1}));
 }
 
 TEST(Layout, KeepsToWhatFits) {
     const auto small = [](const Layout& layout) { return layout.groups <= 2; };
-    EXPECT_EQ(layout_of(config_of({64, 64}), datasets_of(8), 4, small), (Layout{2, 2}));
+    EXPECT_EQ(layout_of(config_of({64, 64}), test::datasets_of(8), 4, small), (Layout{2, 2}));
 }
 
 TEST(Layout, IsNoneWhereNothingFits) {
     const auto never = [](const Layout&) { return false; };
-    EXPECT_EQ(layout_of(config_of({64, 64}), datasets_of(8), 4, never), std::nullopt);
+    EXPECT_EQ(layout_of(config_of({64, 64}), test::datasets_of(8), 4, never), std::nullopt);
 }
 
 std::string refusal(const ParallelConfig& parallel, int ranks) {
     Config config = config_of({64});
     config.parallel = parallel;
     try {
-        layout_of(config, datasets_of(2), ranks, always);
+        layout_of(config, test::datasets_of(2), ranks, always);
     } catch (const UsageError& error) {
         return error.what();
     }
@@ -134,18 +124,18 @@ TEST(Layout, RefusesNumbersThatDoNotGoWithTheRanks) {
 }
 
 TEST(Jobs, DivideADatasetEvenlyAndNameTheParts) {
-    const std::vector<Job> jobs = jobs_of(config_of({16, 32, 48, 64, 80}), datasets_of(2), 2);
+    const std::vector<Job> jobs = jobs_of(config_of({16, 32, 48, 64, 80}), test::datasets_of(2), 2);
     ASSERT_EQ(jobs.size(), 6U);
     EXPECT_EQ(jobs[0].name, "resid_post.0.1");
     EXPECT_EQ(jobs[5].name, "resid_post.1.3");
     EXPECT_THAT(jobs[0].names, testing::ElementsAre("resid_post.0.batch_topk.w16.k1"));
     EXPECT_THAT(jobs[1].names,
                 testing::ElementsAre("resid_post.0.batch_topk.w32.k2", "resid_post.0.batch_topk.w48.k3"));
-    EXPECT_EQ(jobs_of(config_of({16, 32}), datasets_of(1), 2)[0].name, "resid_post.0");
+    EXPECT_EQ(jobs_of(config_of({16, 32}), test::datasets_of(1), 2)[0].name, "resid_post.0");
 }
 
 TEST(Jobs, AreHandedOutTheMostCostlyFirst) {
-    const std::vector<Job> jobs = jobs_of(config_of({16, 64, 32}), datasets_of(2), 1);
+    const std::vector<Job> jobs = jobs_of(config_of({16, 64, 32}), test::datasets_of(2), 1);
     EXPECT_THAT(order_of(jobs), testing::ElementsAre(1, 4, 2, 5, 0, 3));
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "support/datasets.h"
 
 namespace strata::suite {
 namespace {
@@ -28,22 +29,8 @@ Config config_of(const std::vector<std::int64_t>& widths) {
     return config;
 }
 
-std::vector<data::Dataset> datasets_of(int count) {
-    std::vector<data::Dataset> datasets;
-    for (int i = 0; i < count; ++i) {
-        data::Dataset& dataset = datasets.emplace_back();
-        dataset.name = "resid_post/" + std::to_string(i);
-        dataset.n = 64;
-        dataset.rows = 100000;
-        data::FilePart& part = dataset.parts.emplace_back();
-        part.rows = dataset.rows;
-        part.type = data::Type::float16;
-    }
-    return datasets;
-}
-
 Job job_of(const Config& config) {
-    return jobs_of(config, datasets_of(1), std::ssize(config.saes)).front();
+    return jobs_of(config, test::datasets_of(1), std::ssize(config.saes)).front();
 }
 
 TEST(Place, CountsTheRanksOfAGroupOnItsHosts) {
@@ -86,7 +73,7 @@ TEST(RankMemory, IsTheSumOfItsParts) {
 
 TEST(FullestHost, AddsUpTheGroupsOfAHostEachWithAnotherJob) {
     Config config = config_of({4096});
-    std::vector<Job> jobs = jobs_of(config, datasets_of(2), 1);
+    std::vector<Job> jobs = jobs_of(config, test::datasets_of(2), 1);
     jobs[1].saes.front().width = 8192;
     const Machine machine = equal_hosts(2, 2, 1000 * mib, 1);
     const std::int64_t small = rank_memory(jobs[0], config, {}, true).total();
@@ -111,24 +98,27 @@ Machine machine_with(int ranks, std::int64_t room) {
 TEST(LayoutInMemory, PacksSaesOnAStreamAsFarAsThereIsRoom) {
     const Config config = config_of({65536, 65536, 65536, 65536});
     const auto needed = [&](std::int64_t saes) {
-        return fullest_host(config, jobs_of(config, datasets_of(1), saes), 1, machine_with(1, 0)).needed;
+        return fullest_host(config, jobs_of(config, test::datasets_of(1), saes), 1, machine_with(1, 0))
+            .needed;
     };
     for (const std::int64_t saes : {4, 2, 1})
-        EXPECT_EQ(layout_in_memory(config, datasets_of(1), machine_with(1, needed(saes))), (Layout{1, saes}));
-    EXPECT_EQ(layout_in_memory(config, datasets_of(1), machine_with(1, needed(2) - 100)), (Layout{1, 1}));
+        EXPECT_EQ(layout_in_memory(config, test::datasets_of(1), machine_with(1, needed(saes))),
+                  (Layout{1, saes}));
+    EXPECT_EQ(layout_in_memory(config, test::datasets_of(1), machine_with(1, needed(2) - 100)),
+              (Layout{1, 1}));
 }
 
 TEST(LayoutInMemory, MakesFewerGroupsWhereTheirJobsHaveNoRoomBesideEachOther) {
     const Config config = config_of({65536});
-    EXPECT_EQ(layout_in_memory(config, datasets_of(4), machine_with(4, 100000 * mib)), (Layout{4, 1}));
+    EXPECT_EQ(layout_in_memory(config, test::datasets_of(4), machine_with(4, 100000 * mib)), (Layout{4, 1}));
     const std::int64_t two =
-        fullest_host(config, jobs_of(config, datasets_of(4), 1), 2, machine_with(4, 0)).needed;
-    EXPECT_EQ(layout_in_memory(config, datasets_of(4), machine_with(4, two)), (Layout{2, 1}));
+        fullest_host(config, jobs_of(config, test::datasets_of(4), 1), 2, machine_with(4, 0)).needed;
+    EXPECT_EQ(layout_in_memory(config, test::datasets_of(4), machine_with(4, two)), (Layout{2, 1}));
 }
 
 std::string refusal(const Config& config, const Machine& machine, std::optional<std::int64_t> kept = {}) {
     try {
-        layout_in_memory(config, datasets_of(1), machine, kept);
+        layout_in_memory(config, test::datasets_of(1), machine, kept);
     } catch (const UsageError& error) {
         return error.what();
     }
@@ -148,7 +138,7 @@ TEST(LayoutInMemory, SaysWhatIsTooLargeAndWhatWouldFit) {
     Config fixed = config_of({65536, 65536, 65536});
     fixed.parallel.saes_per_job = 3;
     const std::int64_t two =
-        fullest_host(fixed, jobs_of(fixed, datasets_of(1), 2), 1, machine_with(1, 0)).needed;
+        fullest_host(fixed, jobs_of(fixed, test::datasets_of(1), 2), 1, machine_with(1, 0)).needed;
     EXPECT_THAT(refusal(fixed, machine_with(1, two)), testing::HasSubstr("parallel.saes_per_job: 2"));
     fixed.parallel.saes_per_job = {};
     EXPECT_EQ(refusal(fixed, machine_with(1, two)), "");

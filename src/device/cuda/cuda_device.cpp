@@ -70,7 +70,7 @@ void CudaDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, 
     input_.grow(rows * n);
     centered_.grow(rows * n);
     row_errors_.grow(rows);
-    row_sums_.grow(7 * rows);
+    row_sums_.grow(row_numbers * rows);
     row_counts_.grow(rows + 1);
     product_tile_.grow(std::min(tile_.rows, rows) * std::min(tile_.latents, width));
     latent_errors_.grow(width);

@@ -8,8 +8,6 @@
 namespace strata::device {
 namespace cuda {
 
-constexpr int row_numbers = 7;  // of DecodeSums
-
 struct Decoding {
     PairsView pairs;
     float* gradient;  // null: not wanted
@@ -88,17 +86,9 @@ __global__ void decode_rows(Decoding d) {
     const double aligned = block_sum(static_cast<double>(yh), scratch);
     const double y_square = block_sum(static_cast<double>(yy), scratch);
     const double x_hat_square = block_sum(static_cast<double>(hh), scratch);
-    if (threadIdx.x == 0) {
-        const double square = y_square * x_hat_square;
-        double* sums = d.row_sums + row * row_numbers;
-        sums[0] = squared_error;
-        sums[1] = prefix_error;
-        sums[2] = l1;
-        sums[3] = square > 0 ? aligned / sqrt(square) : 0;
-        sums[4] = aligned;
-        sums[5] = x_hat_square;
-        sums[6] = end - begin;
-    }
+    if (threadIdx.x == 0)
+        put_row_sums(d.row_sums + row * row_numbers, squared_error, prefix_error, l1, y_square, aligned,
+                     x_hat_square, end - begin);
     if (d.gradient == nullptr && groups == 1) return;
 
     // R^(g), from the last group back, and dL/df of the group's codes, a warp to a code.

@@ -85,20 +85,14 @@ __global__ void finish_dense_rows(float* residual, int groups, std::int64_t stri
         hh = fmaf(x_hat, x_hat, hh);
     }
     const double y_square = fold(static_cast<double>(yy)), aligned = fold(static_cast<double>(yh)),
-                 x_hat_square = fold(static_cast<double>(hh)), square = y_square * x_hat_square;
+                 x_hat_square = fold(static_cast<double>(hh));
     const float frozen_error = frozen == nullptr ? 0.0F : warp_dot(frozen + r * n, frozen + r * n, n);
     for (int g = groups - 1; g-- > 0;)
         for (std::int64_t c = lane(); c < n; c += 32)
             residual[g * stride + r * n + c] += residual[(g + 1) * stride + r * n + c];
     if (lane() != 0) return;
-    double* sums = row_sums + r * 7;
-    sums[0] = squared_error;
-    sums[1] = prefix_error;
-    sums[2] = frozen_error;
-    sums[3] = square > 0 ? aligned / sqrt(square) : 0;
-    sums[4] = aligned;
-    sums[5] = x_hat_square;
-    sums[6] = 0;
+    put_row_sums(row_sums + r * row_numbers, squared_error, prefix_error, frozen_error, y_square, aligned,
+                 x_hat_square, 0);
 }
 
 struct DenseBlock {
@@ -258,7 +252,7 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
         launch("finish_dense_rows", finish_dense_rows, blocks_of(count, block_warps), block_threads, 0,
                stream_, block_residual_.data(), static_cast<int>(groups), stride,
                gate.frozen ? gate_residual_.data() : nullptr, output() + first * n_, count, n_,
-               row_sums_.data() + 7 * first);
+               row_sums_.data() + row_numbers * first);
         add_columns(block_residual_.data(), count, column_sums_.data(), true);
         if (!backward) continue;
 

@@ -56,6 +56,19 @@ __device__ inline T block_sum(T value, T* scratch) {
     return sum;
 }
 
+// What a row gives to DecodeSums, [row_numbers] of it in their order; y_square = |y|^2, inner = y . x_hat.
+__device__ inline void put_row_sums(double* sums, double squared_error, double prefix_error, double l1,
+                                    double y_square, double inner, double x_hat_square, double active) {
+    const double square = y_square * x_hat_square;
+    sums[0] = squared_error;
+    sums[1] = prefix_error;
+    sums[2] = l1;
+    sums[3] = square > 0 ? inner / sqrt(square) : 0;
+    sums[4] = inner;
+    sums[5] = x_hat_square;
+    sums[6] = active;
+}
+
 // Neighbouring columns of a row, read and written at once: one, or four at addresses that are multiples
 // of 16.
 template <int width>

@@ -51,6 +51,8 @@ inline PairsView view_of(const Pairs& p) {
     return {p.begin.data(), p.row.data(), p.latent.data(), p.value.data()};
 }
 
+inline constexpr int row_numbers = 7;  // of DecodeSums, which a row gives
+
 // Cumulative ends of the latents' groups.
 inline constexpr int most_groups = 32;
 struct Groups {
