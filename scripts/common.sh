@@ -21,10 +21,10 @@ install_packages() {
     "${missing[@]}" >/dev/null
 }
 
-# build PRESET: configures and builds into build/PRESET.
+# build PRESET [-DOPTION=...]: configures and builds into build/PRESET.
 build() {
   say "building (preset $1)"
-  cmake --preset "$1" >/dev/null
+  cmake --preset "$@" >/dev/null
   cmake --build "build/$1"
 }
 
