@@ -92,6 +92,8 @@ void CpuDevice::center(const Rows& rows, const Tensors& sae) {
                   static_cast<std::size_t>(rows.count) <= centered_norm_.size() &&
                   (rows.target.empty() || rows.target.size() == rows.x.size()));
     batch_ = rows;
+    // Several screens of one batch share its integers.
+    if (batch_.number == 0) batch_.number = --unnumbered_;
     rows_ = rows.count;
     mask_ = {};
     take_rows(0, rows_);
@@ -150,7 +152,7 @@ std::size_t CpuDevice::workspace_bytes() const {
         return p.begin.capacity() * sizeof(std::uint32_t) + p.latent.size() * sizeof(std::uint32_t) +
                p.value.size() * sizeof(float);
     };
-    bytes += subset_weights_.size() * sizeof(float) + screen_bytes(screen_) + pairs(candidates_) +
+    bytes += subset_.w_enc.size * sizeof(float) + screen_bytes(screen_) + pairs(candidates_) +
              counts_.capacity() * sizeof(std::uint32_t);
     for (const CodeTable& c : codes_)
         bytes += pairs(c.pairs) + c.latent_begin.capacity() * sizeof(std::uint32_t) +

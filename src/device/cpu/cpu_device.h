@@ -208,7 +208,9 @@ class CpuDevice final : public Device {
         bool wanted = false;   // this rank counts in Integers::Header::wanted
         bool refused = false;  // a batch that the screened one could not take was reported
     };
-    Encoding start_encoding(const Tensors& sae, std::span<const float> at_least, bool by_row);
+    // `encoders`: sae itself, or some of its latents.
+    Encoding start_encoding(const Tensors& sae, const Tensors& encoders, std::span<const float> at_least,
+                            bool by_row);
     bool wants_screen(const EncoderTimes& times) const;
     void finish_encoding(const Tensors& sae, const Encoding& encoding);
     void time_encoding(const Tensors& sae, const Encoding& encoding, EncoderTimes& times) const;
@@ -219,9 +221,9 @@ class CpuDevice final : public Device {
                       bool screened);
     std::int64_t screen_columns(std::int64_t column, std::int64_t columns, std::int64_t first,
                                 std::int64_t count, std::int64_t kept, RowBlock& out);
-    void top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset,
-                   std::int64_t block, std::int64_t first, std::int64_t count, const Rounding& rounding,
-                   bool screened);
+    void take_encoders(const Tensors& sae, std::span<const std::uint32_t> latents);
+    void top_block(const Tensors& sae, std::int64_t k, bool with_mask, std::int64_t block, std::int64_t first,
+                   std::int64_t count, const Rounding& rounding, bool screened);
     void collect_candidates(std::int64_t rows_per_block);
     float* xc(std::int64_t b) { return centered_.data() + b * n_; }
     const float* xc(std::int64_t b) const { return centered_.data() + b * n_; }
@@ -273,14 +275,14 @@ class CpuDevice final : public Device {
     std::int64_t first_row_ = 0, last_row_ = 0;           // the range of its rows that lists are made of
     std::vector<float> no_bias_;                          // [n] zeros
     Rows batch_;                                          // the same, in host memory
+    std::uint64_t unnumbered_ = 0;  // batches that came without a number have 2^64 - this
     Mask mask_;
     Array<float> centered_;             // [B, n] xc
     Array<float> target_;               // [B, n] of transcoders; empty: that is xc
     Tiles centered_tiles_;              // xc
     std::vector<float> centered_norm_;  // [B] |xc|
     PairsByRow candidates_;
-    Array<float> subset_weights_;      // [latents of a subset, n] of screen_row_top: rows of W_enc
-    std::vector<float> subset_bias_;   // and elements of b_enc
+    Tensors subset_;                   // encoders of some latents, for screen_row_top
     std::vector<float> shifted_bias_;  // [M] b_enc - at_least, of a screen with a limit for each latent
     std::vector<RowBlock> blocks_;
     std::vector<Scratch> scratch_;  // by thread

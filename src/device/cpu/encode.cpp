@@ -61,7 +61,7 @@ Rounding CpuDevice::rounding_of(const Tensors& sae, std::span<const float> at_le
 
 bool CpuDevice::screen_above(const Tensors& sae, std::span<const float> at_least, std::int64_t limit) {
     STRATA_ASSERT(at_least.size() == 1 || std::ssize(at_least) == sae.width);
-    const Encoding encoding = start_encoding(sae, at_least, false);
+    const Encoding encoding = start_encoding(sae, sae, at_least, false);
     const std::int64_t per_block = block_rows(0, encoding.screened);
     const std::int64_t count = (last_row_ - first_row_ + per_block - 1) / per_block;
     if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
@@ -96,15 +96,15 @@ bool CpuDevice::wants_screen(const EncoderTimes& times) const {
 
 // Rows or weights that the integers
 // cannot hold, not finite ones, go to float32.
-CpuDevice::Encoding CpuDevice::start_encoding(const Tensors& sae, std::span<const float> at_least,
-                                              bool by_row) {
+CpuDevice::Encoding CpuDevice::start_encoding(const Tensors& sae, const Tensors& encoders,
+                                              std::span<const float> at_least, bool by_row) {
     Encoding encoding{.start = seconds()};
     if (screen_.kernels == nullptr || options_.encoder == "float32") return encoding;
     const bool screened = wants_screen(encoder_times_[sae.w_enc.data()]);
     encoding.screened =
-        screened &&
-        prepare_screen(screen_, sae, batch_, std::span(centered_norm_).first(static_cast<std::size_t>(rows_)),
-                       at_least, by_row, threads_);
+        screened && prepare_screen(screen_, encoders, batch_,
+                                   std::span(centered_norm_).first(static_cast<std::size_t>(rows_)), at_least,
+                                   by_row, threads_);
     encoding.timed = encoding.screened == screened;
     if (!encoding.timed && !std::exchange(encoder_times_[sae.w_enc.data()].refused, true))
         log::warn(

@@ -13,31 +13,48 @@
 namespace strata::device {
 
 void CpuDevice::screen_row_top(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset) {
-    const Encoding encoding = subset.empty() ? start_encoding(sae, {}, true) : Encoding{};
+    if (!subset.empty()) take_encoders(sae, subset);
+    const Tensors& encoders = subset.empty() ? sae : subset_;
+    Encoding encoding = start_encoding(sae, encoders, {}, true);
+    encoding.timed &= subset.empty();
     const std::int64_t per_block = block_rows((4 * k + block_columns) * 8, encoding.screened);
     const std::int64_t count = (rows_ + per_block - 1) / per_block;
     if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
-    const Rounding rounding = rounding_of(sae, {});
-    subset_weights_.grow(subset.size() * static_cast<std::size_t>(n_));
-    subset_bias_.resize(subset.size());
-#pragma omp parallel for num_threads(threads_) schedule(static)
-    for (std::size_t i = 0; i < subset.size(); ++i) {
-        const std::int64_t j = subset[i];
-        std::copy_n(sae.w_enc.data() + j * n_, n_,
-                    subset_weights_.data() + static_cast<std::int64_t>(i) * n_);
-        subset_bias_[i] = sae.b_enc.data()[j];
-    }
+    const Rounding rounding = encoding.screened ? Rounding{} : rounding_of(encoders, {});
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
     for (std::int64_t block = 0; block < count; ++block) {
         const std::int64_t first = block * per_block;
-        top_block(sae, k, subset, block, first, std::min(per_block, rows_ - first), rounding,
-                  encoding.screened);
+        top_block(encoders, k, !mask_.empty() && subset.empty(), block, first,
+                  std::min(per_block, rows_ - first), rounding, encoding.screened);
     }
     collect_candidates(per_block);
-    if (subset.empty()) finish_encoding(sae, encoding);
+    finish_encoding(sae, encoding);
+    if (subset.empty()) return;
+    for (std::uint32_t& j : std::span(candidates_.latent).first(static_cast<std::size_t>(candidates_.size())))
+        j = subset[j];
+}
+
+// The encoders of some latents, as those of an SAE.
+void CpuDevice::take_encoders(const Tensors& sae, std::span<const std::uint32_t> latents) {
+    static_cast<Shape&>(subset_) = {.n = n_, .width = std::ssize(latents), .transcoder = sae.transcoder};
+    const auto grow = [this](Memory<float>& memory, std::size_t size) {
+        if (memory.size < size) memory = make_memory<float>(*this, std::max(size, 2 * memory.size));
+    };
+    grow(subset_.w_enc, latents.size() * static_cast<std::size_t>(n_));
+    grow(subset_.b_enc, latents.size());
+    grow(subset_.b_dec, static_cast<std::size_t>(n_));
+    std::copy_n(sae.b_dec.data(), n_, subset_.b_dec.data());
+#pragma omp parallel for num_threads(threads_) schedule(static)
+    for (std::size_t i = 0; i < latents.size(); ++i) {
+        const std::int64_t j = latents[i];
+        std::copy_n(sae.w_enc.data() + j * n_, n_, subset_.w_enc.data() + static_cast<std::int64_t>(i) * n_);
+        subset_.b_enc.data()[i] = sae.b_enc.data()[j];
+    }
 }
 
 namespace {
+
+constexpr std::int64_t first_columns = block_columns / 4;
 
 // The candidates of one row while its columns go by: those that may still be among the k largest, or among
 // the k largest of those that are not masked, whose limit is the lower one.
@@ -107,9 +124,8 @@ void drop_certain(RowList list, const Masked& masked, bool with_mask) {
 
 }  // namespace
 
-void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset,
-                          std::int64_t block, std::int64_t first, std::int64_t count,
-                          const Rounding& rounding, bool screened) {
+void CpuDevice::top_block(const Tensors& sae, std::int64_t k, bool with_mask, std::int64_t block,
+                          std::int64_t first, std::int64_t count, const Rounding& rounding, bool screened) {
     Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
     if (mine.product.size() == 0) mine.product.reset(most_block_rows * block_columns);
     const std::int64_t capacity = 4 * k + block_columns;
@@ -118,7 +134,6 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
     mine.used.assign(static_cast<std::size_t>(count), 0);
     mine.limit.resize(static_cast<std::size_t>(count));
     mine.open_limit.resize(static_cast<std::size_t>(count));
-    const bool with_mask = !mask_.empty() && subset.empty();
 
     const auto slack_of = [&](std::int64_t r) {  // of the float32 product, either way
         return rounding.slack(centered_norm_[static_cast<std::size_t>(first + r)]);
@@ -226,11 +241,10 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
             mine.value[mine.order[at]] = out.value[at] + sae.b_enc.data()[out.latent[at]];
     };
 
-    const std::int64_t width = subset.empty() ? sae.width : std::ssize(subset);
-    for (std::int64_t column = 0; column < width; column += block_columns) {
-        const std::int64_t columns = std::min(block_columns, width - column);
-        const float* weights = (subset.empty() ? sae.w_enc.data() : subset_weights_.data()) + column * n_;
-        const float* bias = (subset.empty() ? sae.b_enc.data() : subset_bias_.data()) + column;
+    // The first blocks are small, as many columns as went before, since all that is positive is listed until
+    // limits have risen.
+    for (std::int64_t column = 0, columns = 0; column < sae.width; column += columns) {
+        columns = std::min(std::clamp(column, first_columns, block_columns), sae.width - column);
         if (screened) {
             const std::int64_t found = screen_columns(column, columns, first, count, 0, out);
             for (auto e = std::size_t{0}; e < static_cast<std::size_t>(found); ++e) {
@@ -244,17 +258,16 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, std::span<const st
                 list.value[list.used++] = most;
             }
         } else {
-            multiply('N', 'T', count, columns, n_, 1, xc(first), weights, 0, mine.product.data());
+            multiply('N', 'T', count, columns, n_, 1, xc(first), sae.w_enc.data() + column * n_, 0,
+                     mine.product.data());
             for (std::int64_t r = 0; r < count; ++r) {
                 const RowList list = list_of(r);
                 const std::int64_t before = list.used;
-                list.used += kernels_.scan(mine.product.data() + r * columns, bias, columns,
-                                           list.open_limit - slack_of(r), static_cast<std::uint32_t>(column),
-                                           list.latent + before, list.value + before);
-                for (std::int64_t e = before; e < list.used; ++e) {
-                    list.value[e] += slack_of(r);
-                    if (!subset.empty()) list.latent[e] = subset[static_cast<std::size_t>(list.latent[e])];
-                }
+                list.used +=
+                    kernels_.scan(mine.product.data() + r * columns, sae.b_enc.data() + column, columns,
+                                  list.open_limit - slack_of(r), static_cast<std::uint32_t>(column),
+                                  list.latent + before, list.value + before);
+                for (std::int64_t e = before; e < list.used; ++e) list.value[e] += slack_of(r);
             }
         }
         for (std::int64_t r = 0; r < count; ++r) {

@@ -15,7 +15,6 @@
 namespace strata::device {
 namespace {
 
-constexpr float unit = 0x1p-24F;  // of float32 rounding
 // P(error > bound) <= 1e-22 for a pair: sqrt(ln(1e22) / 6), rounded up.
 constexpr double deviations = 2.9057;
 constexpr std::int64_t mean_rows = 256;
@@ -90,7 +89,7 @@ Integers integers_in(std::byte* bytes, std::size_t vectors) {
 // The side's own memory for so many vectors.
 void own_integers(ScreenSide& side, std::size_t vectors, std::int64_t padded) {
     const std::size_t bytes = integer_bytes(vectors, padded);
-    if (side.own.size() != bytes) side.own.reset(bytes);
+    if (side.own.size() < bytes) side.own.reset(bytes);
     side.integers = integers_in(side.own.data(), vectors);
 }
 
@@ -134,7 +133,7 @@ void take_latents(Screen& s, const Tensors& sae, int threads) {
     if (sae.encoder.size > 0) {
         s.latents.integers = shared_latents(s, sae);
         if (s.latents.integers.header->made != 0) {
-            s.latents.own = {};
+            if (s.latents.own.size() >= sae.encoder.size) s.latents.own = {};  // some latents' are kept
             return;
         }
     }
@@ -280,19 +279,6 @@ bool prepare_screen(Screen& s, const Tensors& sae, const Rows& rows, std::span<c
     }
     STRATA_ASSERT(present);  // else w_enc was changed without encoder_changed()
     return finite;
-}
-
-float screen_most(const Screen& s, std::int64_t b, std::uint32_t latent, float passed, float limit) {
-    return passed * s.rows.integers.quantized[b].scale * s.latents.integers.quantized[latent].scale +
-           limit * (1 + 16 * unit);
-}
-
-float screen_width(const Screen& s, std::int64_t b, std::uint32_t latent, float limit) {
-    const float bounds =
-        s.row_bound[static_cast<std::size_t>(b)] * s.latents.integers.quantized[latent].scale +
-        s.latent_bound[latent];
-    return 2.001F *
-           (s.rows.integers.quantized[b].scale * bounds + s.latent_rounding[latent] + 16 * unit * limit);
 }
 
 // The test's rounding counts against the limit.

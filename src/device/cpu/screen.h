@@ -14,6 +14,8 @@
 
 namespace strata::device {
 
+inline constexpr float unit = 0x1p-24F;  // of float32 rounding
+
 // Rows or latents as integers in tiles, padded to whole tiles, in bytes that are zeros at first. Those of an
 // SAE's latents may lie beside its weights, for all ranks that share these (Tensors::encoder).
 struct Integers {
@@ -82,9 +84,18 @@ std::int64_t screen_tile(const Screen& screen, std::int64_t first_row_tile, std:
                          std::int64_t latent_tile, std::uint32_t* row, std::uint32_t* latent, float* value);
 
 // The largest that the pre-activation of a pair may be, of how far it passed the test of its row's limit.
-float screen_most(const Screen& screen, std::int64_t b, std::uint32_t latent, float passed, float limit);
+inline float screen_most(const Screen& s, std::int64_t b, std::uint32_t latent, float passed, float limit) {
+    return passed * s.rows.integers.quantized[b].scale * s.latents.integers.quantized[latent].scale +
+           limit * (1 + 16 * unit);
+}
 // It is at most this far below screen_most() of a limit >= 0 up to this one.
-float screen_width(const Screen& screen, std::int64_t b, std::uint32_t latent, float limit);
+inline float screen_width(const Screen& s, std::int64_t b, std::uint32_t latent, float limit) {
+    const float bounds =
+        s.row_bound[static_cast<std::size_t>(b)] * s.latents.integers.quantized[latent].scale +
+        s.latent_bound[latent];
+    return 2.001F *
+           (s.rows.integers.quantized[b].scale * bounds + s.latent_rounding[latent] + 16 * unit * limit);
+}
 // The limit of row b, for later tiles.
 void screen_limit(Screen& screen, std::int64_t b, float limit);
 
