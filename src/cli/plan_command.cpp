@@ -151,6 +151,9 @@ void print_table(const Json& plan) {
     fmt::print("memory of the fullest host: {:.2f} GiB of {:.2f}, of which {:.2f} may be filled\n",
                number(plan["memory"]["needed"]) / gib, number(plan["memory"]["host"]) / gib,
                number(plan["memory"]["room"]) / gib);
+    if (plan["memory"]["shared_rows"] > 0)
+        fmt::print("  of it {:.1f} MiB of rows that groups share\n",
+                   number(plan["memory"]["shared_rows"]) / (1024 * 1024));
     if (const Json& gpu = plan["gpu_memory"]; !gpu.is_null())
         fmt::print("memory of the fullest GPU: {:.2f} GiB of {:.2f} free, of which {:.2f} may be filled\n",
                    number(gpu["needed"]) / gib, number(gpu["free"]) / gib, number(gpu["room"]) / gib);
@@ -250,7 +253,11 @@ int plan(const Arguments& a) {
         {"threads", threads},
         {"groups", layout.groups},
         {"saes_per_job", layout.saes_per_job},
-        {"memory", {{"host", memory}, {"room", fullest.room}, {"needed", fullest.needed}}},
+        {"memory",
+         {{"host", memory},
+          {"room", fullest.room},
+          {"needed", fullest.needed},
+          {"shared_rows", fullest.shared_rows}}},
         {"gpu_memory",
          on_gpus ? Json{{"free", machine.gpu_memory}, {"room", gpu.room}, {"needed", gpu.needed}} : Json()},
         {"times", given ? "rates" : "calibration"},

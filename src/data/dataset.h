@@ -12,6 +12,7 @@
 namespace strata::data {
 
 class CorruptChunks;
+class SharedRows;
 
 enum class Type { float16, bfloat16, float32 };
 
@@ -43,6 +44,10 @@ struct Dataset {
     std::shared_ptr<const Dataset> target = nullptr;
     // Where corrupt rows are left out (corrupt.h); nullptr: they are errors. Copies share it.
     std::shared_ptr<CorruptChunks> corrupt = nullptr;
+    // Through which several groups of ranks of this host read it once (shared_rows.h), and under which
+    // number; nullptr: every reader reads for itself.
+    std::shared_ptr<SharedRows> shared = nullptr;
+    std::uint32_t number = 0;
 };
 
 // Expands globs, opens every file, and returns each dataset that matches, in order of name (numbers by value,

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "data/shared_rows.h"
 #include "data/stream.h"
 #include "sae/sae.h"
 #include "suite/most.h"
@@ -141,6 +142,12 @@ HostLoad fullest_host(const Config& config, const std::vector<Job>& jobs, int gr
                 load.place = place;
             }
         }
+    }
+    const std::vector<data::Dataset> several = datasets_of_several(jobs);
+    for (std::size_t h = 0; h < hosts.size(); ++h) {
+        if (taken[h] < 2 || several.empty()) continue;
+        hosts[h].shared_rows = data::shared_rows_size(several, config.data).bytes();
+        hosts[h].needed += hosts[h].shared_rows;
     }
     return *std::ranges::min_element(hosts, {}, [](const HostLoad& load) { return load.room - load.needed; });
 }

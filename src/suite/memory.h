@@ -45,8 +45,9 @@ RankMemory rank_memory(const Job& job, const Config& config, const Place& place,
 struct HostLoad {
     int host = 0;
     std::int64_t needed = 0, room = 0;
-    std::size_t job = 0;  // the largest there
-    Place place{};        // of the group that trains it
+    std::int64_t shared_rows = 0;  // of `needed`: rows that groups share (data/shared_rows.h)
+    std::size_t job = 0;           // the largest there
+    Place place{};                 // of the group that trains it
     bool fits() const { return needed <= room; }
 };
 HostLoad fullest_host(const Config& config, const std::vector<Job>& jobs, int groups, const Machine& machine);

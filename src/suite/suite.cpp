@@ -36,6 +36,15 @@ std::vector<Job> jobs_of(const Config& config, const std::vector<data::Dataset>&
     return jobs;
 }
 
+std::vector<data::Dataset> datasets_of_several(const std::vector<Job>& jobs) {
+    std::vector<data::Dataset> several;
+    for (std::size_t i = 1; i < jobs.size(); ++i)  // a dataset's jobs follow each other
+        if (jobs[i].dataset.name == jobs[i - 1].dataset.name &&
+            (several.empty() || several.back().name != jobs[i].dataset.name))
+            several.push_back(jobs[i].dataset);
+    return several;
+}
+
 double cost_of(const Job& job) {
     double latents = 0;
     for (const SaeConfig& sae : job.saes) latents += static_cast<double>(sae.width);

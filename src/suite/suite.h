@@ -23,6 +23,9 @@ struct Job {
 std::vector<Job> jobs_of(const Config& config, const std::vector<data::Dataset>& datasets,
                          std::int64_t saes_per_job);
 
+// Those that several jobs train on: what groups may read side by side.
+std::vector<data::Dataset> datasets_of_several(const std::vector<Job>& jobs);
+
 // The floating-point work of a step, up to a factor that all jobs share.
 double cost_of(const Job& job);
 

@@ -21,6 +21,7 @@
 #include "comm/agree.h"
 #include "comm/watchdog.h"
 #include "data/dataset.h"
+#include "data/shared_rows.h"
 #include "data/stage.h"
 #include "device/gpu.h"
 #include "suite/layout.h"
@@ -180,6 +181,30 @@ void stage_files(const Config& config, Communicator& comm, Plan& plan) {
     for (suite::Job& job : plan.jobs) job.dataset = data::staged(job.dataset, folder);
 }
 
+// Where groups of this host may train on the same dataset, they read its rows through memory that all of them
+// reach. Nothing where none do, or they cannot reach each other's. Collective.
+std::shared_ptr<data::SharedRows> share_rows(const Config& config, Communicator& comm, int group,
+                                             Plan& plan) {
+    const std::unique_ptr<Communicator> node = comm.on_node();
+    const auto mine = static_cast<std::uint64_t>(group);
+    std::vector<std::uint64_t> groups(static_cast<std::size_t>(node->size()));
+    node->gather({&mine, 1}, groups);
+    const std::vector<data::Dataset> several = suite::datasets_of_several(plan.jobs);
+    if (several.empty() || std::ranges::count(groups, mine) == node->size()) return nullptr;
+    const data::SharedRowsSize size = data::shared_rows_size(several, config.data);
+    std::optional<SharedMemory> memory =
+        node->share(node->rank() == 0 ? static_cast<std::size_t>(size.bytes()) : 0);
+    if (!memory) return nullptr;
+    const auto rows = std::make_shared<data::SharedRows>(std::move(*memory), size);
+    for (suite::Job& job : plan.jobs) {
+        const auto found = std::ranges::find(several, job.dataset.name, &data::Dataset::name);
+        if (found != several.end())
+            job.dataset =
+                data::sharing(job.dataset, rows, static_cast<std::uint32_t>(found - several.begin()));
+    }
+    return rows;
+}
+
 // Job after job, until none is left or the run stops; collective over the group.
 void work_off(Group& group, const Plan& plan) {
     while (true) {
@@ -228,6 +253,7 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
 
     const int groups = plan.layout.groups, number = suite::group_of(comm.rank(), groups, comm.size());
     const std::unique_ptr<Communicator> mail = comm.duplicate(), ranks = comm.split(number);
+    const std::shared_ptr<data::SharedRows> shared = share_rows(config, comm, number, plan);
     const Replicas replicas(*ranks, *device);
     Group group{.config = config,
                 .comm = *ranks,
@@ -247,6 +273,9 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
             std::this_thread::sleep_for(std::chrono::milliseconds(200));
             comm.abort(ended.status);
         }
+        if (shared)
+            log::info("{} rows read from files, {} taken from memory that groups of this host share",
+                      shared->rows_read(), shared->rows_taken());
         const Phase phase("the wait for the other groups");
         comm.long_barrier();
         if (first) finished[0] = coordinator->finished() ? 1 : 0;

@@ -30,6 +30,10 @@ check says "[len(x['saes']) for x in j] == [1, 1, 1] and [x['group'] for x in j]
   "${suite[@]}" --set parallel.groups=2 --set parallel.saes_per_job=1
 check says "[x['saes'][0].split('.')[3] for x in j] == ['w128', 'w96', 'w64']" "${rates[@]}" --ranks 2 \
   "${suite[@]}" --set parallel.groups=2 --set parallel.saes_per_job=1
+# Groups that train on one dataset share the rows that they read; on hosts of their own, or on different datasets, they do not.
+check says "p['memory']['shared_rows'] > 2 * 18000 * 2 * 32" "${rates[@]}" --ranks 2 "${suite[@]}" --set parallel.groups=2 --set parallel.saes_per_job=1 --set data.shuffle_rows=50000
+check says "p['memory']['shared_rows'] == 0" "${rates[@]}" --ranks 2 --ranks-per-host 1 "${suite[@]}" --set parallel.groups=2 --set parallel.saes_per_job=1
+check says "p['memory']['shared_rows'] == 0" "${rates[@]}" --ranks 2 --set parallel.groups=1 "${suite[@]}"
 # Only what lies on several hosts sends.
 check says "p['hosts'] == 1 and j[0]['step_bytes']['sent_by_host'] == 0" "${rates[@]}" --ranks 4
 check says "p['hosts'] == 2 and j[0]['step_bytes']['sent_by_host'] == 8 * 32 * 128" "${rates[@]}" --ranks 4 --ranks-per-host 2
