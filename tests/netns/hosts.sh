@@ -40,6 +40,6 @@ on_hosts() {
   local hosts=$1 ranks=$2 list= i
   shift 2
   for ((i = 1; i <= hosts; i++)); do list+=${list:+,}10.77.0.$i:$ranks; done
-  "$folder/rsh" 10.77.0.1 "$(printf '%q ' mpirun -q --mca plm_rsh_agent "$folder/rsh" --mca btl self,vader,tcp \
+  "$folder/rsh" 10.77.0.1 "$(printf '%q ' mpirun --mca plm_rsh_agent "$folder/rsh" --mca btl self,vader,tcp \
     --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_if_include 10.77.0.0/24 -n $((hosts * ranks)) --host "$list" "$@")"
 }
