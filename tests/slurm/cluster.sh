@@ -38,6 +38,7 @@ SlurmctldLogFile=$cluster/log/slurmctld.log
 SlurmdLogFile=$cluster/log/slurmd.%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+TaskProlog=$cluster/task_prolog
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
@@ -58,6 +59,13 @@ CONF
   echo 'CgroupPlugin=cgroup/v1' >"$cluster/cgroup.conf" # loaded, never used
   for ((gpu = 0; gpu < $4; gpu++)); do mknod "$cluster/dev/gpu$gpu" c 1 3; done
   echo "Name=gpu File=$cluster/dev/gpu[0-$(($4 - 1))]" >"$cluster/gres.conf"
+  # All nodes have this machine's host name, by which Open MPI names the files of ranks that share memory.
+  cat >"$cluster/task_prolog" <<'PROLOG'
+#!/bin/sh
+folder=$(dirname "$0")/shm/$SLURMD_NODENAME
+[ -z "$SLURM_STEP_ID" ] || { mkdir -p "$folder" && echo "export OMPI_MCA_btl_vader_backing_directory=$folder"; }
+PROLOG
+  chmod +x "$cluster/task_prolog"
   export SLURM_CONF=$cluster/slurm.conf
   slurmctld -f "$SLURM_CONF" || return 1
   for node in "${nodes[@]}"; do slurmd -f "$SLURM_CONF" -N "$node" || return 1; done

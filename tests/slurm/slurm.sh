@@ -1,19 +1,21 @@
-# slurm/train.sbatch and slurm/array.sbatch on a real Slurm of three nodes: the line of README.md; what a task is given; jobs
-# that are signalled, preempted, out of time or on a node that dies, which all end with the bits of one never stopped; a
-# job that is cancelled; an array.
+# slurm/train.sbatch and slurm/array.sbatch on a real Slurm of four nodes: the line of README.md; what a task is given; a job
+# on two nodes; jobs that are signalled, by Slurm's own timer too, preempted, out of time or on a node that dies, which all end
+# with the bits of one never stopped; a job that is cancelled; an array.
 . "$(dirname "$0")/../programs/lib.sh"
 . "$(dirname "$0")/cluster.sh"
 trap 'stop_cluster; rm -rf "$folder"' EXIT
 chmod 755 "$folder"
 unset SLURM_JOB_END_TIME
-start_cluster "$folder/cluster" 3 32 2 || { echo "the cluster did not start"; exit 1; }
+start_cluster "$folder/cluster" 4 32 2 || { echo "the cluster did not start"; exit 1; }
 cd "$folder"
 ln -s "$STRATA_SOURCE/slurm" slurm
 export STRATA
 
-# submit OPTION...: two ranks, trained into the folder $run; prints the job's id.
+# submit OPTION...: two ranks, trained into the folder $run by $keys; prints the job's id.
 small=(--parsable --ntasks-per-node=2 --cpus-per-task=1)
-submit() { sbatch "${small[@]}" "$@" slurm/train.sbatch "$config" --set "run.output=$folder/$run" --set train.tokens=2e6; }
+keys=(--set train.tokens=2e6)
+submit() { sbatch "${small[@]}" "$@" slurm/train.sbatch "$config" --set "run.output=$folder/$run" "${keys[@]}"; }
+ranks() { pgrep -f "^$STRATA train .*run.output=$folder/$1 "; }
 until_true() { for ((i = 0; i < 1200; i++)); do "$@" && return; sleep 0.1; done; echo "waited in vain: $*"; return 1; }
 has_checkpoint() { ls "$folder/$1"/checkpoints/*/manifest.json >/dev/null 2>&1; }
 gone() { [ -z "$(squeue -h --jobs="$1" 2>/dev/null)" ]; }
@@ -23,6 +25,21 @@ same() { check cmp "$folder"/whole/saes/*/sae_weights.safetensors "$folder/$1"/s
 line=$(grep '^sbatch ' "$STRATA_SOURCE/README.md")
 sed "s|run: {output: .*}|run: {output: $folder/first}|" "$config" >example.yaml
 readme=$(SBATCH_PARSABLE=1 bash -c "$line")
+
+# Slurm looks twice a minute whether a signal is due, and sends one that would be due before it looks again: here 20 to 50 s
+# after the start. Till then the ranks stand still behind a checkpoint. Runs do not end themselves.
+run=timer
+timer=$(keys+=(--set run.time_limit=null) && submit --time=1 --signal=B:USR1@10 --nodelist=n4)
+until_true has_checkpoint timer
+mapfile -t stopped < <(ranks timer)
+kill -STOP "${stopped[@]}"
+signal_is_due() { [ $((0x$(awk '/^ShdPnd:/ { print $2 }' "/proc/${stopped[0]}/status") >> 9 & 1)) -eq 1 ]; } # USR1
+
+# Two nodes of two ranks each; few steps, since sums over four ranks round by the number of hosts.
+run=nodes
+few=(--set train.tokens=40960)
+nodes=$(keys=("${few[@]}") && submit --nodes=2)
+check mpirun -q -n 4 "$STRATA" train "$config" --quiet --set "run.output=$folder/ranks" "${few[@]}"
 
 # What a rank is given.
 cat >tell <<'TELL'
@@ -40,14 +57,17 @@ LATE
 chmod +x late
 run=whole
 whole=$(submit)
-for job in "$readme" "$told" "$whole"; do until_true gone "$job"; done
+for job in "$readme" "$told" "$whole" "$nodes"; do until_true gone "$job"; done
 check test -f runs/by-slurm/summary.json
 end=$(date --date="$(value "$told" StartTime) 90 minutes" +%s)
 for gpu in 0 1; do check grep -q "^end $end, GPU $gpu, cores 1: train a.yaml --set b=c --resume$" "slurm-$told.out"; done
 
-# A node that dies under its job, which goes on on another.
+check grep -q '4 ranks on cpu' "slurm-$nodes.out"
+check close "$folder/ranks" "$folder/nodes" 1e-5
+
+# A node, without the stopped ranks, that dies under its job, which goes on on another.
 run=down
-down=$(submit)
+down=$(submit --exclude=n4)
 until_true has_checkpoint down
 dead=$(squeue -h --jobs="$down" --format=%N)
 cut_power "$dead"
@@ -79,18 +99,21 @@ $config --set run.output=$folder/array2 --set sae.width=96
 LIST
 array=$(sbatch "${small[@]}" --array=1-3 slurm/array.sbatch list --set sae.k=3)
 
+until_true signal_is_due
+kill -CONT "${stopped[@]}"
 until_true grep -q 'continuing from' "slurm-$signalled.out"
 check test "$(stat --format=%i "$folder/disk/strata-$signalled$data")" = "$copy" # not copied again
-for job in "$down" "$signalled" "$timed" "$preempted" "$cancelled" "$array"; do until_true gone "$job"; done
+for job in "$down" "$signalled" "$timed" "$preempted" "$cancelled" "$array" "$timer"; do until_true gone "$job"; done
 
 same down
 check test "$(value "$down" Restarts)" -eq 1
 check test "$(value "$down" BatchHost)" != "$dead"
-for job in "$signalled" "$preempted" "$timed"; do
+for job in "$timer" "$signalled" "$preempted" "$timed"; do
   check grep -q 'stopped on request' "slurm-$job.out"
   check grep -q 'continuing from' "slurm-$job.out"
   check test "$(value "$job" JobState)" = COMPLETED
 done
+same timer
 same signalled
 same timed
 same preempted
