@@ -30,6 +30,16 @@ void begin_sparse(Workbench& bench, TrainedSae& sae, const data::Batch& batch) {
     sae.density = sae.config.k / static_cast<double>(sae.config.width);
 }
 
+// As a run begins, whose mean is that of more rows. Without it few latents would have most of the pairs.
+std::vector<float> first_bias(const SaeConfig& config, const device::Shape& shape, const data::Batch& batch) {
+    const auto n = static_cast<std::size_t>(shape.n);
+    std::vector<float> mean(n, 0.0F);
+    const std::span<const float> rows = batch.target.empty() ? batch.x : batch.target;
+    if (config.b_dec_init == "mean")
+        for (std::size_t i = 0; i < rows.size(); ++i) mean[i % n] += rows[i] / static_cast<float>(batch.rows);
+    return mean;
+}
+
 // Makes room in the device first, as a job does.
 TrainedSae prepared(device::Device& device, const Replicas& replicas, const SaeConfig& config,
                     const device::Shape& shape, std::int64_t rows) {
@@ -47,8 +57,7 @@ Trial::Trial(device::Device& device, Communicator& comm, const SaeConfig& config
       sae(prepared(device, replicas, config, shape, batch.rows)),
       bench(make_workbench(device, replicas, reducer, shape, batch_size)) {
     const Slice slice = replicas.updated(config.width);
-    sae::initialise(device, sae.parameters, 0, std::vector<float>(static_cast<std::size_t>(shape.n), 0.0F),
-                    slice.first, slice.last);
+    sae::initialise(device, sae.parameters, 0, first_bias(config, shape, batch), slice.first, slice.last);
     start_own(bench, sae);
     comm.barrier();
     if (sae.kind->elementwise()) begin_sparse(bench, sae, batch);
