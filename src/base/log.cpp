@@ -4,9 +4,19 @@
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 
+#include <fstream>
 #include <string>
 
 namespace strata {
+namespace {
+
+// The last line of a file, where there is one, may have been cut by a full disk.
+void end_line(const std::filesystem::path& path) {
+    std::ifstream in(path, std::ios::binary);
+    if (in.seekg(-1, std::ios::end) && in.get() != '\n') std::ofstream(path, std::ios::app) << '\n';
+}
+
+}  // namespace
 
 void start_log(int rank, int size, bool quiet) {
     auto screen = std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
@@ -22,6 +32,7 @@ void start_log(int rank, int size, bool quiet) {
 void keep_log(const std::filesystem::path& folder, int rank) {
     const std::filesystem::path path = folder / ("rank-" + std::to_string(rank) + ".log");
     try {
+        end_line(path);
         auto file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string());
         file->set_formatter(std::make_unique<spdlog::pattern_formatter>("%Y-%m-%dT%H:%M:%SZ %l: %v",
                                                                         spdlog::pattern_time_type::utc));

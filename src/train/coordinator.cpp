@@ -60,6 +60,11 @@ void Coordinator::metrics(const std::string& lines) {
     metrics_.append(lines);
 }
 
+void Coordinator::settle() {
+    const std::lock_guard lock(mutex_);
+    metrics_.sync();
+}
+
 void Coordinator::done(std::size_t job, const json& entries) {
     const std::lock_guard lock(mutex_);
     add_to_summary(output_, entries);
@@ -114,6 +119,7 @@ void CoordinatorThread::run() {
                     coordinator_->done(m.at("job"), m.at("entries"));
                     post(mail_, {{"answer", json()}}, message->from);
                 } else if (what == "settle") {
+                    coordinator_->settle();
                     post(mail_, {{"answer", json()}}, message->from);
                 } else if (what == "stop") {
                     coordinator_->stop();
@@ -179,7 +185,8 @@ bool CoordinatorLine::stopping() {
 }
 
 void CoordinatorLine::settle() {
-    if (own_ == nullptr) ask({{"what", "settle"}});
+    if (own_ != nullptr) return own_->settle();
+    ask({{"what", "settle"}});
 }
 
 }  // namespace strata::train

@@ -36,6 +36,7 @@ class Coordinator {
     std::optional<std::size_t> next();
     void started(std::size_t job, int group, std::int64_t step);
     void metrics(const std::string& lines);
+    void settle();
     // The SAEs are saved: their entries go into the summary, then the job is done.
     void done(std::size_t job, const nlohmann::json& entries);
     // A group has stopped on request: no job is handed out any more.
@@ -82,7 +83,7 @@ class CoordinatorLine {
     void stop();
     // Whether some group has stopped on request. Asks nobody: what has come is looked through.
     bool stopping();
-    // Returns when everything told so far is written.
+    // Returns when all metrics told so far are on the disk.
     void settle();
 
   private:

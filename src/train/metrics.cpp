@@ -1,5 +1,6 @@
 #include "train/metrics.h"
 
+#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -69,6 +70,14 @@ void MetricsFile::append(const std::string& lines) {
     out_ << lines;
     out_.flush();
     if (!out_) fail("{}: cannot write: {}", path_.string(), std::strerror(errno));
+}
+
+void MetricsFile::sync() {
+    const int file = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+    const bool synced = file >= 0 && ::fsync(file) == 0;
+    const int why = errno;
+    if (file >= 0) ::close(file);
+    if (!synced) fail("{}: cannot sync: {}", path_.string(), std::strerror(why));
 }
 
 ProgressBar::ProgressBar(bool enabled, std::string title, std::int64_t steps)

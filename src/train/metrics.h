@@ -44,6 +44,8 @@ class MetricsFile {
     explicit MetricsFile(const std::filesystem::path& path);
     // Whole lines, which are with the system afterwards.
     void append(const std::string& lines);
+    // On the disk, should the host lose its power.
+    void sync();
 
   private:
     std::filesystem::path path_;

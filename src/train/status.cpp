@@ -170,6 +170,11 @@ RunStatus read_status(const fs::path& output) {
                output.string());
     RunStatus status;
     each_object(journal, status, [&](const json& event) { take_event(event, status); });
+    if (status.jobs.empty())
+        refuse(
+            "{}: cannot be read, or names no jobs; name the output folder (run.output) of a run that has "
+            "begun",
+            journal.string());
     each_object(output / "metrics.jsonl", status, [&](const json& line) { take_metrics(line, status); });
     std::error_code none;
     for (const auto& entry : fs::directory_iterator(output / "logs", none))

@@ -45,7 +45,7 @@ struct RunStatus {
     std::optional<double> seconds_left() const;
 };
 
-// UsageError if the folder has no journal; RunError if that cannot be understood.
+// UsageError if the folder has no journal, or one without jobs; RunError if that cannot be understood.
 RunStatus read_status(const std::filesystem::path& output);
 
 // `now`: seconds since 1970. A run that has written nothing for some minutes is said to be silent since when,

@@ -46,6 +46,17 @@ TEST(Log, EveryRankKeepsAllOfItsOwnAndTheScreenIsRankZeros) {
             << "added to, not begun anew";
 }
 
+TEST(Log, ALineThatWasCutStaysByItself) {
+    const test::Folder folder;
+    std::filesystem::create_directory(folder / "logs");
+    std::ofstream(folder / "logs/rank-0.log") << "whole\nhal";
+    screen_of(0, true, [&] {
+        keep_log(folder / "logs", 0);
+        log::warn("goes on");
+    });
+    EXPECT_THAT(read_file(folder / "logs/rank-0.log"), MatchesRegex("whole\nhal\n.* warning: goes on\n"));
+}
+
 TEST(Log, WhatCannotBeKeptIsAWarning) {
     const test::Folder folder;
     std::ofstream(folder / "logs") << "a file";

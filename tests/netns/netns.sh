@@ -35,7 +35,8 @@ expect 75 'step 1 of 80' on_hosts 2 2 "$STRATA" train "$config" --quiet --set "r
 check run parts 1 4 --resume
 check close "$folder/one4" "$folder/parts" 1e-5
 
-# 20 Mbit/s. Of two hosts each sends the whole gradient once: half of it reduced, half of it gathered.
+# 20 Mbit/s. Of two hosts each sends the whole gradient once: half of it reduced, half of it gathered. The plan says how much, and how
+# long a step takes; times are told, not judged.
 stop_hosts
 start_hosts "strata$$-" 2 20mbit
 wide=(--set sae.width=1024 --set train.tokens=10240 --set train.checkpoint_every=1000 --set parallel.threads=1)
@@ -47,6 +48,10 @@ gradient=$((4 * (2 * 32 * 1024 + 1024 + 32)))
 check cmp "$(weights one2wide)" "$(weights two1wide)"
 check test $bytes -gt $gradient -a $bytes -lt $((gradient * 3 / 2))
 seconds=$(grep -oE '[0-9.]+ rows/s' "$folder/two1wide.log" | tail -1 | awk '{ print 512 / $1 }')
-awk -v b=$bytes -v g=$gradient -v s="$seconds" 'BEGIN {
-  printf "a step: %d bytes sent for a gradient of %d; %.3f s, the wire alone %.3f s\n", b, g, s, b * 8 / 20e6 }'
+read -r sent planned < <("$STRATA" plan "$config" "${wide[@]}" --ranks 2 --ranks-per-host 1 --link-rate 0.0025 --json 2>"$folder/log" |
+  /usr/bin/python3 -c 'import json, sys; j = json.load(sys.stdin)["jobs"][0]; print(int(j["step_bytes"]["sent_by_host"]), j["seconds_per_step"])')
+# Beside it headers, and what steps and the start of a run send whatever the width.
+check test $bytes -ge $sent -a $((100 * bytes)) -lt $((135 * sent))
+awk -v b=$bytes -v g=$gradient -v s="$seconds" -v p="$sent" -v t="$planned" 'BEGIN {
+  printf "a step: %d bytes sent for a gradient of %d, %d planned; %.3f s, the wire alone %.3f s, %.3f s planned\n", b, g, p, s, b * 8 / 20e6, t }'
 finish

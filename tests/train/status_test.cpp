@@ -158,6 +158,11 @@ TEST(Status, LeavesHalfWrittenLinesAside) {
 TEST(Status, WhatIsNoRunIsRefused) {
     const test::Folder folder;
     EXPECT_THROW(read_status(folder / ""), UsageError);
+    std::filesystem::create_directory(folder / "journal.jsonl");
+    EXPECT_THROW(read_status(folder / ""), UsageError);
+    std::filesystem::remove(folder / "journal.jsonl");
+    std::ofstream(folder / "journal.jsonl") << "\n";  // else a run of no jobs, which would be done
+    EXPECT_THROW(read_status(folder / ""), UsageError);
     std::ofstream(folder / "journal.jsonl") << "{\"event\":\"start\",\"job\":\"x\"}\n";
     EXPECT_THROW(read_status(folder / ""), RunError);
 }
