@@ -64,7 +64,8 @@ check test -z "$(pgrep -f "strata train .*run.output=$folder/killed")"
 # So does one that is stopped, and the message names it and what it was doing.
 mpirun -q -n 2 "$STRATA" train "$config" --quiet --set "run.output=$folder/silent" --set train.tokens=100e6 --set run.watchdog=2 2>"$folder/log" &
 pid=$!
-while ! ls "$folder"/silent/checkpoints/*/manifest.json >/dev/null 2>&1; do sleep 0.05; done
+# Behind step 1000: a sign of life, five a second, has told of steps by then.
+while ! ls "$folder"/silent/checkpoints/step-[0-9][0-9][0-9][0-9]/manifest.json >/dev/null 2>&1; do sleep 0.05; done
 stopped=$(pgrep -n -f "run.output=$folder/silent")
 kill -STOP "$stopped"
 wait $pid
