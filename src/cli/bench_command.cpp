@@ -171,6 +171,7 @@ int bench(const Arguments& a, Communicator& comm) {
     if (a.atm) config.atm = AtmConfig{.start_step = 1, .ramp_steps = 0};
     const data::Batch batch{.x = x, .rows = rows, .first = a.rows * comm.rank() / comm.size()};
     train::Trial trial(*device, comm, config, sae::shape_of(config, a.n, false), a.rows, batch);
+    train::TrialBatches batches(*device, {batch});
     train::TrainedSae& sae = trial.sae;
     train::Workbench& workbench = trial.bench;
     const device::Shape& shape = sae.parameters;
@@ -183,7 +184,7 @@ int bench(const Arguments& a, Communicator& comm) {
     const auto one_step = [&] {
         if (a.form == "lists") sae.density = std::min(sae.density, sae::dense_share);
         if (a.form == "dense") sae.density = 1;
-        report = train::train_step(workbench, sae, {}, batch, step++, lr);
+        report = train::train_step(workbench, sae, {}, batches.next(), step++, lr);
     };
     for (std::int64_t i = 0; i < a.warm_steps; ++i) one_step();
 
@@ -226,10 +227,7 @@ int bench(const Arguments& a, Communicator& comm) {
     // The verbs by themselves, of kinds that have no more than these.
     if (!sae.kind->elementwise() && shape.groups() == 1 && !config.atm)
         cases.insert(cases.end(),
-                     {{"  center",
-                       [&] {
-                           device->center({x, rows}, sae.parameters);
-                       },
+                     {{"  center", [&] { device->center(data::rows_of(batches.next()), sae.parameters); },
                        b * n, 12 * b * n, 12 * b * n},
                       {"  encode + gate",
                        [&] {

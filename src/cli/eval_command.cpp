@@ -63,9 +63,9 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
     const std::int64_t first =
         arguments.rows > 0 ? std::max<std::int64_t>(0, dataset.rows - arguments.rows) : 0;
     const data::LeftOut left_out = eval::for_each_batch(
-        dataset, first, dataset.rows, batch_rows, limit, 1.0, comm,
+        *device, dataset, first, dataset.rows, batch_rows, limit, 1.0, comm,
         [&](const data::Batch& batch, std::int64_t) {
-            device->center({batch.x, batch.rows, batch.target, batch.number}, sae.parameters);
+            device->center(data::rows_of(batch), sae.parameters);
             sae::apply_inference(*device, sae.parameters, sae.row_top, sae.k, sae.thresholds);
             eval::add_batch(*device, sae.parameters, batch.rows,
                             device->decode(device::CodeSet::main, sae.parameters, 0), sums);

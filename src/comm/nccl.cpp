@@ -40,9 +40,6 @@ class NcclSums final : public DeviceSums {
         config.blocking = 0;
         check(ncclCommInitRankConfig(&comm_, ranks_, id, rank_, &config), "ncclCommInitRankConfig");
         settle("ncclCommInitRankConfig");
-        for (cudaEvent_t* event : {&made_, &summed_})
-            cuda::check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreateWithFlags",
-                        of_sums);
     }
 
     // After an error others may not come to an orderly end.
@@ -59,13 +56,11 @@ class NcclSums final : public DeviceSums {
             }
             if (comm_ != nullptr) ended ? ncclCommDestroy(comm_) : ncclCommAbort(comm_);
         }
-        for (cudaEvent_t event : {made_, summed_})
-            if (event != nullptr) cudaEventDestroy(event);
     }
 
     void add(std::span<const std::span<float>> tensors) override {
-        cuda::check(cudaEventRecord(made_, work_), "cudaEventRecord", of_sums);
-        cuda::check(cudaStreamWaitEvent(sums_, made_, 0), "cudaStreamWaitEvent", of_sums);
+        made_.record(work_, of_sums);
+        made_.hold(sums_, of_sums);
         check(ncclGroupStart(), "ncclGroupStart");
         for (const std::span<float> tensor : tensors)
             if (!tensor.empty())
@@ -77,7 +72,7 @@ class NcclSums final : public DeviceSums {
     }
 
     void finish() override {
-        cuda::check(cudaEventRecord(summed_, sums_), "cudaEventRecord", of_sums);
+        summed_.record(sums_, of_sums);
         wait(of_sums, [&] {
             const cudaError_t state = cudaEventQuery(summed_);
             if (state != cudaErrorNotReady) cuda::check(state, "cudaEventQuery", of_sums);
@@ -134,7 +129,7 @@ class NcclSums final : public DeviceSums {
     ncclComm_t comm_ = nullptr;
     cudaStream_t work_;
     cuda::Stream sums_;
-    cudaEvent_t made_ = nullptr, summed_ = nullptr;
+    cuda::Event made_, summed_;
 };
 
 std::string library() {

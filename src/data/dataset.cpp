@@ -145,22 +145,6 @@ void compare_rows(const Dataset& dataset, const Dataset& target, std::vector<std
 
 }  // namespace
 
-std::size_t size_of(Type type) {
-    return type == Type::float32 ? 4 : 2;
-}
-
-const char* name_of(Type type) {
-    switch (type) {
-        case Type::float16:
-            return "float16";
-        case Type::bfloat16:
-            return "bfloat16";
-        case Type::float32:
-            break;
-    }
-    return "float32";
-}
-
 std::vector<Dataset> find_datasets(const std::vector<std::string>& file_patterns,
                                    const std::vector<std::string>& name_patterns, const std::string& target,
                                    bool skip_corrupt) {

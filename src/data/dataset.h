@@ -9,15 +9,16 @@
 #include <string>
 #include <vector>
 
+#include "base/element.h"
+
 namespace strata::data {
 
 class CorruptChunks;
 class SharedRows;
 
-enum class Type { float16, bfloat16, float32 };
-
-std::size_t size_of(Type type);
-const char* name_of(Type type);
+using Type = Element;
+using strata::name_of;
+using strata::size_of;
 
 // The rows of one name in one file.
 struct FilePart {

@@ -14,7 +14,7 @@
 namespace strata::data {
 namespace {
 
-// Row i of rows of so many bytes.
+// Row i of slots of so many bytes.
 template <typename Bytes>
 std::span<Bytes> row_at(std::span<Bytes> rows, std::size_t i, std::size_t row_bytes) {
     return rows.subspan(i * row_bytes, row_bytes);
@@ -61,7 +61,6 @@ LaneSource::LaneSource(const Dataset& dataset_, const DataConfig& config, const 
       runs(dataset_, rows, run_rows_for(dataset_, rows, config.lanes)),
       x(dataset_, std::min(runs.run_rows(), block_rows)),
       norm_limit(statistics.norm_limit),
-      scale(static_cast<float>(statistics.scale)),
       seed(seed_) {
     if (dataset_.target) target.emplace(*dataset_.target, std::min(runs.run_rows(), block_rows));
 }
@@ -123,13 +122,12 @@ void Lane::read(Block& block, const Run& run) {
     const std::span<const std::byte> x_rows = x.read(run);
     const std::span<const std::byte> target_rows = target ? target->read(run) : std::span<const std::byte>();
     for (std::int64_t r = 0; r < run.rows; ++r) {
-        const auto i = static_cast<std::size_t>(r);
-        const auto x_row = row_at(x_rows, i, x.row_bytes());
+        const auto x_row = x.row(x_rows, r);
         const double squared = squared_norm(x.type, x_row, x.dataset, run.first + r);
         bool usable = !std::isnan(squared);
         std::span<const std::byte> target_row;
         if (target) {
-            target_row = row_at(target_rows, i, target->row_bytes());
+            target_row = target->row(target_rows, r);
             usable = is_usable(target->type, target_row, target->dataset, run.first + r) && usable;
         }
         if (!usable || !within_limit(squared, source_.norm_limit)) {
@@ -207,9 +205,10 @@ void Lane::end_block() {
     begun_ = false;
 }
 
-void Lane::serve(std::span<float> x, std::span<float> target) {
-    const auto n = static_cast<std::size_t>(source_.x.dataset.n);
-    while (!x.empty()) {
+void Lane::serve(BatchRoom& batch, std::int64_t first, std::int64_t rows) {
+    const std::size_t x_bytes = source_.x.row_bytes();
+    const std::size_t target_bytes = source_.target ? source_.target->row_bytes() : 0;
+    for (std::int64_t row = first; row < first + rows;) {
         if (!begun_) begin_block();
         if (cursor_.offset == current_.order.size()) {
             end_block();
@@ -218,16 +217,10 @@ void Lane::serve(std::span<float> x, std::span<float> target) {
         const std::uint32_t slot = current_.order[cursor_.offset++];
         if (cursor_.offset + 1 < current_.order.size()) {
             const std::uint32_t soon = current_.order[cursor_.offset + 1];
-            fetch(row_at(slots_.x, soon, source_.x.row_bytes()));
-            if (source_.target) fetch(row_at(slots_.target, soon, source_.target->row_bytes()));
+            fetch(row_at(slots_.x, soon, x_bytes));
+            fetch(row_at(slots_.target, soon, target_bytes));
         }
-        to_float(source_.x.type, row_at(slots_.x, slot, source_.x.row_bytes()), x.first(n), source_.scale);
-        x = x.subspan(n);
-        if (source_.target) {
-            to_float(source_.target->type, row_at(slots_.target, slot, source_.target->row_bytes()),
-                     target.first(n), source_.scale);
-            target = target.subspan(n);
-        }
+        batch.put(row++, row_at(slots_.x, slot, x_bytes), row_at(slots_.target, slot, target_bytes));
         free_.push_back(slot);
     }
 }

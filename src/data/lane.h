@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/memory.h"
+#include "data/batch.h"
 #include "data/dataset.h"
 #include "data/order.h"
 #include "data/stream.h"
@@ -44,6 +45,10 @@ struct HeldRows {
 
     // The rows of a run, until the next call.
     std::span<const std::byte> read(const Run& run);
+    // Row i of rows so held.
+    std::span<const std::byte> row(std::span<const std::byte> rows, std::int64_t i) const {
+        return rows.subspan(static_cast<std::size_t>(i) * row_bytes(), row_bytes());
+    }
 
   private:
     Array<std::byte> staging_;  // one run
@@ -61,7 +66,6 @@ struct LaneSource {
     HeldRows x;
     std::optional<HeldRows> target;  // where the dataset has one
     double norm_limit;
-    float scale;
     std::uint64_t seed;
     std::atomic<bool> abandoned = false;
 
@@ -98,8 +102,8 @@ class Lane {
     // `source` outlives the lane.
     Lane(LaneSource& source, std::int64_t index, const LaneCursor& cursor, const Slots& slots);
 
-    // The next rows, [x.size() / n, n], and their targets (empty where there are none), scaled.
-    void serve(std::span<float> x, std::span<float> target);
+    // The next `rows` rows, and their targets, as rows [first, first + rows) of a batch.
+    void serve(BatchRoom& batch, std::int64_t first, std::int64_t rows);
 
     // Reads a run of the block after the present one. False if nothing can be read before more rows are
     // served: the block is there already, or the slots of the run are not free yet.

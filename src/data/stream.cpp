@@ -21,7 +21,7 @@ std::int64_t first_lane(std::int64_t lanes, int rank, int ranks) {
 
 // A batch and the cursors after it.
 struct Filled {
-    Array<float> x, target;
+    BatchRoom room;
     std::vector<LaneCursor> cursors;
 };
 
@@ -81,7 +81,7 @@ struct Stream::State {
     std::int64_t lane_begin, lane_end;
     Array<std::byte> x_slots, target_slots;  // a block's per lane
     std::vector<Lane> lanes;
-    std::array<Filled, 2> batches;
+    std::vector<Filled> batches;  // two
 
     std::mutex mutex;
     std::condition_variable changed;
@@ -93,7 +93,7 @@ struct Stream::State {
 
     State(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
           std::int64_t batch_size_, std::uint64_t seed, int rank, int ranks,
-          const std::vector<LaneCursor>& cursors);
+          const std::vector<LaneCursor>& cursors, device::Device* device);
     ~State() { stop(); }
 
     void start(const std::vector<LaneCursor>& cursors);
@@ -103,6 +103,7 @@ struct Stream::State {
     }
     Slots slots_of(std::size_t lane);  // counted among those of the rank
     std::int64_t first_row(std::int64_t lane) const { return lane * batch_size / source.lanes; }
+    std::int64_t rows() const { return first_row(lane_end) - first_row(lane_begin); }  // of a batch
     void save_cursors(Filled& batch);
     void fill(Filled& batch);
     bool read_ahead();
@@ -111,19 +112,19 @@ struct Stream::State {
 
 Stream::State::State(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
                      std::int64_t batch_size_, std::uint64_t seed, int rank, int ranks,
-                     const std::vector<LaneCursor>& cursors)
+                     const std::vector<LaneCursor>& cursors, device::Device* device)
     : source(dataset, config, statistics, seed),
       batch_size(batch_size_),
       lane_begin(first_lane(config.lanes, rank, ranks)),
       lane_end(first_lane(config.lanes, rank + 1, ranks)) {
     const auto own_lanes = static_cast<std::size_t>(lane_end - lane_begin);
-    const auto elements = static_cast<std::size_t>((first_row(lane_end) - first_row(lane_begin)) * dataset.n);
     x_slots.reset(own_lanes * block_bytes(source.x));
     if (source.target) target_slots.reset(own_lanes * block_bytes(*source.target));
-    for (Filled& batch : batches) {
-        batch.x.reset(elements);
-        if (source.target) batch.target.reset(elements);
-    }
+    for (int i = 0; i < 2; ++i)
+        batches.push_back({BatchRoom(device, rows(), dataset.n, source.x.type,
+                                     source.target ? std::optional(source.target->type) : std::nullopt,
+                                     static_cast<float>(statistics.scale)),
+                           {}});
     start(cursors);
 }
 
@@ -170,17 +171,13 @@ void Stream::State::save_cursors(Filled& batch) {
 }
 
 void Stream::State::fill(Filled& batch) {
-    const std::int64_t n = source.x.dataset.n;
+    batch.room.open();
     for (std::size_t i = 0; i < lanes.size(); ++i) {
         const std::int64_t lane = lane_begin + static_cast<std::int64_t>(i);
-        const std::int64_t begin = first_row(lane), rows = first_row(lane + 1) - begin;
-        const auto part = [&](Array<float>& all) {
-            return std::span<float>(all).subspan(
-                static_cast<std::size_t>((begin - first_row(lane_begin)) * n),
-                static_cast<std::size_t>(rows * n));
-        };
-        lanes[i].serve(part(batch.x), source.target ? part(batch.target) : std::span<float>());
+        lanes[i].serve(batch.room, first_row(lane) - first_row(lane_begin),
+                       first_row(lane + 1) - first_row(lane));
     }
+    batch.room.send(rows());
     save_cursors(batch);
 }
 
@@ -213,8 +210,9 @@ void Stream::State::run() {
 
 Stream::Stream(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
                std::int64_t batch_size, std::uint64_t seed, int rank, int ranks,
-               const std::vector<LaneCursor>& cursors)
-    : state_(std::make_unique<State>(dataset, config, statistics, batch_size, seed, rank, ranks, cursors)) {}
+               const std::vector<LaneCursor>& cursors, device::Device* device)
+    : state_(std::make_unique<State>(dataset, config, statistics, batch_size, seed, rank, ranks, cursors,
+                                     device)) {}
 
 Stream::~Stream() = default;
 
@@ -232,9 +230,8 @@ Batch Stream::next() {
     s.filling = 1 - s.filling;
     s.filled = false;
     s.changed.notify_all();
-    const std::int64_t first = s.first_row(s.lane_begin);
     static std::atomic<std::uint64_t> batches = 0;
-    return {taken.x, s.first_row(s.lane_end) - first, first, taken.target, ++batches};
+    return taken.room.batch(s.first_row(s.lane_begin), ++batches);
 }
 
 std::vector<LaneCursor> Stream::cursors() const {

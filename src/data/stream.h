@@ -30,6 +30,7 @@
 
 #include "comm/communicator.h"
 #include "config/config.h"
+#include "data/batch.h"
 #include "data/dataset.h"
 
 namespace strata::data {
@@ -74,24 +75,17 @@ struct LeftOut {
     std::uint64_t corrupt = 0;
 };
 
-struct Batch {
-    std::span<const float> x;  // [rows, n], scaled
-    std::int64_t rows = 0;     // of this rank
-    std::int64_t first = 0;    // global index of the first of them
-    // [rows, n], scaled as x; row i is that of x's row i. Empty where the dataset has no target.
-    std::span<const float> target = {};
-    std::uint64_t number = 0;  // no other batch of this process has it; 0: not known
-};
-
 // One per rank and dataset. A background thread reads, checks, converts and shuffles, so that next() normally
 // has its batch ready. Not thread-safe; next() invalidates the previous batch.
 class Stream {
   public:
     // `cursors`: all lanes' (config.lanes of them), from a checkpoint, or empty to begin. Reading begins at
-    // once. UsageError as training_rows; RunError if the number of cursors is not that of the lanes.
+    // once. `device`: the one that trains on the batches, which its memory is to reach while they wait; null:
+    // they are read in host memory. UsageError as training_rows; RunError if the number of cursors is not
+    // that of the lanes.
     Stream(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
            std::int64_t batch_size, std::uint64_t seed, int rank, int ranks,
-           const std::vector<LaneCursor>& cursors = {});
+           const std::vector<LaneCursor>& cursors = {}, device::Device* device = nullptr);
     ~Stream();
 
     // The next batch. RunError (from the background thread's reads) names file, dataset and rows: unreadable

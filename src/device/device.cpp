@@ -3,12 +3,17 @@
 namespace strata::device {
 
 Tensors make_tensors(Device& device, const Shape& shape) {
+    return make_tensors(device, shape, 0, shape.width);
+}
+
+Tensors make_tensors(Device& device, const Shape& shape, std::int64_t first, std::int64_t last) {
     const auto vectors = static_cast<std::size_t>(shape.width);
     const auto length = static_cast<std::size_t>(shape.n);
     Tensors t;
     static_cast<Shape&>(t) = shape;
-    t.w_enc = make_memory<float>(device, vectors * length);
-    t.w_dec = make_memory<float>(device, vectors * length);
+    t.first = first;
+    t.w_enc = make_memory<float>(device, static_cast<std::size_t>(last - first) * length);
+    t.w_dec = make_memory<float>(device, static_cast<std::size_t>(last - first) * length);
     t.b_enc = make_memory<float>(device, vectors);
     t.b_dec = make_memory<float>(device, length);
     t.latent = make_memory<float>(device, static_cast<std::size_t>(shape.per_latent) * vectors);

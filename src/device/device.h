@@ -20,9 +20,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "base/element.h"
 
 namespace strata::device {
 
@@ -53,8 +56,8 @@ struct Shape {
 
 // An SAE's parameters, or their gradients, or a moment of those, in device memory.
 struct Tensors : Shape {
-    Memory<float> w_enc;   // [M, n]
-    Memory<float> w_dec;   // [M, n]
+    Memory<float> w_enc;   // [M, n], or of moments the rows of some latents alone
+    Memory<float> w_dec;   // as w_enc
     Memory<float> b_enc;   // [M]
     Memory<float> b_dec;   // [n]
     Memory<float> latent;  // [per_latent, M]
@@ -62,6 +65,11 @@ struct Tensors : Shape {
     // What the device's encoder made of w_enc beside it, Device::encoder_bytes() of them, shared by the ranks
     // that share w_enc; or empty: then it is made at every step.
     Memory<std::byte> encoder;
+    std::int64_t first = 0;  // the latent of the matrices' first row
+
+    // A latent's rows of the matrices.
+    float* enc(std::int64_t latent) const { return w_enc.data() + (latent - first) * n; }
+    float* dec(std::int64_t latent) const { return w_dec.data() + (latent - first) * n; }
 
     // All but the two matrices by latent. Every rank holds them and changes them alike.
     std::array<std::span<float>, 4> small() const;
@@ -80,12 +88,35 @@ enum class CodeSet {
 };
 inline constexpr std::size_t code_sets = 5;
 
-// The rows of a batch in host memory, [count, n]. `target` is empty where x is to be reconstructed.
+// Room for a batch on its way to a device whose memory is not the host's: in host memory as files have it,
+// then in the device's. It takes one batch after another.
+class Parcel {
+  public:
+    virtual ~Parcel() = default;
+    // Host memory to be filled with [rows, n] elements of their types, but not between send() and wait().
+    // `target` is empty where x is to be reconstructed.
+    virtual std::span<std::byte> x() const = 0;
+    virtual std::span<std::byte> target() const = 0;
+    // Begins to copy the first `count` rows, which the device multiplies by `scale`; beside the work that the
+    // device has, but behind the center() that took the rows before. From any thread, as wait().
+    virtual void send(std::int64_t count, float scale) = 0;
+    // Returns when what was sent last has left host memory.
+    virtual void wait() = 0;
+};
+struct ParcelShape {
+    std::int64_t rows = 0, n = 0;
+    Element x = Element::float32;
+    std::optional<Element> target = {};
+};
+
+// The rows of a batch, [count, n]: in host memory, or what was last sent in a parcel. `target` is empty where
+// x is to be reconstructed, or where a parcel has it.
 struct Rows {
     std::span<const float> x;
     std::int64_t count = 0;
     std::span<const float> target = {};
     std::uint64_t number = 0;  // rows of an equal number, not 0, are equal: what is made of them serves again
+    const Parcel* parcel = nullptr;
 };
 
 // Pairs (row, latent) that are left out of a step: those with draw_b < probability_j.
@@ -194,8 +225,12 @@ class Device {
     // a batch. Everything that a step needs is allocated here; candidates beyond the estimate grow it.
     virtual void prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) = 0;
 
+    // For batches of up to so many rows; must not outlive the device. Null where it reads rows in host
+    // memory.
+    virtual std::unique_ptr<Parcel> make_parcel(const ParcelShape&) { return nullptr; }
+
     // The encoder's rows xc = x - b_dec (a transcoder's: x), and what the codes have to make up for,
-    // y - b_dec [- x W_skip]. The batch stays in host memory until the next one.
+    // y - b_dec [- x W_skip]. The batch stays where it is until the next one.
     virtual void center(const Rows& rows, const Tensors& sae) = 0;
 
     // From now until the next center(): the verbs below that say so leave out masked pairs.
@@ -314,7 +349,8 @@ class Device {
     virtual void decoder_norms(const Tensors& sae, std::span<float> norms) = 0;
 
     // The optimiser on the small tensors and on the latents [first, last) of the two matrices; every decoder
-    // row of theirs, and of z, to unit norm where rows are.
+    // row of theirs, and of z, to unit norm where rows are. The moments' matrices may hold those latents
+    // alone.
     virtual void update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
                         const OptimizerStep& step, std::int64_t first, std::int64_t last) = 0;
 
@@ -348,5 +384,7 @@ Memory<T> make_memory(Device& device, std::size_t size) {
 }
 
 Tensors make_tensors(Device& device, const Shape& shape);
+// With the rows of the latents [first, last) alone in the matrices.
+Tensors make_tensors(Device& device, const Shape& shape, std::int64_t first, std::int64_t last);
 
 }  // namespace strata::device

@@ -20,7 +20,7 @@ float calibrate_threshold(device::Device& device, Communicator& comm, const devi
         std::vector<float> values;
         std::uint64_t rows = 0;
         each_batch([&](const data::Batch& batch) {
-            device.center({batch.x, batch.rows, batch.target, batch.number}, sae);
+            device.center(data::rows_of(batch), sae);
             device.screen_above(sae, {&lower, 1}, 0);
             device.candidate_values(values);
             rows += static_cast<std::uint64_t>(batch.rows);

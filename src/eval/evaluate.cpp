@@ -5,41 +5,11 @@
 #include <cmath>
 #include <optional>
 
-#include "base/memory.h"
+#include "data/batch.h"
+#include "data/lane.h"
 #include "data/norm.h"
 
 namespace strata::eval {
-namespace {
-
-// Rows of one dataset, to be left out or scaled in place.
-struct Rows {
-    const data::Dataset& dataset;
-    data::Reader reader;
-    Array<float> values;  // [rows, n]
-    std::int64_t first = 0;
-
-    Rows(const data::Dataset& dataset_, std::int64_t most)
-        : dataset(dataset_), reader(dataset_), values(static_cast<std::size_t>(most * dataset_.n)) {}
-
-    std::span<float> part(std::int64_t begin, std::int64_t rows) {
-        return std::span<float>(values).subspan(static_cast<std::size_t>(begin * dataset.n),
-                                                static_cast<std::size_t>(rows * dataset.n));
-    }
-    void read(std::int64_t first_row, std::int64_t rows) {
-        first = first_row;
-        if (rows > 0) reader.read(first_row, part(0, rows));
-    }
-    // As data::squared_norm.
-    double squared_norm(std::int64_t row) {
-        return data::squared_norm(data::Type::float32, std::as_bytes(part(row, 1)), dataset, first + row);
-    }
-    void keep(std::int64_t from, std::int64_t to, float scale) {
-        std::ranges::transform(part(from, 1), part(to, 1).begin(), [&](float v) { return scale * v; });
-    }
-};
-
-}  // namespace
-
 void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows,
                const device::DecodeSums& decoded, Sums& sums) {
     std::vector<double> x(sums.x.size());
@@ -101,37 +71,45 @@ std::int64_t inference_rows(std::int64_t most, std::int64_t width) {
     return std::min(most, std::max<std::int64_t>(64, (std::int64_t{1} << 23) / width));
 }
 
-data::LeftOut for_each_batch(const data::Dataset& dataset, std::int64_t first, std::int64_t last,
-                             std::int64_t batch_size, double norm_limit, double scale, Communicator& comm,
+data::LeftOut for_each_batch(device::Device& device, const data::Dataset& dataset, std::int64_t first,
+                             std::int64_t last, std::int64_t batch_size, double norm_limit, double scale,
+                             Communicator& comm,
                              const std::function<void(const data::Batch&, std::int64_t global_rows)>& each) {
     const std::int64_t most = batch_size / comm.size() + 1;
-    Rows x(dataset, most);
-    std::optional<Rows> target;
+    data::HeldRows x(dataset, most);
+    std::optional<data::HeldRows> target;
     if (dataset.target) target.emplace(*dataset.target, most);
+    data::BatchRoom room(&device, most, dataset.n, x.type,
+                         target ? std::optional(target->type) : std::nullopt, static_cast<float>(scale));
     std::array<std::uint64_t, 2> left_out = {};  // over the limit, corrupt
     for (std::int64_t at = first; at < last; at += batch_size) {
         const std::int64_t size = std::min(batch_size, last - at);
         const std::int64_t begin = size * comm.rank() / comm.size();
         const std::int64_t rows = size * (comm.rank() + 1) / comm.size() - begin;
-        x.read(at + begin, rows);
-        if (target) target->read(at + begin, rows);
+        std::span<const std::byte> x_rows, target_rows;
+        if (rows > 0) x_rows = x.read({at + begin, rows});
+        if (rows > 0 && target) target_rows = target->read({at + begin, rows});
+        room.open();
         std::int64_t kept = 0;
         for (std::int64_t row = 0; row < rows; ++row) {
-            const double squared = x.squared_norm(row);
+            const auto x_row = x.row(x_rows, row);
+            const double squared = data::squared_norm(x.type, x_row, dataset, at + begin + row);
             bool usable = !std::isnan(squared);
-            if (target) usable = !std::isnan(target->squared_norm(row)) && usable;
-            if (!usable || !data::within_limit(squared, norm_limit)) {
-                ++left_out[usable ? 0 : 1];
-                continue;
+            std::span<const std::byte> target_row;
+            if (target) {
+                target_row = target->row(target_rows, row);
+                usable =
+                    data::is_usable(target->type, target_row, target->dataset, at + begin + row) && usable;
             }
-            x.keep(row, kept, static_cast<float>(scale));
-            if (target) target->keep(row, kept, static_cast<float>(scale));
-            ++kept;
+            if (!usable || !data::within_limit(squared, norm_limit))
+                ++left_out[usable ? 0 : 1];
+            else
+                room.put(kept++, x_row, target_row);
         }
+        room.send(kept);
         auto global = static_cast<std::uint64_t>(kept);
         comm.sum(std::span(&global, 1));
-        each({x.part(0, kept), kept, 0, target ? target->part(0, kept) : std::span<float>()},
-             static_cast<std::int64_t>(global));
+        each(room.batch(0, 0), static_cast<std::int64_t>(global));
     }
     comm.sum(left_out);
     return {left_out[0], left_out[1]};

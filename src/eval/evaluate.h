@@ -58,12 +58,13 @@ Measures measures(const Sums& sums);
 // all pairs should be active, as in a ReLU SAE that was hardly trained.
 std::int64_t inference_rows(std::int64_t most, std::int64_t width);
 
-// Rows [first, last) of a dataset in global batches of `batch_size`, rows over the norm limit left out (and
-// corrupt ones, where the dataset leaves them out), others scaled, each with its target where the dataset has
-// one; this rank's share of each batch. Calls `each` for every batch on every rank (possibly with no rows),
-// with the rows of the global batch. Returns the rows left out, all ranks. Collective.
-data::LeftOut for_each_batch(const data::Dataset& dataset, std::int64_t first, std::int64_t last,
-                             std::int64_t batch_size, double norm_limit, double scale, Communicator& comm,
+// Rows [first, last) of a dataset in global batches of `batch_size` for a device, rows over the norm limit
+// left out (and corrupt ones, where the dataset leaves them out), others scaled, each with its target where
+// the dataset has one; this rank's share of each batch. Calls `each` for every batch on every rank (possibly
+// with no rows), with the rows of the global batch. Returns the rows left out, all ranks. Collective.
+data::LeftOut for_each_batch(device::Device& device, const data::Dataset& dataset, std::int64_t first,
+                             std::int64_t last, std::int64_t batch_size, double norm_limit, double scale,
+                             Communicator& comm,
                              const std::function<void(const data::Batch&, std::int64_t global_rows)>& each);
 
 }  // namespace strata::eval

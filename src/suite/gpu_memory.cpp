@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "data/lane.h"
 #include "sae/sae.h"
 #include "suite/most.h"
 
@@ -17,9 +18,17 @@ constexpr std::int64_t latent_bytes = 256;                     // sums, limits a
 constexpr std::int64_t bias_latents = 512;                     // whose encoder rows one sum holds
 constexpr std::int64_t most_counts = std::int64_t{1} << 24;    // of codes by latent and chunk of rows
 constexpr std::int64_t most_chunks = 128;
+constexpr std::int64_t batches_there = 3;                       // as files have them: two of the stream, one
+                                                                // of held-out rows
 constexpr std::int64_t dense_pairs = std::int64_t{1} << 26;     // of a block of rows of dense()
 constexpr std::int64_t product_bytes = std::int64_t{32} << 20;  // cuBLASLt's workspace
 constexpr std::int64_t nccl_bytes = std::int64_t{512} << 20;    // NCCL's buffers: taken to be, not measured
+
+// Of an element of x, and of its target.
+std::int64_t element_bytes(const data::Dataset& dataset) {
+    const auto own = static_cast<std::int64_t>(size_of(data::type_of(dataset)));
+    return own + (dataset.target ? element_bytes(*dataset.target) : 0);
+}
 
 }  // namespace
 
@@ -37,7 +46,8 @@ RankMemory gpu_memory(const Job& job, const Config& config, const Place& place) 
         m.gradients = std::max(m.gradients, 2 * matrix + small);
     }
     const std::int64_t row_elements = rows * n;
-    m.rows = row_elements * (number * (2 + most.groups + (job.dataset.target ? 2 : 0)) + 2) + 160 * rows;
+    m.rows = row_elements * (number * (2 + most.groups + (job.dataset.target ? 2 : 0)) + 2) + 160 * rows +
+             batches_there * row_elements * element_bytes(job.dataset);
     const double codes = most.codes_of_row * static_cast<double>(rows);
     m.codes = static_cast<std::int64_t>(codes * (code_bytes + candidate_bytes)) +
               static_cast<std::int64_t>(8 * (4 * most.codes_of_row + 64)) * std::min(rows, tile_rows);

@@ -44,9 +44,9 @@ HeldOut measure_held_out(Workbench& bench, TrainedSae& sae, const Config& config
     eval::Sums sums(sae.parameters.n, sae.parameters.width);
     double active = 0;
     eval::for_each_batch(
-        dataset, dataset.rows - config.data.eval_rows, dataset.rows, batch_rows, statistics.norm_limit,
-        statistics.scale, comm, [&](const data::Batch& batch, std::int64_t rows) {
-            device.center({batch.x, batch.rows, batch.target, batch.number}, sae.parameters);
+        device, dataset, dataset.rows - config.data.eval_rows, dataset.rows, batch_rows,
+        statistics.norm_limit, statistics.scale, comm, [&](const data::Batch& batch, std::int64_t rows) {
+            device.center(data::rows_of(batch), sae.parameters);
             if (!elementwise && above.empty()) {
                 sae.kind->select(
                     {device, comm, sae.parameters, sae.config, rows, batch.rows, sae.guess, sae.margin});

@@ -120,7 +120,7 @@ Training begin(Group& group, const suite::Job& job, const std::optional<Checkpoi
     group.comm.barrier();  // the ranks that share memory have filled their parts
     t.stream = std::make_unique<data::Stream>(job.dataset, config.data, statistics, config.train.batch_size,
                                               config.run.seed, group.comm.rank(), group.comm.size(),
-                                              t.progress.cursors);
+                                              t.progress.cursors, &group.device);
     return t;
 }
 

@@ -185,7 +185,7 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
 
     StepReport report;
     report.dead = std::ssize(dead);
-    device.center({batch.x, batch.rows, batch.target, batch.number}, sae.parameters);
+    device.center(data::rows_of(batch), sae.parameters);
     AtmDraw draw;
     if (sae.config.atm) {
         const AtmPlan plan = plan_masks(sae.atm, *sae.config.atm, step);

@@ -19,7 +19,7 @@ double seconds_now() {
 }
 
 void begin_sparse(Workbench& bench, TrainedSae& sae, const data::Batch& batch) {
-    bench.device.center({batch.x, batch.rows, batch.target}, sae.parameters);
+    bench.device.center(data::rows_of(batch), sae.parameters);
     float guess = 0, margin = 0;
     const float threshold = sae::batch_topk.select({bench.device, bench.comm(), sae.parameters, sae.config,
                                                     bench.batch_size, batch.rows, guess, margin});
@@ -92,12 +92,39 @@ TrialRows trial_rows(const data::Dataset& dataset, const Config& config, std::in
     return rows;
 }
 
+TrialBatches::TrialBatches(device::Device& device, std::vector<data::Batch> batches)
+    : batches_(std::move(batches)) {
+    if (batches_.size() == 1) batches_.push_back(batches_.front());  // one is used while another is sent
+    for (data::Batch& batch : batches_) {
+        const std::int64_t rows = std::max<std::int64_t>(1, batch.rows);
+        const std::optional<Element> target =
+            batch.target.empty() ? std::nullopt : std::optional(Element::float32);
+        auto parcel = device.make_parcel({rows, std::ssize(batch.x) / rows, Element::float32, target});
+        if (!parcel) return;
+        std::ranges::copy(std::as_bytes(batch.x), parcel->x().begin());
+        std::ranges::copy(std::as_bytes(batch.target), parcel->target().begin());
+        batch.parcel = parcel.get();
+        parcels_.push_back(std::move(parcel));
+    }
+    send(0);
+}
+
+data::Batch TrialBatches::next() {
+    const std::size_t now = at_;
+    at_ = (at_ + 1) % batches_.size();
+    if (!parcels_.empty()) send(at_);
+    return batches_[now];
+}
+
 double trial_step(const TrialRows& rows, const SaeConfig& sae, const Config& config, int threads,
                   double seconds) {
     const std::unique_ptr<Communicator> alone = make_self_communicator();
     const std::unique_ptr<device::Device> device = device::make_device(
         *alone, {config.run.device, threads, {config.run.encoder, config.run.screen_bound}});
-    const data::Batch first = rows.batch(0);
+    std::vector<data::Batch> all;
+    for (std::size_t i = 0; i < rows.x.size(); ++i) all.push_back(rows.batch(i));
+    TrialBatches batches(*device, all);
+    const data::Batch& first = all.front();
     Trial trial(*device, *alone, sae, sae::shape_of(sae, rows.n, !first.target.empty()), first.rows, first);
     trial.bench.steps = config.train.steps();
     start_average(trial.bench, trial.sae, config.optimizer);
@@ -110,8 +137,8 @@ double trial_step(const TrialRows& rows, const SaeConfig& sae, const Config& con
     const double begun = seconds_now();
     for (std::size_t step = 0; step < settling_steps + 3 || seconds_now() - begun < seconds; ++step) {
         const double start = seconds_now();
-        train_step(trial.bench, trial.sae, config.optimizer, rows.batch(step),
-                   static_cast<std::int64_t>(step), rate);
+        train_step(trial.bench, trial.sae, config.optimizer, batches.next(), static_cast<std::int64_t>(step),
+                   rate);
         if (step >= settling_steps) taken.push_back(seconds_now() - start);
     }
     std::ranges::nth_element(taken, taken.begin() + std::ssize(taken) / 2);

@@ -30,6 +30,22 @@ struct TrialRows {
 };
 TrialRows trial_rows(const data::Dataset& dataset, const Config& config, std::int64_t batch_size);
 
+// Batches in host memory, in turn for ever. Where a device fetches its rows each is on its way during the
+// step before, as a stream's are. They must stay as long.
+class TrialBatches {
+  public:
+    TrialBatches(device::Device& device, std::vector<data::Batch> batches);
+    // Until the next call.
+    data::Batch next();
+
+  private:
+    void send(std::size_t i) { parcels_[i]->send(batches_[i].rows, 1); }
+    std::vector<data::Batch> batches_;
+    std::vector<std::unique_ptr<device::Parcel>>
+        parcels_;  // of each; none where the device reads host memory
+    std::size_t at_ = 0;
+};
+
 // The median of the seconds of a step, steps being made for `seconds`; at least three, after as many as the
 // encoder and its guesses take to settle.
 double trial_step(const TrialRows& rows, const SaeConfig& sae, const Config& config, int threads,

@@ -132,6 +132,63 @@ TEST_F(CudaOnCpu, PinnedMemoryIsWrittenOnlyByTheTimeOfAWait) {
     cudaFreeHost(p);
 }
 
+// Copies from pinned memory come before another stream's work or after it, unless an event orders them.
+TEST_F(CudaOnCpu, CopiesOfPinnedMemoryComeEarlyOrLate) {
+    const PinnedMemory pinned(32, "ones");
+    const std::vector<float> ones(8, 1.0F), zeros(8, 0.0F);
+    std::ranges::copy(std::as_bytes(std::span(ones)), pinned.bytes().begin());
+    Stream copies;
+    const auto sum = [&](std::uint64_t order, bool first, bool held) {  // of what is there, and the ones
+        cuda_on_cpu::set_order(order);
+        upload(std::span<const float>(zeros), a, stream);
+        upload(std::span<const float>(zeros), b, stream);
+        stream.wait("zeros");
+        const Event event;
+        const auto copy = [&] {
+            if (held && !first) event.hold(copies, "ones");
+            EXPECT_EQ(cudaMemcpyAsync(a.data(), pinned.bytes().data(), 32, cudaMemcpyHostToDevice, copies),
+                      cudaSuccess);
+            if (held && first) event.record(copies, "ones");
+        };
+        if (first) copy();
+        if (held && first) event.hold(stream, "ones");
+        launch("add", add, 1, 32, 0, stream, a.data(), b.data(), 8);
+        if (held && !first) event.record(stream, "ones");
+        if (!first) copy();
+        const float found = on_host(b, stream).front();
+        copies.wait("ones");
+        return found;
+    };
+    for (const std::uint64_t order : {0, 1}) {
+        EXPECT_EQ(sum(order, true, true), 1);
+        EXPECT_EQ(sum(order, false, true), 0);
+    }
+    EXPECT_EQ(sum(0, true, false), 0);   // read before it is there
+    EXPECT_EQ(sum(1, false, false), 1);  // overwritten before it is read
+}
+
+TEST_F(CudaOnCpu, ReportsPinnedMemoryThatIsWrittenOrFreedUnderACopy) {
+    a.grow(8);
+    const auto copy = [&](const PinnedMemory& pinned) {
+        EXPECT_EQ(cudaMemcpyAsync(a.data(), pinned.bytes().data(), 32, cudaMemcpyHostToDevice, stream),
+                  cudaSuccess);
+    };
+    EXPECT_DEATH(
+        {
+            const PinnedMemory pinned(32, "rows");
+            copy(pinned);
+            pinned.bytes()[0] = std::byte{1};
+            stream.wait("it");
+        },
+        "pinned memory was written while its copy of 32 bytes to the device was under way");
+    EXPECT_DEATH(
+        {
+            const PinnedMemory pinned(32, "rows");
+            copy(pinned);
+        },
+        "pinned memory is freed with a copy of it under way");
+}
+
 TEST_F(CudaOnCpu, EventsOrderStreams) {
     const std::vector<float> ones(8, 1.0F);
     Stream other;

@@ -29,11 +29,16 @@ struct Allocation {
     std::byte* end() const { return pages + mapped; }
 };
 
+struct Pinned {
+    std::size_t bytes;
+    int copies = 0;  // under way
+};
+
 struct Memory {
     std::byte* arena = nullptr;
     std::size_t used = page;
     std::map<const std::byte*, Allocation> allocations, freed;  // by address
-    std::map<const std::byte*, std::size_t> pinned;
+    std::map<const std::byte*, Pinned> pinned;
     int open = 0;
 };
 
@@ -152,11 +157,23 @@ bool in_device_memory(const void* p, std::size_t bytes) {
     return live != nullptr && inside(live->first, live->second.bytes, p, bytes);
 }
 
+namespace {
+Pinned* pinned_at(const void* p, std::size_t bytes) {
+    auto& all = memory().pinned;
+    const auto next = all.upper_bound(static_cast<const std::byte*>(p));
+    if (next == all.begin() || !inside(std::prev(next)->first, std::prev(next)->second.bytes, p, bytes))
+        return nullptr;
+    return &std::prev(next)->second;
+}
+}  // namespace
+
 bool in_pinned_memory(const void* p, std::size_t bytes) {
     const std::lock_guard guard(lock());
-    const Memory& m = memory();
-    const auto next = m.pinned.upper_bound(static_cast<const std::byte*>(p));
-    return next != m.pinned.begin() && inside(std::prev(next)->first, std::prev(next)->second, p, bytes);
+    return pinned_at(p, bytes) != nullptr;
+}
+
+void count_pinned_copy(const void* p, int change) {
+    pinned_at(p, 1)->copies += change;
 }
 
 void check_guards(const char* after) {
@@ -222,15 +239,17 @@ cudaError_t cudaMallocHost(void** p, std::size_t bytes) {
     if (*p == nullptr) return fail_with(cudaErrorMemoryAllocation);
     auto* data = static_cast<std::byte*>(*p);
     fill_never_written(data, data + bytes);
-    memory().pinned[data] = bytes;
+    memory().pinned[data] = {bytes};
     return cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void* p) {
     if (p == nullptr) return cudaSuccess;
-    finish_all();
     const std::lock_guard guard(lock());
-    if (memory().pinned.erase(static_cast<std::byte*>(p)) == 0) return fail_with(cudaErrorInvalidValue);
+    const auto found = memory().pinned.find(static_cast<std::byte*>(p));
+    if (found == memory().pinned.end()) return fail_with(cudaErrorInvalidValue);
+    if (found->second.copies > 0) die("pinned memory is freed with a copy of it under way");
+    memory().pinned.erase(found);
     std::free(p);
     return cudaSuccess;
 }

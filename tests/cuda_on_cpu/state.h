@@ -14,6 +14,12 @@ std::recursive_mutex& lock();
 // Keeps the error for cudaGetLastError and returns it.
 cudaError_t fail_with(cudaError_t error);
 
+// Whether copies from pinned memory come as early as they may, in an odd order, or as late.
+bool copies_come_early();
+
+// One copy more or less is under way from or to pinned memory, which must stay until it is through.
+void count_pinned_copy(const void* p, int change);
+
 // Lets all streams run to their ends.
 void finish_all();
 

@@ -75,6 +75,19 @@ void run_to(cudaStream_t stream, std::uint64_t position) {
     while (stream->done < position) run_next(stream);
 }
 
+// While a stream does what it can without waiting for another.
+bool ahead = false;
+
+void run_ahead(cudaStream_t stream) {
+    const Access access;
+    ahead = true;
+    for (std::uint64_t before = ~std::uint64_t{0}; stream->done < stream->given && stream->done != before;) {
+        before = stream->done;
+        run_next(stream);
+    }
+    ahead = false;
+}
+
 void copy(void* to, const void* from, std::size_t bytes) {
     const Access access;
     std::memcpy(to, from, bytes);
@@ -306,8 +319,11 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     const std::lock_guard guard(lock());
     if (!usable(event) || !usable(stream)) return fail_with(cudaErrorInvalidResourceHandle);
     if (event->stream == nullptr || event->stream == stream) return cudaSuccess;
-    return enqueue(stream, [other = event->stream, position = event->position] {
-        if (runtime().streams.contains(other)) run_to(other, position);
+    return enqueue_until(stream, [other = event->stream, position = event->position] {
+        if (!runtime().streams.contains(other)) return true;
+        if (ahead && other->done < position) return false;
+        run_to(other, position);
+        return true;
     });
 }
 
@@ -334,6 +350,27 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEven
     return cudaSuccess;
 }
 
+namespace {
+
+// Pinned memory is read, and written, by the time that something waits for the stream, or before.
+cudaError_t copy_pinned(const void* pinned, std::size_t bytes, bool to_device, cudaStream_t stream,
+                        std::function<void()> work) {
+    const auto* start = static_cast<const std::byte*>(pinned);
+    std::vector<std::byte> before(to_device ? start : nullptr, to_device ? start + bytes : nullptr);
+    count_pinned_copy(pinned, 1);
+    const cudaError_t error = enqueue(stream, [=, before = std::move(before), work = std::move(work)] {
+        if (to_device && std::memcmp(pinned, before.data(), bytes) != 0)
+            die("pinned memory was written while its copy of %zu bytes to the device was under way", bytes);
+        work();
+        count_pinned_copy(pinned, -1);
+    });
+    if (error != cudaSuccess) count_pinned_copy(pinned, -1);
+    if (error == cudaSuccess && copies_come_early()) run_ahead(stream);
+    return error;
+}
+
+}  // namespace
+
 // Host memory that isn't pinned is read before the call returns, and written too.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
@@ -346,14 +383,17 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
         return fail_with(cudaErrorInvalidValue);
     if (kind == cudaMemcpyDeviceToDevice) return enqueue(stream, [=] { copy(to, from, bytes); });
     if (to_device) {
-        if (in_pinned_memory(from, bytes)) return enqueue(stream, [=] { copy(to, from, bytes); });
+        if (in_pinned_memory(from, bytes))
+            return copy_pinned(from, bytes, true, stream, [=] { copy(to, from, bytes); });
         const auto* start = static_cast<const std::byte*>(from);
         return enqueue(stream, [=, staged = std::vector<std::byte>(start, start + bytes)] {
             copy(to, staged.data(), bytes);
         });
     }
+    if (in_pinned_memory(to, bytes))
+        return copy_pinned(to, bytes, false, stream, [=] { copy_out(to, from, bytes); });
     const cudaError_t error = enqueue(stream, [=] { copy_out(to, from, bytes); });
-    if (error == cudaSuccess && !in_pinned_memory(to, bytes)) run_to(stream, stream->given);
+    if (error == cudaSuccess) run_to(stream, stream->given);
     return error;
 }
 

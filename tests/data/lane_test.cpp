@@ -45,8 +45,11 @@ struct TestLane {
           lane(source, 3, cursor, {slots, target_slots}) {}
 
     std::vector<std::int64_t> serve(std::int64_t rows) {
-        std::vector<float> x(static_cast<std::size_t>(rows * n)), target(source.target ? x.size() : 0);
-        lane.serve(x, target);
+        BatchRoom room(nullptr, rows, n, source.x.type,
+                       source.target ? std::optional(source.target->type) : std::nullopt, 1);
+        lane.serve(room, 0, rows);
+        room.send(rows);
+        const std::span<const float> x = room.batch(0, 0).x, target = room.batch(0, 0).target;
         std::vector<std::int64_t> numbers;
         for (std::size_t at = 0; at < x.size(); at += n) {
             numbers.push_back(number_of(&x[at]));

@@ -91,19 +91,21 @@ TEST(Batches, HoldTheTargetsOfTheRowsKept) {
         data::find_datasets({file.path.string()}, {"resid_post/0"}, "mlp_out/*").front();
     std::vector<std::uint64_t> seen(all);
     std::int64_t rows = 0;
-    const data::LeftOut left_out = for_each_batch(
-        dataset, 5, all, 64, 50, 0.25, *comm, [&](const data::Batch& batch, std::int64_t global_rows) {
-            rows += global_rows;
-            ASSERT_EQ(batch.target.size(), batch.x.size());
-            for (std::size_t at = 0; at < batch.x.size(); at += n) {
-                const auto row = static_cast<std::size_t>(std::llround(4 * 128 * batch.x[at]));
-                ++seen.at(row);
-                for (std::size_t c = 0; c < n; ++c) {
-                    EXPECT_EQ(batch.x[at + c], 0.25F * x[row * n + c]);
-                    EXPECT_EQ(batch.target[at + c], 0.25F * targets[row * n + c]);
-                }
-            }
-        });
+    device::CpuDevice device(1);
+    const data::LeftOut left_out =
+        for_each_batch(device, dataset, 5, all, 64, 50, 0.25, *comm,
+                       [&](const data::Batch& batch, std::int64_t global_rows) {
+                           rows += global_rows;
+                           ASSERT_EQ(batch.target.size(), batch.x.size());
+                           for (std::size_t at = 0; at < batch.x.size(); at += n) {
+                               const auto row = static_cast<std::size_t>(std::llround(4 * 128 * batch.x[at]));
+                               ++seen.at(row);
+                               for (std::size_t c = 0; c < n; ++c) {
+                                   EXPECT_EQ(batch.x[at + c], 0.25F * x[row * n + c]);
+                                   EXPECT_EQ(batch.target[at + c], 0.25F * targets[row * n + c]);
+                               }
+                           }
+                       });
     comm->sum(seen);
     EXPECT_EQ(left_out.skipped, 20);  // 14, 24, ... 204
     EXPECT_EQ(rows, 206 - 20);
@@ -112,7 +114,7 @@ TEST(Batches, HoldTheTargetsOfTheRowsKept) {
 
     data::Dataset alone = dataset;
     alone.target = nullptr;
-    for_each_batch(alone, 5, all, 64, 50, 0.25, *comm,
+    for_each_batch(device, alone, 5, all, 64, 50, 0.25, *comm,
                    [&](const data::Batch& batch, std::int64_t) { EXPECT_TRUE(batch.target.empty()); });
 }
 
@@ -132,13 +134,14 @@ TEST(Batches, LeaveOutCorruptRowsWhereTheDatasetDoes) {
     if (comm->rank() == 0) data::damage_chunk(file.path, "resid_post/0", 1);
     comm->barrier();
     const test::Logged logged;
+    device::CpuDevice device(1);
     for (const bool skip : {true, false}) {
         const data::Dataset dataset =
             data::find_datasets({file.path.string()}, {"resid_post/0"}, "mlp_out/*", skip).front();
         std::vector<std::uint64_t> seen(all);
         const auto visit = [&] {
             return for_each_batch(
-                dataset, 0, all, 64, 50, 1, *comm, [&](const data::Batch& batch, std::int64_t) {
+                device, dataset, 0, all, 64, 50, 1, *comm, [&](const data::Batch& batch, std::int64_t) {
                     for (std::size_t at = 0; at < batch.x.size(); at += n)
                         ++seen.at(static_cast<std::size_t>(std::llround(128 * batch.x[at])));
                 });
@@ -173,14 +176,15 @@ TEST(Measures, AreThoseOfAllRowsWithinTheLimit) {
     const std::vector<float> thresholds(width, threshold);
     Sums sums(n, width);
     std::int64_t batch_rows = 0;
-    const data::LeftOut left_out = for_each_batch(
-        dataset, 5, 211, 64, limit, scale, *comm, [&](const data::Batch& batch, std::int64_t global_rows) {
-            batch_rows += global_rows;
-            device.center({batch.x, batch.rows}, parameters);
-            sae::apply_inference(device, parameters, false, 0, thresholds);
-            add_batch(device, parameters, batch.rows, device.decode(device::CodeSet::main, parameters, 0),
-                      sums);
-        });
+    const data::LeftOut left_out =
+        for_each_batch(device, dataset, 5, 211, 64, limit, scale, *comm,
+                       [&](const data::Batch& batch, std::int64_t global_rows) {
+                           batch_rows += global_rows;
+                           device.center({batch.x, batch.rows}, parameters);
+                           sae::apply_inference(device, parameters, false, 0, thresholds);
+                           add_batch(device, parameters, batch.rows,
+                                     device.decode(device::CodeSet::main, parameters, 0), sums);
+                       });
     reduce(*comm, sums);
     const Measures found = measures(sums);
     EXPECT_EQ(left_out.skipped, 1);

@@ -2,6 +2,7 @@
 
 #include "device/cuda/cuda_device.h"
 #include "device/cuda/device_code.h"
+#include "device/cuda/parcel.h"
 
 namespace strata::device {
 namespace cuda {
@@ -89,19 +90,28 @@ __global__ void count_values(const float* tile, std::int64_t rows, std::int64_t 
 
 using namespace cuda;
 
+// What the SAEs of a stream share.
+void CudaDevice::take_batch(const Rows& rows) {
+    if (rows.number != 0 && rows.number == row_number_ && has_output_ == holds_output_) return;
+    row_number_ = rows.number;
+    holds_output_ = has_output_;
+    if (rows.parcel != nullptr) {
+        if (has_output_) output_.grow(capacity_ * n_);
+        take_parcel(*rows.parcel, input_.data(), output_.data(), stream_);
+        return;
+    }
+    cuda::upload(rows.x, input_, stream_);
+    if (has_output_) cuda::upload(rows.target, output_, stream_);
+}
+
 void CudaDevice::center(const Rows& rows, const Tensors& sae) {
     rows_ = rows.count;
     has_mask_ = false;
-    has_output_ = !rows.target.empty();
+    has_output_ = rows.parcel != nullptr ? !rows.parcel->target().empty() : !rows.target.empty();
     has_target_ = sae.transcoder;
     take_rows(0, rows_);
     const unsigned blocks = blocks_of(rows_, block_warps);
-    if (rows.number == 0 || rows.number != row_number_ || has_output_ != holds_output_) {
-        cuda::upload(rows.x, input_, stream_);
-        if (has_output_) cuda::upload(rows.target, output_, stream_);
-        row_number_ = rows.number;
-        holds_output_ = has_output_;
-    }
+    take_batch(rows);
     launch("center_rows", center_rows, blocks, block_threads, 0, stream_, input_.data(),
            sae.transcoder ? nullptr : sae.b_dec.data(), rows_, n_, centered_.data());
     half_rows_.grow(format_ == Format::bf16 ? capacity_ * n_ : 0);

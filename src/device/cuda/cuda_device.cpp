@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "device/cuda/parcel.h"
 
 namespace strata::device {
 
@@ -82,6 +83,10 @@ void CudaDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, 
     main.latent_begin.grow(width + 1);
     main.residual.grow(rows * n);
     counters_.grow(2048);
+}
+
+std::unique_ptr<Parcel> CudaDevice::make_parcel(const ParcelShape& shape) {
+    return cuda::make_parcel(ordinal_, copies_, shape);
 }
 
 void CudaDevice::mask(const Mask& mask) {

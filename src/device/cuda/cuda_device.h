@@ -27,6 +27,7 @@ class CudaDevice final : public Device {
     std::span<const std::byte> view(const void* from, std::size_t size,
                                     std::vector<std::byte>& copy) override;
     void prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) override;
+    std::unique_ptr<Parcel> make_parcel(const ParcelShape& shape) override;
     void center(const Rows& rows, const Tensors& sae) override;
     void mask(const Mask& mask) override;
     void take_rows(std::int64_t first, std::int64_t last) override;
@@ -80,6 +81,7 @@ class CudaDevice final : public Device {
         const std::uint32_t* names = nullptr;  // [latents]; null: 0, 1, ...
         std::int64_t latents = 0;
     };
+    void take_batch(const Rows& rows);
     void bound_errors(const Screen& screen);
     void multiply_tile(const Screen& screen, std::int64_t first, std::int64_t rows, std::int64_t column,
                        std::int64_t columns);
@@ -120,6 +122,7 @@ class CudaDevice final : public Device {
     cuda::Format format_;
     cuda::ProductTile tile_;
     cuda::Stream stream_;
+    cuda::Stream copies_;  // of batches on their way
     cuda::Product product_;
 
     std::int64_t capacity_ = 0;      // rows that prepare() made room for

@@ -40,6 +40,45 @@ class Stream {
     cudaStream_t stream_ = nullptr;
 };
 
+// An owned event, by which one stream waits for another, or the host for either.
+class Event {
+  public:
+    Event() {
+        check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate", "the step");
+    }
+    ~Event() { cudaEventDestroy(event_); }
+    Event(const Event&) = delete;
+    Event& operator=(const Event&) = delete;
+    operator cudaEvent_t() const { return event_; }
+    // It comes when the stream has done what it was given so far.
+    void record(cudaStream_t stream, const char* what) const {
+        check(cudaEventRecord(event_, stream), "cudaEventRecord", what);
+    }
+    // What the stream is given from here on comes after it.
+    void hold(cudaStream_t stream, const char* what) const {
+        check(cudaStreamWaitEvent(stream, event_, 0), "cudaStreamWaitEvent", what);
+    }
+
+  private:
+    cudaEvent_t event_ = nullptr;
+};
+
+// Owned host memory that the GPU reads by itself, so that a copy goes on while the host does other things.
+class PinnedMemory {
+  public:
+    PinnedMemory(std::size_t bytes, const char* what) : bytes_(bytes) {
+        if (bytes > 0) check(cudaMallocHost(&data_, bytes), "cudaMallocHost", what, bytes);
+    }
+    ~PinnedMemory() { cudaFreeHost(data_); }
+    PinnedMemory(const PinnedMemory&) = delete;
+    PinnedMemory& operator=(const PinnedMemory&) = delete;
+    std::span<std::byte> bytes() const { return {static_cast<std::byte*>(data_), bytes_}; }
+
+  private:
+    std::size_t bytes_;
+    void* data_ = nullptr;
+};
+
 // An owned array in device memory. Its memory holds nothing until it is written.
 template <typename T>
 class DeviceArray {

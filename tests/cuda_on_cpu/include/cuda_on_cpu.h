@@ -9,8 +9,9 @@
 
 namespace cuda_on_cpu {
 
-// The order in which blocks and their threads run; 0: ascending. Another one must not change any result. At
-// first what CUDA_ON_CPU_ORDER says.
+// The order in which blocks and their threads run; 0: ascending. In an odd one copies of pinned memory come
+// before the work of other streams, as far as they need not wait for it, else when something waits for them.
+// Another order must not change any result. At first what CUDA_ON_CPU_ORDER says.
 void set_order(std::uint64_t seed);
 
 // How many GPUs there are: at first as many as CUDA_ON_CPU_DEVICES says, or 8.
