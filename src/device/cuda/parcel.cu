@@ -31,8 +31,8 @@ constexpr const char* of_batch = "a batch";
 // x, or the targets: in host memory, and in the GPU's.
 struct Part {
     Element type;
-    PinnedMemory host;
     DeviceArray<std::byte> arrived{of_batch};
+    PinnedMemory host;
 
     Part(Element type_, std::int64_t elements)
         : type(type_), host(static_cast<std::size_t>(elements) * size_of(type_), of_batch) {
@@ -63,7 +63,7 @@ class CudaParcel final : public Parcel {
         : ordinal_(ordinal), copies_(copies), n_(shape.n), x_(shape.x, shape.rows * shape.n) {
         if (shape.target) target_.emplace(*shape.target, shape.rows * shape.n);
     }
-    // Memory that a copy reads must not go.
+    // Memory that a copy reads must stay until then.
     ~CudaParcel() override { cudaEventSynchronize(arrived_); }
 
     std::span<std::byte> x() const override { return x_.host.bytes(); }
