@@ -1,5 +1,5 @@
 #pragma once
-// Sums over ranks of memory that only a device can address.
+// Sums over ranks, and copies, of memory that only a device can address.
 
 #include <cstddef>
 #include <memory>
@@ -15,14 +15,23 @@ namespace strata {
 
 class DeviceSums {
   public:
+    static constexpr int everyone = -1;
+    struct Part {
+        std::span<float> values;
+        int owner = everyone;  // a rank
+    };
+
     virtual ~DeviceSums() = default;
 
-    // Queues the sum over all ranks of each of these, in place; behind all work that the device was given so
-    // far. Collective, with the same sizes in the same order. RunError if the ranks cannot be reached.
-    virtual void add(std::span<const std::span<float>> tensors) = 0;
+    // Both queue something behind all work that the device was given so far. Collective, with the same sizes
+    // and owners in the same order. RunError if the ranks cannot be reached.
+    // Each part's sum over all ranks, in place: for its owner, or for everyone. Others keep what they gave.
+    virtual void add(std::span<const Part> parts) = 0;
+    // Each part as its owner has it, for all ranks.
+    virtual void spread(std::span<const Part> parts) = 0;
 
-    // The device's work from here on finds all sums made. Returns when they are, or with a RunError that says
-    // what kept them.
+    // The device's work from here on finds all that made. Returns when it is, or with a RunError that says
+    // what kept it.
     virtual void finish() = 0;
 };
 

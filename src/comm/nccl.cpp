@@ -58,17 +58,21 @@ class NcclSums final : public DeviceSums {
         }
     }
 
-    void add(std::span<const std::span<float>> tensors) override {
-        made_.record(work_, of_sums);
-        made_.hold(sums_, of_sums);
-        check(ncclGroupStart(), "ncclGroupStart");
-        for (const std::span<float> tensor : tensors)
-            if (!tensor.empty())
-                check(ncclAllReduce(tensor.data(), tensor.data(), tensor.size(), ncclFloat, ncclSum, comm_,
-                                    sums_),
+    void add(std::span<const Part> parts) override {
+        each(parts, [&](float* values, std::size_t count, int owner) {
+            if (owner == everyone)
+                check(ncclAllReduce(values, values, count, ncclFloat, ncclSum, comm_, sums_),
                       "ncclAllReduce");
-        check(ncclGroupEnd(), "ncclGroupEnd");
-        settle("ncclGroupEnd");  // only then the sums are in the stream
+            else
+                check(ncclReduce(values, values, count, ncclFloat, ncclSum, owner, comm_, sums_),
+                      "ncclReduce");
+        });
+    }
+
+    void spread(std::span<const Part> parts) override {
+        each(parts, [&](float* values, std::size_t count, int owner) {
+            check(ncclBroadcast(values, values, count, ncclFloat, owner, comm_, sums_), "ncclBroadcast");
+        });
     }
 
     void finish() override {
@@ -81,6 +85,18 @@ class NcclSums final : public DeviceSums {
     }
 
   private:
+    // One group of calls, behind the device's work.
+    template <typename Call>
+    void each(std::span<const Part> parts, const Call& call) {
+        made_.record(work_, of_sums);
+        made_.hold(sums_, of_sums);
+        check(ncclGroupStart(), "ncclGroupStart");
+        for (const Part& part : parts)
+            if (!part.values.empty()) call(part.values.data(), part.values.size(), part.owner);
+        check(ncclGroupEnd(), "ncclGroupEnd");
+        settle("ncclGroupEnd");  // only then they are in the stream
+    }
+
     // Calls of a non-blocking communicator may say that they are still at it.
     void check(ncclResult_t status, const char* what) {
         if (status != ncclSuccess && status != ncclInProgress) give_up(what, ncclGetErrorString(status));

@@ -2,9 +2,8 @@
 
 namespace strata {
 
-Reducer::Reducer(Communicator& comm, bool overlap, std::unique_ptr<DeviceSums> sums)
-    : comm_(comm), sums_(std::move(sums)) {
-    if (overlap && !sums_ && comm.size() > 1) {
+Reducer::Reducer(Communicator& comm, bool overlap) : comm_(comm) {
+    if (overlap && comm.size() > 1) {
         own_ = comm.duplicate();
         helper_ = std::thread([this] { serve(); });
     }
@@ -22,10 +21,6 @@ Reducer::~Reducer() {
 
 void Reducer::submit(std::span<const std::span<float>> buckets) {
     if (comm_.size() == 1) return;
-    if (sums_) {
-        sums_->add(buckets);
-        return;
-    }
     if (!own_) {
         for (const std::span<float> bucket : buckets) comm_.sum(bucket);
         return;
@@ -39,7 +34,6 @@ void Reducer::submit(std::span<const std::span<float>> buckets) {
 }
 
 void Reducer::wait() {
-    if (sums_) sums_->finish();
     if (!own_) return;
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return unfinished_ == 0; });

@@ -1,6 +1,6 @@
 #pragma once
-// Sums gradient buckets over all ranks, in the order they are submitted. Memory of a device that the host
-// cannot read is the affair of a DeviceSums. Of host memory: with a core to spare, a helper
+// Sums gradient buckets in host memory over all ranks, in the order they are submitted (those that only a
+// device can address: device_sums.h). With a core to spare, a helper
 // thread does so on a communicator of its own while the next bucket is being computed: MPI's non-blocking
 // collectives make no progress by themselves, a thread with the blocking call does. Without a spare core the
 // submitter does it at once. Either way the buckets, and so the bits of the result, are the same.
@@ -13,14 +13,12 @@
 #include <thread>
 
 #include "comm/communicator.h"
-#include "comm/device_sums.h"
 
 namespace strata {
 
 class Reducer {
   public:
-    // `sums`: of device memory, over the ranks of `comm`; null: the buckets are host memory.
-    Reducer(Communicator& comm, bool overlap, std::unique_ptr<DeviceSums> sums = nullptr);
+    Reducer(Communicator& comm, bool overlap);
     ~Reducer();
     Reducer(const Reducer&) = delete;
     Reducer& operator=(const Reducer&) = delete;
@@ -36,7 +34,6 @@ class Reducer {
     void serve();
 
     Communicator& comm_;
-    std::unique_ptr<DeviceSums> sums_;
     std::unique_ptr<Communicator> own_;  // the helper's; null without overlap
     std::mutex mutex_;
     std::condition_variable changed_;

@@ -11,22 +11,39 @@ class StagedSums final : public DeviceSums {
   public:
     StagedSums(Communicator& comm, device::Device& device) : comm_(comm), device_(device) {}
 
-    void add(std::span<const std::span<float>> tensors) override {
-        for (const std::span<float> tensor : tensors) {
-            if (tensor.empty()) continue;
-            if (copy_.size() < tensor.size()) copy_.resize(tensor.size());
-            const std::span<float> part = std::span(copy_).first(tensor.size());
-            device_.download(tensor.data(), std::as_writable_bytes(part));
-            comm_.sum(part);
-            device_.upload(std::as_bytes(part), tensor.data());
-        }
+    void add(std::span<const Part> parts) override {
+        in_pieces(parts, [&](std::span<float> values, int owner) {
+            const std::span<float> copy = std::span(copy_).first(values.size());
+            device_.download(values.data(), std::as_writable_bytes(copy));
+            comm_.sum(copy);
+            if (owner == everyone || owner == comm_.rank())
+                device_.upload(std::as_bytes(copy), values.data());
+        });
+    }
+    void spread(std::span<const Part> parts) override {
+        in_pieces(parts, [&](std::span<float> values, int owner) {
+            const auto copy = std::as_writable_bytes(std::span(copy_).first(values.size()));
+            if (owner == comm_.rank()) device_.download(values.data(), copy);
+            comm_.broadcast(copy, owner);
+            if (owner != comm_.rank()) device_.upload(copy, values.data());
+        });
     }
     void finish() override {}
 
   private:
+    // visit(values, owner) of at most `piece` elements at a time.
+    template <typename Visit>
+    void in_pieces(std::span<const Part> parts, const Visit& visit) {
+        for (const Part& part : parts)
+            for (std::size_t at = 0; at < part.values.size(); at += piece)
+                visit(part.values.subspan(at, std::min(piece, part.values.size() - at)), part.owner);
+    }
+
+    // A multiple of the pieces of MPI's sums (docs/design.md, "Memory"), so that it changes no bit.
+    static constexpr std::size_t piece = std::size_t{1} << 22;
     Communicator& comm_;
     device::Device& device_;
-    std::vector<float> copy_;  // of the longest tensor so far
+    std::vector<float> copy_ = std::vector<float>(piece);
 };
 
 }  // namespace

@@ -41,7 +41,7 @@ RankMemory gpu_memory(const Job& job, const Config& config, const Place& place) 
         const device::Shape shape = sae::shape_of(sae, n, job.dataset.target != nullptr);
         const std::int64_t matrix = number * n * sae.width, small = number * small_elements(shape);
         m.weights += 2 * matrix;
-        m.moments += 4 * matrix;
+        m.moments += (4 * matrix + place.ranks - 1) / place.ranks;
         m.vectors += 3 * small;
         m.gradients = std::max(m.gradients, 2 * matrix + small);
     }

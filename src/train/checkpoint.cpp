@@ -29,13 +29,14 @@ fs::path file_of(const fs::path& folder, const std::string& sae, std::size_t set
     return folder / fmt::format("{}.{}.rank-{}-of-{}.safetensors", sae, set_names[set], rank, ranks);
 }
 
-// The tensors of a share as they are on disk. Called with where each lies, for writing or reading: matrices
-// and vectors by latent in the slice, the others whole and with the first rank.
+// The tensors of a share as they are on disk. Called with where each lies, for writing or reading: vectors by
+// latent in the slice, matrices too but for latents before those that `t` holds, the others whole and with
+// the first rank.
 template <typename Visit>
 void visit_share(device::Tensors& t, Slice slice, bool first_rank, const Visit& visit) {
     const std::int64_t count = slice.last - slice.first;
-    visit("w_enc", t.w_enc.data() + slice.first * t.n, std::vector{count, t.n});
-    visit("w_dec", t.w_dec.data() + slice.first * t.n, std::vector{count, t.n});
+    visit("w_enc", t.enc(std::max(slice.first, t.first)), std::vector{count, t.n});
+    visit("w_dec", t.dec(std::max(slice.first, t.first)), std::vector{count, t.n});
     visit("b_enc", t.b_enc.data() + slice.first, std::vector{count});
     for (std::int64_t p = 0; p < t.per_latent; ++p)
         visit(fmt::format("latent.{}", p), t.latent.data() + p * t.width + slice.first, std::vector{count});
@@ -106,7 +107,7 @@ std::span<const std::byte> bytes_of(const safetensors::File& file, const std::st
     return tensor.data;
 }
 
-// Of the matrices only what this rank updates is taken over: others of its host take the rest.
+// Of the matrices only the latents of `mine` are taken over.
 void read_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::Device& device, Slice slice,
                 int rank, Slice mine, std::uint32_t expected) {
     device::Tensors& t = tensors_of(sae, set);
@@ -126,7 +127,7 @@ void read_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::
                     if (first < last)
                         device.upload(bytes.subspan(static_cast<std::size_t>((first - slice.first) * row),
                                                     static_cast<std::size_t>((last - first) * row)),
-                                      to + (first - slice.first) * t.n);
+                                      to + (first - std::max(slice.first, t.first)) * t.n);
                 });
     if (set == 0)
         visit_states(sae, slice, [&](const char* name, const char* type, std::span<std::byte> to) {
@@ -350,7 +351,8 @@ void load_checkpoint(const Checkpoint& checkpoint, std::span<TrainedSae> saes, d
         sae.weight_sum = saved.at("weight_sum");
         sae.atm.steps = saved.at("atm_steps");
         sae.resampled_at = saved.at("resampled_at");
-        const Slice mine = replicas.updated(sae.parameters.width);
+        const Slice updated = replicas.updated(sae.parameters.width);
+        const Slice written = replicas.written(sae.parameters.width);
         for (std::size_t rank = 0; rank < static_cast<std::size_t>(ranks); ++rank) {
             const std::size_t at = 2 * (rank * saes.size() + i);
             const Slice slice = {slices.at(at), slices.at(at + 1)};
@@ -360,7 +362,7 @@ void load_checkpoint(const Checkpoint& checkpoint, std::span<TrainedSae> saes, d
             for (std::size_t set = 0; set < set_names.size(); ++set)
                 read_share(
                     file_of(checkpoint.folder, sae.name, set, static_cast<int>(rank), ranks), sae, set,
-                    device, slice, static_cast<int>(rank), mine,
+                    device, slice, static_cast<int>(rank), set == 0 ? written : updated,
                     static_cast<std::uint32_t>(checksums[rank * per_rank + i * set_names.size() + set]));
         }
     }

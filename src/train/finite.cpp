@@ -16,14 +16,13 @@ constexpr std::array<const char*, 6> names = {"W_enc", "W_dec", "b_enc", "b_dec"
 // The first tensor of which some rank's part is not finite; names.size(): none.
 std::size_t first_spoilt(Workbench& bench, const device::Tensors& t) {
     const Slice slice = bench.replicas.updated(t.width);
-    const auto at = static_cast<std::size_t>(slice.first * t.n);
     const auto count = static_cast<std::size_t>((slice.last - slice.first) * t.n);
     std::array<std::uint32_t, 1> spoilt = {0};
     const auto look = [&](std::size_t i, std::span<const float> values) {
         if (!std::isfinite(bench.device.square_norm(values))) spoilt[0] |= 1U << i;
     };
-    look(0, {t.w_enc.data() + at, count});
-    look(1, {t.w_dec.data() + at, count});
+    look(0, {t.enc(slice.first), count});
+    look(1, {t.dec(slice.first), count});
     const auto small = t.small();
     for (std::size_t i = 0; i < small.size(); ++i) look(i + 2, small[i]);
     bench.comm().any(spoilt);

@@ -39,6 +39,7 @@ struct Training {
     Progress progress;
     std::unique_ptr<Workbench> bench;
     std::unique_ptr<Reducer> reducer;
+    std::unique_ptr<DeviceSums> sums;
     std::unique_ptr<data::Stream> stream;
     std::unique_ptr<CheckpointWriter> checkpoints;
     std::optional<TensorboardFiles> tensorboard;  // rank 0, where asked for
@@ -53,6 +54,7 @@ Training begin(Group& group, const suite::Job& job, const std::optional<Checkpoi
                .progress = {},
                .bench = nullptr,
                .reducer = nullptr,
+               .sums = nullptr,
                .stream = nullptr,
                .checkpoints = nullptr,
                .tensorboard = {},
@@ -94,19 +96,17 @@ Training begin(Group& group, const suite::Job& job, const std::optional<Checkpoi
         if (sae.config.b_dec_init == "mean")
             for (std::size_t c = 0; c < b_dec.size(); ++c)
                 b_dec[c] = static_cast<float>(statistics.scale * mean[c]);
-        const Slice mine = group.replicas.updated(sae.config.width);
+        const Slice mine = group.replicas.written(sae.config.width);
         sae::initialise(group.device, sae.parameters, config.run.seed, b_dec, mine.first, mine.last);
     }
     together(group.comm, [&] {
         if (from) load_checkpoint(*from, t.saes, group.device, group.replicas);
     });
 
-    Communicator& across = *group.replicas.across;
-    t.reducer = std::make_unique<Reducer>(
-        across, group.spare_core,
-        device::make_device_sums(across, group.device, patience_with_sums * config.run.watchdog));
-    t.bench = std::make_unique<Workbench>(
-        make_workbench(group.device, group.replicas, *t.reducer, largest, config.train.batch_size));
+    t.reducer = std::make_unique<Reducer>(*group.replicas.across, group.spare_core);
+    t.sums = device::make_device_sums(group.comm, group.device, patience_with_sums * config.run.watchdog);
+    t.bench = std::make_unique<Workbench>(make_workbench(group.device, group.replicas, *t.reducer,
+                                                         t.sums.get(), largest, config.train.batch_size));
     t.bench->steps = config.train.steps();
     t.bench->mean_square = statistics.scale * statistics.scale * statistics.mean_square;
     t.bench->seed = config.run.seed;

@@ -1,16 +1,38 @@
 #include "train/reduce.h"
 
+#include <algorithm>
 #include <array>
 
 namespace strata::train {
+namespace {
+
+// The rows [first, last) of both matrices, of every rank what it updates.
+std::vector<DeviceSums::Part> parts_by_owner(const Replicas& replicas, const device::Tensors& t,
+                                             std::int64_t first, std::int64_t last) {
+    std::vector<DeviceSums::Part> parts;
+    for (int rank = 0; rank < replicas.group->size(); ++rank) {
+        const Slice slice = replicas.updated_by(rank, t.width);
+        const std::int64_t begin = std::max(first, slice.first), end = std::min(last, slice.last);
+        if (begin >= end) continue;
+        const auto count = static_cast<std::size_t>((end - begin) * t.n);
+        parts.push_back({{t.enc(begin), count}, rank});
+        parts.push_back({{t.dec(begin), count}, rank});
+    }
+    return parts;
+}
+
+}  // namespace
 
 void hand_on(Workbench& bench, std::int64_t first, std::int64_t last) {
-    if (bench.replicas.group->size() > 1) return;  // summed where they lie, when all are done
     device::Tensors& gradient = bench.gradient;
-    const std::size_t at = static_cast<std::size_t>(first * gradient.n);
+    if (bench.sums != nullptr) {
+        bench.sums->add(parts_by_owner(bench.replicas, gradient, first, last));
+        return;
+    }
+    if (bench.replicas.group->size() > 1) return;  // summed where they lie, when all are done
     const std::size_t count = static_cast<std::size_t>((last - first) * gradient.n);
-    const std::array<std::span<float>, 2> matrices = {std::span(gradient.w_enc.data() + at, count),
-                                                      std::span(gradient.w_dec.data() + at, count)};
+    const std::array<std::span<float>, 2> matrices = {std::span(gradient.enc(first), count),
+                                                      std::span(gradient.dec(first), count)};
     bench.reducer.submit(matrices);
 }
 
@@ -19,17 +41,20 @@ double reduce_gradients(Workbench& bench, double own_norm) {
     device::Tensors& gradient = bench.gradient;
     const Replicas& replicas = bench.replicas;
     double norm = own_norm;
-    if (device.host_memory()) {
-        for (const std::span<float> small : gradient.small()) replicas.all.sum(small);
+    if (bench.sums != nullptr) {
+        std::vector<DeviceSums::Part> small;
+        for (const std::span<float> values : gradient.small()) small.push_back({values});
+        bench.sums->add(small);
+        bench.sums->finish();
     } else {
-        bench.reducer.submit(gradient.small());  // over all ranks, as each is a group by itself
+        for (const std::span<float> small : gradient.small()) replicas.all.sum(small);
     }
     const Slice slice = replicas.updated(gradient.width);
     const auto n = static_cast<std::size_t>(gradient.n);
     const std::size_t at = static_cast<std::size_t>(slice.first) * n;
     const std::size_t count = static_cast<std::size_t>(slice.last - slice.first) * n;
     bench.reducer.wait();
-    if (replicas.group->size() > 1) {
+    if (replicas.share_memory()) {
         replicas.group->barrier();  // every rank's gradients are made
         norm = 0;
         for (const auto& [of_ranks, own] : {std::pair{&bench.w_enc_gradients, gradient.w_enc.data()},
@@ -41,12 +66,21 @@ double reduce_gradients(Workbench& bench, double own_norm) {
         }
         bench.reducer.wait();
     }
-    if (replicas.across->size() > 1)
+    if (bench.sums != nullptr || replicas.across->size() > 1)
         norm = device.square_norm({gradient.w_enc.data() + at, count}) +
                device.square_norm({gradient.w_dec.data() + at, count});
     replicas.group->sum(std::span(&norm, 1));
     for (const std::span<float> small : gradient.small()) norm += device.square_norm(small);
     return norm;
+}
+
+void spread_weights(Workbench& bench, const device::Tensors& sae) {
+    if (bench.sums == nullptr) {
+        bench.replicas.group->barrier();
+        return;
+    }
+    bench.sums->spread(parts_by_owner(bench.replicas, sae, 0, sae.width));
+    bench.sums->finish();
 }
 
 }  // namespace strata::train

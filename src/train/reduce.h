@@ -14,4 +14,7 @@ void hand_on(Workbench& bench, std::int64_t first, std::int64_t last);
 // norm of all. Collective.
 double reduce_gradients(Workbench& bench, double own_norm);
 
+// All ranks of the group have the slices of the weights that each has just changed. Collective over it.
+void spread_weights(Workbench& bench, const device::Tensors& sae);
+
 }  // namespace strata::train

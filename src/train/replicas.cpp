@@ -42,10 +42,9 @@ SharedMemory share(Communicator& group, std::size_t bytes) {
     return *std::move(shared);
 }
 
-// One for all of the group.
+// One for all of a group that shares memory.
 template <typename T>
-device::Memory<T> shared(Communicator& group, device::Device& device, std::size_t size) {
-    if (group.size() == 1) return device::make_memory<T>(device, size);
+device::Memory<T> shared(Communicator& group, std::size_t size) {
     return part_of_memory<T>(share(group, group.rank() == 0 ? size * sizeof(T) : 0), 0);
 }
 
@@ -56,8 +55,13 @@ Replicas::Replicas(Communicator& all_, int group_size)
       group(group_size == 0 ? host_group(all_) : all_.split(all_.rank() / group_size)),
       across(all_.split(group->rank())) {}
 
-Slice Replicas::updated(std::int64_t width) const {
-    return part_of({0, width}, group->rank(), group->size());
+Replicas::Replicas(Communicator& all_, const device::Device& device, int group_size)
+    : Replicas(all_, device.host_memory() ? group_size : all_.size()) {
+    in_place = device.host_memory();
+}
+
+Slice Replicas::updated_by(int rank, std::int64_t width) const {
+    return part_of({0, width}, rank, group->size());
 }
 
 Slice Replicas::saved(std::int64_t width) const {
@@ -65,16 +69,18 @@ Slice Replicas::saved(std::int64_t width) const {
 }
 
 device::Memory<float> Replicas::shared_matrix(device::Device& device, std::size_t size) const {
-    return shared<float>(*group, device, size);
+    if (!share_memory()) return device::make_memory<float>(device, size);
+    return shared<float>(*group, size);
 }
 
 device::Memory<std::byte> Replicas::shared_bytes(device::Device& device, std::size_t size) const {
-    return shared<std::byte>(*group, device, size);
+    if (!share_memory()) return device::make_memory<std::byte>(device, size);
+    return shared<std::byte>(*group, size);
 }
 
 device::Memory<float> Replicas::readable_matrix(device::Device& device, std::size_t size,
                                                 std::vector<const float*>& of_ranks) const {
-    if (group->size() == 1) {
+    if (!share_memory()) {
         device::Memory<float> own = device::make_memory<float>(device, size);
         of_ranks = {own.data()};
         return own;

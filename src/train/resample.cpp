@@ -9,26 +9,25 @@
 namespace strata::train {
 namespace {
 
-// Writes a latent's rows of the matrices where this rank updates it; the small tensors every rank has.
+// Writes a latent's rows of the matrices as far as they are this rank's; the small tensors every rank has.
 void start_anew(Workbench& bench, TrainedSae& sae, bool averaging, std::uint32_t latent,
                 std::span<const float> direction, float encoder_norm) {
     device::Device& device = bench.device;
     const auto n = static_cast<std::size_t>(sae.parameters.n);
-    const Slice mine = bench.replicas.updated(sae.parameters.width);
-    if (mine.first <= latent && latent < mine.last) {
-        std::vector<float> row(n);
-        const auto put = [&](float factor, const device::Memory<float>& to) {
+    std::vector<float> row(n);
+    const auto put = [&](device::Tensors& t, Slice mine, float encoder, float decoder) {
+        if (latent < mine.first || latent >= mine.last) return;
+        for (const auto& [factor, to] :
+             {std::pair{encoder, t.enc(latent)}, std::pair{decoder, t.dec(latent)}}) {
             for (std::size_t c = 0; c < n; ++c) row[c] = factor * direction[c];
-            device.upload(std::as_bytes(std::span(row)), to.data() + latent * n);
-        };
-        const float decoder_norm = sae.parameters.unit_rows ? 1.0F : 0.1F;
-        put(decoder_norm, sae.parameters.w_dec);
-        put(encoder_norm, sae.parameters.w_enc);
-        put(averaging ? decoder_norm : 0.0F, sae.first.w_dec);
-        put(averaging ? encoder_norm : 0.0F, sae.first.w_enc);
-        put(0, sae.second.w_dec);
-        put(0, sae.second.w_enc);
-    }
+            device.upload(std::as_bytes(std::span(row)), to);
+        }
+    };
+    const float decoder_norm = sae.parameters.unit_rows ? 1.0F : 0.1F;
+    const Slice updated = bench.replicas.updated(sae.parameters.width);
+    put(sae.parameters, bench.replicas.written(sae.parameters.width), encoder_norm, decoder_norm);
+    put(sae.first, updated, averaging ? encoder_norm : 0.0F, averaging ? decoder_norm : 0.0F);
+    put(sae.second, updated, 0, 0);
     constexpr float zero = 0;
     for (device::Tensors* t : {&sae.parameters, &sae.first, &sae.second}) {
         device.upload(std::as_bytes(std::span(&zero, 1)), t->b_enc.data() + latent);

@@ -223,7 +223,7 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     const Slice slice = bench.replicas.updated(sae.parameters.width);
     device.update(sae.parameters, bench.gradient, sae.first, sae.second, next, slice.first, slice.last);
     constrain_own(bench, sae, moment, next.kind != device::OptimizerStep::Kind::adam);
-    bench.replicas.group->barrier();  // all slices are new
+    spread_weights(bench, sae.parameters);
     report.resampled = std::ssize(resample(bench, sae, optimizer, step));
     report.codes = std::move(pass.main);
     return report;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/device_sums.h"
 #include "comm/reducer.h"
 #include "config/config.h"
 #include "data/stream.h"
@@ -24,7 +25,7 @@ struct TrainedSae {
     const sae::Kind* kind = nullptr;
     double rate = 0;  // learning rate before the schedule
     device::Tensors parameters;
-    // Adam's moments; schedule-free, z and the second moment. Of the matrices only the slice that this rank
+    // Adam's moments; schedule-free, z and the second moment. Of the matrices the slice that this rank
     // updates.
     device::Tensors first, second;
     double largest_rate = 0, weight_sum = 0;  // of schedule-free averaging
@@ -43,8 +44,9 @@ struct Workbench {
     device::Device& device;
     const Replicas& replicas;
     Reducer& reducer;                                            // over replicas.across
+    DeviceSums* sums;                                            // over replicas.all; null: host memory
     device::Tensors gradient;                                    // large enough for the widest SAE
-    std::vector<const float*> w_enc_gradients, w_dec_gradients;  // of the ranks of the group
+    std::vector<const float*> w_enc_gradients, w_dec_gradients;  // of the ranks of a group that shares memory
     std::int64_t batch_size = 0;
     std::int64_t steps = 0;  // of the run
     double mean_square = 1;  // E|x|^2 of the scaled rows
@@ -54,8 +56,8 @@ struct Workbench {
     Communicator& comm() const { return replicas.all; }
 };
 
-// `shape`: large enough for every SAE of the stream. Collective.
-Workbench make_workbench(device::Device& device, const Replicas& replicas, Reducer& reducer,
+// `sums`: of device::make_device_sums(). `shape`: large enough for every SAE of the stream. Collective.
+Workbench make_workbench(device::Device& device, const Replicas& replicas, Reducer& reducer, DeviceSums* sums,
                          device::Shape shape, std::int64_t batch_size);
 
 struct StepReport {

@@ -53,10 +53,11 @@ TrainedSae prepared(device::Device& device, const Replicas& replicas, const SaeC
 Trial::Trial(device::Device& device, Communicator& comm, const SaeConfig& config, const device::Shape& shape,
              std::int64_t batch_size, const data::Batch& batch)
     : replicas(comm, device),
-      reducer(*replicas.across, false, device::make_device_sums(*replicas.across, device, 0)),
+      reducer(*replicas.across, false),
+      sums(device::make_device_sums(comm, device, 0)),
       sae(prepared(device, replicas, config, shape, batch.rows)),
-      bench(make_workbench(device, replicas, reducer, shape, batch_size)) {
-    const Slice slice = replicas.updated(config.width);
+      bench(make_workbench(device, replicas, reducer, sums.get(), shape, batch_size)) {
+    const Slice slice = replicas.written(config.width);
     sae::initialise(device, sae.parameters, 0, first_bias(config, shape, batch), slice.first, slice.last);
     start_own(bench, sae);
     comm.barrier();

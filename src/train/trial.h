@@ -12,6 +12,7 @@ namespace strata::train {
 struct Trial {
     Replicas replicas;
     Reducer reducer;
+    std::unique_ptr<DeviceSums> sums;
     TrainedSae sae;
     Workbench bench;
 

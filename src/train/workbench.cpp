@@ -1,6 +1,7 @@
 #include "base/error.h"
 #include "formats/saelens.h"
 #include "sae/sae.h"
+#include "train/reduce.h"
 #include "train/step.h"
 
 namespace strata::train {
@@ -12,7 +13,7 @@ const char* described(bool transcoder, bool skip) {
 
 }  // namespace
 
-Workbench make_workbench(device::Device& device, const Replicas& replicas, Reducer& reducer,
+Workbench make_workbench(device::Device& device, const Replicas& replicas, Reducer& reducer, DeviceSums* sums,
                          device::Shape shape, std::int64_t batch_size) {
     const auto elements = static_cast<std::size_t>(shape.width * shape.n);
     device::Shape small = shape;
@@ -20,6 +21,7 @@ Workbench make_workbench(device::Device& device, const Replicas& replicas, Reduc
     Workbench bench{.device = device,
                     .replicas = replicas,
                     .reducer = reducer,
+                    .sums = sums,
                     .gradient = device::make_tensors(device, small),
                     .w_enc_gradients = {},
                     .w_dec_gradients = {},
@@ -65,11 +67,11 @@ void start_from_saved(Workbench& bench, TrainedSae& sae, double scale) {
     const auto put = [&](std::span<const float> from, float* to) {
         if (!from.empty()) bench.device.upload(std::as_bytes(from), to);
     };
-    const Slice mine = bench.replicas.updated(t.width);
+    const Slice mine = bench.replicas.written(t.width);
     const auto at = static_cast<std::size_t>(mine.first * t.n);
     const auto count = static_cast<std::size_t>((mine.last - mine.first) * t.n);
-    put(std::span(saved.w_enc).subspan(at, count), t.w_enc.data() + at);
-    put(std::span(saved.w_dec).subspan(at, count), t.w_dec.data() + at);
+    put(std::span(saved.w_enc).subspan(at, count), t.enc(mine.first));
+    put(std::span(saved.w_dec).subspan(at, count), t.dec(mine.first));
     put(saved.b_enc, t.b_enc.data());
     put(saved.b_dec, t.b_dec.data());
     put(values, t.latent.data());
@@ -80,15 +82,12 @@ void start_average(Workbench& bench, TrainedSae& sae, const OptimizerConfig& opt
     if (optimizer.kind == "adam") return;
     device::Device& device = bench.device;
     const Slice mine = bench.replicas.updated(sae.parameters.width);
-    const auto n = static_cast<std::size_t>(sae.parameters.n);
     std::vector<std::byte> copy;
     const auto put = [&](const float* from, float* to, std::size_t count) {
         device.upload(device.view(from, count * sizeof(float), copy), to);
     };
-    const std::size_t at = static_cast<std::size_t>(mine.first) * n;
-    const std::size_t count = static_cast<std::size_t>(mine.last - mine.first) * n;
-    put(sae.parameters.w_enc.data() + at, sae.first.w_enc.data() + at, count);
-    put(sae.parameters.w_dec.data() + at, sae.first.w_dec.data() + at, count);
+    put(sae.parameters.enc(mine.first), sae.first.w_enc.data(), sae.first.w_enc.size);
+    put(sae.parameters.dec(mine.first), sae.first.w_dec.data(), sae.first.w_dec.size);
     const auto from = sae.parameters.small(), to = sae.first.small();
     for (std::size_t i = 0; i < from.size(); ++i)
         if (!from[i].empty()) put(from[i].data(), to[i].data(), from[i].size());
@@ -108,7 +107,7 @@ void take_average(Workbench& bench, TrainedSae& sae, const OptimizerConfig& opti
         sae.kind->constrain(moment, values);
         bench.device.upload(std::as_bytes(std::span(values)), sae.parameters.latent.data());
     }
-    bench.replicas.group->barrier();
+    spread_weights(bench, sae.parameters);
 }
 
 TrainedSae make_sae(device::Device& device, const Replicas& replicas, const SaeConfig& config,
@@ -119,15 +118,16 @@ TrainedSae make_sae(device::Device& device, const Replicas& replicas, const SaeC
     sae.kind = &sae::kind_of(config.kind);
     sae.parameters = device::make_tensors(device, shape);
     const auto elements = static_cast<std::size_t>(shape.width * shape.n);
-    if (replicas.group->size() > 1) {
+    if (replicas.share_memory()) {
         sae.parameters.w_enc = replicas.shared_matrix(device, elements);
         sae.parameters.w_dec = replicas.shared_matrix(device, elements);
     }
     if (const std::size_t bytes = device.encoder_bytes(shape); bytes > 0)
         sae.parameters.encoder = replicas.shared_bytes(device, bytes);
     device.encoder_changed(sae.parameters);
-    sae.first = device::make_tensors(device, shape);
-    sae.second = device::make_tensors(device, shape);
+    const Slice mine = replicas.updated(shape.width);
+    sae.first = device::make_tensors(device, shape, mine.first, mine.last);
+    sae.second = device::make_tensors(device, shape, mine.first, mine.last);
     sae.silent.assign(static_cast<std::size_t>(config.width), 0);
     if (config.atm) sae.atm = make_atm(config.width);
     return sae;

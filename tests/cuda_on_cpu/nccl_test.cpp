@@ -10,8 +10,8 @@
 
 #include "base/error.h"
 #include "comm/mpi.h"
-#include "comm/reducer.h"
 #include "device/backend.h"
+#include "device/cuda/cuda_device.h"
 #include "device/cuda/runtime.h"
 
 extern "C" const strata::device::NcclBackend* strata_nccl_backend();
@@ -78,7 +78,7 @@ class NcclSums : public testing::Test {
 // Values are on their way to the device when the sum is queued, and are fetched by the same stream
 // afterwards.
 TEST_F(NcclSums, AreThoseOfAllRanksAndInTheOrderOfTheDevicesWork) {
-    Reducer reducer(*comm, false, comm->size() > 1 ? make() : nullptr);
+    const std::unique_ptr<DeviceSums> sums = make();
     for (int round = 0; round < 3; ++round) {
         const std::vector<float> mine = values_of(comm->rank(), round, 71069);
         std::size_t at = 0;
@@ -86,12 +86,12 @@ TEST_F(NcclSums, AreThoseOfAllRanksAndInTheOrderOfTheDevicesWork) {
             put({mine.begin() + static_cast<std::ptrdiff_t>(at),
                  mine.begin() + static_cast<std::ptrdiff_t>(at + size)},
                 at);
-            const std::array<std::span<float>, 2> halves = {part(at, size / 2),
-                                                            part(at + size / 2, size - size / 2)};
-            reducer.submit(halves);
+            const std::array<DeviceSums::Part, 2> halves = {
+                {{part(at, size / 2)}, {part(at + size / 2, size - size / 2)}}};
+            sums->add(halves);
             at += size;
         }
-        reducer.wait();
+        sums->finish();
         const std::vector<float> found = get(mine.size());
         std::vector<double> expected(mine.size());
         for (int r = 0; r < comm->size(); ++r) {
@@ -109,12 +109,42 @@ TEST_F(NcclSums, AreThoseOfAllRanksAndInTheOrderOfTheDevicesWork) {
     }
 }
 
+// Of parts with an owner, of no or other lengths: the sums reach their owners alone, and what these then hold
+// all ranks. By NCCL and through host memory.
+TEST_F(NcclSums, ReachTheirOwnersAndFromThemAllRanks) {
+    device::CudaDevice device(comm->rank(), {});
+    const std::unique_ptr<DeviceSums> ways[] = {make(), make_staged_sums(*comm, device)};
+    for (const auto& sums : ways) {
+        std::vector<DeviceSums::Part> parts;
+        std::vector<float> mine, summed, spread;
+        for (int owner = 0; owner < comm->size(); ++owner) {
+            const std::size_t size = owner == 1 ? 0 : 1000 + 77 * static_cast<std::size_t>(owner);
+            parts.push_back({part(mine.size(), size), owner});
+            for (std::size_t i = 0; i < size; ++i) {  // whole numbers, so that sums of any order are exact
+                const int value = static_cast<int>(i) * (comm->rank() + 1);
+                const int all = static_cast<int>(i) * comm->size() * (comm->size() + 1) / 2;
+                mine.push_back(static_cast<float>(value));
+                summed.push_back(static_cast<float>(owner == comm->rank() ? all : value));
+                spread.push_back(static_cast<float>(all));
+            }
+        }
+        put(mine);
+        work->wait("values");
+        sums->add(parts);
+        sums->finish();
+        EXPECT_EQ(get(mine.size()), summed);
+        sums->spread(parts);
+        sums->finish();
+        EXPECT_EQ(get(mine.size()), spread);
+    }
+}
+
 TEST_F(NcclSums, OfOneRankAreItsOwn) {
     const std::unique_ptr<Communicator> self = comm->split(comm->rank());
     const auto sums = strata_nccl_backend()->make(*self, static_cast<cudaStream_t>(*work), 0);
     const std::vector<float> mine = values_of(comm->rank(), 0, 100);
     put(mine);
-    const std::span<float> all = part(0, mine.size());
+    const DeviceSums::Part all = {part(0, mine.size())};
     sums->add({&all, 1});
     sums->finish();
     EXPECT_EQ(get(mine.size()), mine);
@@ -125,7 +155,7 @@ TEST_F(NcclSums, OfTwoGroupsDoNotMeet) {
     const std::unique_ptr<Communicator> group = comm->split(comm->rank() % 2);
     const auto sums = strata_nccl_backend()->make(*group, static_cast<cudaStream_t>(*work), 0);
     put({static_cast<float>(1 + comm->rank() % 2)});
-    const std::span<float> one = part(0, 1);
+    const DeviceSums::Part one = {part(0, 1)};
     sums->add({&one, 1});
     sums->finish();
     EXPECT_EQ(get(1), std::vector{static_cast<float>((1 + comm->rank() % 2) * group->size())});
@@ -138,7 +168,7 @@ TEST_F(NcclSums, AnErrorThatOnlyAskingTellsEndsThem) {
         break_sum("error", comm->size() - 1, 1);
     const auto sums = make(0.5);
     put(values_of(comm->rank(), 0, 100));
-    const std::span<float> all = part(0, 100);
+    const DeviceSums::Part all = {part(0, 100)};
     sums->add({&all, 1});
     EXPECT_EQ(outcome(*sums), "");
     sums->add({&all, 1});
@@ -156,7 +186,7 @@ TEST_F(NcclSums, OneThatDoesNotEndEndsThem) {
     break_sum("hang", comm->size() - 1, 0);
     const auto sums = make(0.5);
     put(values_of(comm->rank(), 0, 100));
-    const std::span<float> all = part(0, 100);
+    const DeviceSums::Part all = {part(0, 100)};
     sums->add({&all, 1});
     EXPECT_THAT(outcome(*sums), HasSubstr("another rank, or the link to it, does not answer"));
 }

@@ -68,13 +68,23 @@ for way in "cpu cuda" "cuda cpu"; do
   check close "$folder/permuted.cpu" "$run" 1e-5
 done
 
+# So do other numbers of ranks, whether they share the weights or each holds its own: moments are divided among both.
+for way in "3 cuda" "2 cpu"; do
+  read -r ranks to <<<"$way"
+  run=$folder/divided.$ranks
+  check cp -r "$folder/two.gpu" "$run"
+  forget "$run" 50
+  expect 0 'continuing from .*step-40' on_gpu mpirun -q -n "$ranks" "$STRATA" train "$config" --set run.output="$run" --set run.device="$to" --resume
+  check close "$folder/two.cpu" "$run" 1e-5
+done
+
 # What is saved is used on either.
 sae=$(echo "$folder"/permuted.gpu/saes/*)
 fvu() { on_gpu "$STRATA" eval "$sae" --data "$folder/few.h5" --rows 200 --device "$1" --json | sed -E 's/.*"fvu":([^,]*),.*/\1/'; }
 check awk -v a="$(fvu cpu)" -v b="$(fvu cuda)" 'BEGIN { d = (a - b) / a; exit !(a > 0 && d < 1e-6 && d > -1e-6) }'
 
 # An error that only NCCL knows of ends all ranks, with one message; the checkpoint before is as it was.
-expect 1 'rank 1 of 2: .*remote process exited' on_gpu env NCCL_ON_CPU_FAULT=error@1:150 mpirun -q -n 2 "$STRATA" train "$config" --quiet
+expect 1 'rank 1 of 2: .*remote process exited' on_gpu env NCCL_ON_CPU_FAULT=error@1:370 mpirun -q -n 2 "$STRATA" train "$config" --quiet
 check test "$(cat "$folder"/run/logs/* | grep -c ' error: ')" -eq 1
 check test -e "$folder/run/checkpoints/step-20/manifest.json"
 finish

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "suite/gpu_memory.h"
 #include "support/datasets.h"
 
 namespace strata::suite {
@@ -58,6 +59,18 @@ TEST(RankMemory, RanksOfAHostShareWeightsAndMomentsButNotGradients) {
     const RankMemory apart = rank_memory(job, config, {.ranks = 2, .hosts = 2}, true);
     EXPECT_EQ(apart.weights, alone.weights);
     EXPECT_EQ(apart.checkpoint, two.checkpoint);  // each saves a half of the latents
+}
+
+// GPUs hold all weights each, and moments of the latents that they update.
+TEST(RankMemory, GpusDivideMomentsAlone) {
+    const Config config = config_of({32768, 16384});
+    const Job job = job_of(config);
+    const RankMemory alone = gpu_memory(job, config, {.on_gpus = true});
+    const RankMemory four = gpu_memory(job, config, {.ranks = 4, .on_gpus = true});
+    EXPECT_EQ(four.weights, alone.weights);
+    EXPECT_EQ(four.vectors, alone.vectors);
+    EXPECT_EQ(four.gradients, alone.gradients);
+    EXPECT_EQ(four.moments, alone.moments / 4);
 }
 
 TEST(RankMemory, IsTheSumOfItsParts) {

@@ -48,6 +48,7 @@ struct Training {
     device::Device& device;
     train::Replicas replicas;
     Reducer reducer;
+    std::unique_ptr<DeviceSums> sums;
     train::TrainedSae sae;
     train::Workbench bench;
 
@@ -57,11 +58,12 @@ struct Training {
         : owner(options.reference ? std::make_unique<device::CpuDevice>(options.threads)
                                   : make_test_device(options.threads, options.cpu, options.screen)),
           device(*owner),
-          replicas(comm, device.host_memory() ? options.group_size : 1),
-          reducer(*replicas.across, options.overlap, device::make_device_sums(*replicas.across, device, 0)),
+          replicas(comm, device, options.group_size),
+          reducer(*replicas.across, options.overlap),
+          sums(device::make_device_sums(comm, device, 0)),
           sae(train::make_sae(device, replicas, config, "the SAE",
                               sae::shape_of(config, static_cast<std::int64_t>(start.n), options.transcoder))),
-          bench(train::make_workbench(device, replicas, reducer, sae.parameters, rows)) {
+          bench(train::make_workbench(device, replicas, reducer, sums.get(), sae.parameters, rows)) {
         bench.steps = options.steps;
         bench.mean_square = mean_square;
         bench.seed = options.seed;
@@ -111,15 +113,8 @@ struct Training {
     // Of the whole batch, from the slices that the ranks hold after a step. Collective.
     reference::Sae<float> gradient() {
         reference::Sae<float> whole = get(bench.gradient, device);
-        each_slice([&](std::size_t rank, std::size_t begin, std::size_t end) {
-            const auto fetch = [&](const float* from, std::vector<float>& to) {
-                device.download(from + begin,
-                                std::as_writable_bytes(std::span(to).subspan(begin, end - begin)));
-            };
-            fetch(bench.w_enc_gradients[rank], whole.w_enc);
-            fetch(bench.w_dec_gradients[rank], whole.w_dec);
-        });
-        replicas.group->barrier();  // no rank goes on while another reads its gradients
+        for (std::vector<float>* matrix : {&whole.w_enc, &whole.w_dec})
+            *matrix = of_all_ranks(updated_rows(*matrix));
         return whole;
     }
 
@@ -132,8 +127,12 @@ struct Training {
     // Parameters, moments and counters of one that trains the same SAE alone. Collective.
     void take_over(Training& other) {
         restart(other.parameters());
-        set(get(other.sae.first, other.device), sae.first);
-        set(get(other.sae.second, other.device), sae.second);
+        for (const auto& [from, to] :
+             {std::pair{&other.sae.first, &sae.first}, std::pair{&other.sae.second, &sae.second}}) {
+            reference::Sae<float> moment = get(*from, other.device);
+            for (std::vector<float>* matrix : {&moment.w_enc, &moment.w_dec}) *matrix = updated_rows(*matrix);
+            set(moment, *to);
+        }
         sae.silent = other.sae.silent;
         sae.density = other.sae.density;
         sae.atm = other.sae.atm;
@@ -158,14 +157,9 @@ struct Training {
     // latents that it updates.
     std::uint64_t state_bits() {
         std::uint64_t hash = common_bits();
-        const train::Slice mine = replicas.updated(sae.parameters.width);
         for (const device::Tensors* t : {&sae.first, &sae.second})
-            for (const device::Memory<float>* m : {&t->w_enc, &t->w_dec}) {
-                const std::vector<float> all = get(*m, device);
-                hash = bits_of(std::vector<float>(all.begin() + mine.first * sae.parameters.n,
-                                                  all.begin() + mine.last * sae.parameters.n),
-                               hash);
-            }
+            for (const device::Memory<float>* m : {&t->w_enc, &t->w_dec})
+                hash = bits_of(get(*m, device), hash);
         return hash;
     }
 
@@ -174,13 +168,7 @@ struct Training {
         std::uint64_t hash = common_bits();
         for (const device::Tensors* t : {&sae.first, &sae.second})
             for (const device::Memory<float>* m : {&t->w_enc, &t->w_dec}) {
-                const std::vector<float> own = get(*m, device);
-                std::vector<float> whole(own.size(), 0.0F);
-                each_slice([&](std::size_t rank, std::size_t begin, std::size_t end) {
-                    if (static_cast<int>(rank) != replicas.group->rank()) return;
-                    std::copy(own.data() + begin, own.data() + end, whole.data() + begin);
-                });
-                replicas.group->sum(std::span(whole));
+                std::vector<float> whole = of_all_ranks(get(*m, device));
                 for (float& v : whole) v += 0.0F;  // a sum has no negative zeros
                 hash = bits_of(whole, hash);
             }
@@ -195,16 +183,20 @@ struct Training {
     }
 
   private:
-    // visit(rank of the group, first and last element of a matrix that it updates)
-    template <typename Visit>
-    void each_slice(const Visit& visit) {
+    // The rows of a matrix that this rank updates.
+    std::vector<float> updated_rows(const std::vector<float>& matrix) const {
         const train::Slice mine = replicas.updated(sae.parameters.width);
-        const std::uint64_t bounds[] = {static_cast<std::uint64_t>(mine.first),
-                                        static_cast<std::uint64_t>(mine.last)};
-        std::vector<std::uint64_t> all(2 * static_cast<std::size_t>(replicas.group->size()));
-        replicas.group->gather(bounds, all);
-        const auto n = static_cast<std::size_t>(sae.parameters.n);
-        for (std::size_t r = 0; 2 * r < all.size(); ++r) visit(r, all[2 * r] * n, all[2 * r + 1] * n);
+        return {matrix.begin() + mine.first * sae.parameters.n,
+                matrix.begin() + mine.last * sae.parameters.n};
+    }
+
+    // A matrix, from the rows that each rank of the group updates. Collective.
+    std::vector<float> of_all_ranks(const std::vector<float>& rows) {
+        std::vector<float> all(static_cast<std::size_t>(sae.parameters.width * sae.parameters.n), 0.0F);
+        std::ranges::copy(rows,
+                          all.begin() + replicas.updated(sae.parameters.width).first * sae.parameters.n);
+        replicas.group->sum(std::span(all));
+        return all;
     }
 
     // Ranks that share a matrix all write the same to it.

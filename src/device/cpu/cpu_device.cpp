@@ -26,7 +26,7 @@ std::string CpuDevice::name() const {
 }
 
 // Large blocks are mapped, not taken from the heap: their pages come zeroed and cost nothing until they are
-// written, so of the moments of the latents that other ranks update nothing is ever held.
+// written.
 void* CpuDevice::allocate(std::size_t bytes) {
     if (bytes == 0) return nullptr;
     void* p = bytes >= huge_page ? map_zeroed(bytes) : std::aligned_alloc(64, (bytes + 63) / 64 * 64);

@@ -24,13 +24,11 @@ void CpuDevice::update(Tensors& sae, const Tensors& gradient, Tensors& first_mom
     if (encode) start_screen(screen_, n_, threads_);
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t j = first; j < last; ++j) {
-        const std::int64_t at = j * n_;
-        kernels_.optimize(sae.w_enc.data() + at, first_moment.w_enc.data() + at,
-                          second_moment.w_enc.data() + at, gradient.w_enc.data() + at, n_, step);
-        if (encode) make_integers(screen_, integers, j, sae.w_enc.data() + at);
-        float* d = sae.w_dec.data() + at;
-        float* z = first_moment.w_dec.data() + at;
-        kernels_.optimize(d, z, second_moment.w_dec.data() + at, gradient.w_dec.data() + at, n_, step);
+        kernels_.optimize(sae.enc(j), first_moment.enc(j), second_moment.enc(j), gradient.enc(j), n_, step);
+        if (encode) make_integers(screen_, integers, j, sae.enc(j));
+        float* d = sae.dec(j);
+        float* z = first_moment.dec(j);
+        kernels_.optimize(d, z, second_moment.dec(j), gradient.dec(j), n_, step);
         if (!sae.unit_rows) continue;
         unit_row(d);
         if (averaging) unit_row(z);
@@ -49,10 +47,9 @@ void CpuDevice::average(Tensors& sae, const Tensors& z, float beta1, std::int64_
     };
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t j = first; j < last; ++j) {
-        const std::int64_t at = j * n_;
-        mix(sae.w_enc.data() + at, z.w_enc.data() + at, n_);
-        mix(sae.w_dec.data() + at, z.w_dec.data() + at, n_);
-        if (sae.unit_rows) unit_row(sae.w_dec.data() + at);
+        mix(sae.enc(j), z.enc(j), n_);
+        mix(sae.dec(j), z.dec(j), n_);
+        if (sae.unit_rows) unit_row(sae.dec(j));
     }
     const auto small = sae.small(), towards = z.small();
     for (std::size_t i = 0; i < small.size(); ++i)

@@ -56,7 +56,12 @@ char fault_of(const ncclComm& comm) {
     return now ? fault.front() : 0;
 }
 
+enum class Call { all_reduce, reduce, broadcast };
+constexpr std::array<const char*, 3> call_names = {"ncclAllReduce", "ncclReduce", "ncclBroadcast"};
+
 struct Sum {
+    Call call;
+    int root;  // -1: all
     ncclComm_t comm;
     const void* from;
     void* to;
@@ -91,26 +96,43 @@ class Running {
     }
 
   private:
+    // What the ranks must give alike: the count, and which call with which root.
+    std::array<std::uint64_t, 2> given() const {
+        return {static_cast<std::uint64_t>(sum_.count),
+                10000 * static_cast<std::uint64_t>(sum_.call) + static_cast<std::uint64_t>(sum_.root + 1)};
+    }
+    const char* name() const { return call_names[static_cast<std::size_t>(sum_.call)]; }
+    bool gets_result() const { return sum_.call != Call::reduce || sum_.root == sum_.comm->rank; }
     void compare_counts() {
-        const auto count = static_cast<std::uint64_t>(sum_.count);
-        *counts_ = {count, ~count};
-        MPI_Iallreduce(MPI_IN_PLACE, counts_->data(), 2, MPI_UINT64_T, MPI_MAX, sum_.comm->mpi, &request_);
+        const auto [count, call] = given();
+        *counts_ = {count, ~count, call, ~call};
+        MPI_Iallreduce(MPI_IN_PLACE, counts_->data(), 4, MPI_UINT64_T, MPI_MAX, sum_.comm->mpi, &request_);
     }
     void begin() {
-        const auto count = static_cast<std::uint64_t>(sum_.count);
+        const auto [count, call] = given();
         const std::uint64_t most = (*counts_)[0], least = ~(*counts_)[1];
         if (most != least)
-            die("ncclAllReduce: %zu elements here, %zu on another rank", sum_.count,
+            die("%s: %zu elements here, %zu on another rank", name(), sum_.count,
                 static_cast<std::size_t>(most != count ? most : least));
+        if ((*counts_)[2] != ~(*counts_)[3])
+            die("%s with root %d: another rank made another call, or with another root", name(), sum_.root);
         const cuda_on_cpu::Access access;
         const auto* from = static_cast<const float*>(sum_.from);
         values_->assign(from, from + sum_.count);
-        MPI_Iallreduce(MPI_IN_PLACE, values_->data(), static_cast<int>(sum_.count), MPI_FLOAT, MPI_SUM,
-                       sum_.comm->mpi, &request_);
+        const auto size = static_cast<int>(sum_.count);
+        const bool root = sum_.root == sum_.comm->rank;
+        if (sum_.call == Call::all_reduce)
+            MPI_Iallreduce(MPI_IN_PLACE, values_->data(), size, MPI_FLOAT, MPI_SUM, sum_.comm->mpi,
+                           &request_);
+        else if (sum_.call == Call::reduce)
+            MPI_Ireduce(root ? MPI_IN_PLACE : values_->data(), values_->data(), size, MPI_FLOAT, MPI_SUM,
+                        sum_.root, sum_.comm->mpi, &request_);
+        else
+            MPI_Ibcast(values_->data(), size, MPI_FLOAT, sum_.root, sum_.comm->mpi, &request_);
     }
     bool finish() {
         const cuda_on_cpu::Access access;
-        std::memcpy(sum_.to, values_->data(), values_->size() * sizeof(float));
+        if (gets_result()) std::memcpy(sum_.to, values_->data(), values_->size() * sizeof(float));
         --sum_.comm->pending;
         return true;
     }
@@ -119,7 +141,7 @@ class Running {
     char fault_;
     int phase_ = 0;  // of what it waits for: nothing, the comparison of counts, the values
     // Where MPI finds them however often this is moved.
-    std::shared_ptr<std::array<std::uint64_t, 2>> counts_ = std::make_shared<std::array<std::uint64_t, 2>>();
+    std::shared_ptr<std::array<std::uint64_t, 4>> counts_ = std::make_shared<std::array<std::uint64_t, 4>>();
     std::shared_ptr<std::vector<float>> values_ = std::make_shared<std::vector<float>>();
     MPI_Request request_ = MPI_REQUEST_NULL;
 };
@@ -255,27 +277,44 @@ ncclResult_t ncclGroupEnd() {
     return ncclInProgress;
 }
 
-ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t count, ncclDataType_t type,
-                           ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream) {
-    if (!usable(comm) || stream == nullptr) return ncclInvalidArgument;
-    if (comm->still > 0)
-        die("ncclAllReduce: the communicator is still at the last call; ask ncclCommGetAsyncError");
-    if (comm->state != ncclSuccess) return comm->state;
-    if (type != ncclFloat || operation != ncclSum || count > INT_MAX)
-        die("ncclAllReduce: type %d, operation %d, %zu elements: only sums of float are used", type,
-            operation, count);
-    const std::size_t bytes = count * sizeof(float);
-    if (!cuda_on_cpu::in_device_memory(from, bytes) || !cuda_on_cpu::in_device_memory(to, bytes))
+static ncclResult_t give(const Sum& sum, ncclDataType_t type, ncclRedOp_t operation) {
+    const char* name = call_names[static_cast<std::size_t>(sum.call)];
+    if (!usable(sum.comm) || sum.stream == nullptr) return ncclInvalidArgument;
+    if (sum.comm->still > 0)
+        die("%s: the communicator is still at the last call; ask ncclCommGetAsyncError", name);
+    if (sum.comm->state != ncclSuccess) return sum.comm->state;
+    if (type != ncclFloat || operation != ncclSum || sum.count > INT_MAX)
+        die("%s: type %d, operation %d, %zu elements: only sums of float are used", name, type, operation,
+            sum.count);
+    if (sum.call != Call::all_reduce && (sum.root < 0 || sum.root >= sum.comm->ranks))
         return ncclInvalidArgument;
-    if (from != to && from < static_cast<const char*>(to) + bytes &&
-        to < static_cast<const char*>(from) + bytes)
+    const std::size_t bytes = sum.count * sizeof(float);
+    if (!cuda_on_cpu::in_device_memory(sum.from, bytes) || !cuda_on_cpu::in_device_memory(sum.to, bytes))
+        return ncclInvalidArgument;
+    if (sum.from != sum.to && sum.from < static_cast<const char*>(sum.to) + bytes &&
+        sum.to < static_cast<const char*>(sum.from) + bytes)
         return ncclInvalidArgument;
     int device = 0;
     cudaGetDevice(&device);
-    if (device != comm->device) return ncclInvalidUsage;
+    if (device != sum.comm->device) return ncclInvalidUsage;
     ncclGroupStart();
-    group.push_back({comm, from, to, count, stream});
+    group.push_back(sum);
     return ncclGroupEnd();
+}
+
+ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t count, ncclDataType_t type,
+                           ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream) {
+    return give({Call::all_reduce, -1, comm, from, to, count, stream}, type, operation);
+}
+
+ncclResult_t ncclReduce(const void* from, void* to, std::size_t count, ncclDataType_t type,
+                        ncclRedOp_t operation, int root, ncclComm_t comm, cudaStream_t stream) {
+    return give({Call::reduce, root, comm, from, to, count, stream}, type, operation);
+}
+
+ncclResult_t ncclBroadcast(const void* from, void* to, std::size_t count, ncclDataType_t type, int root,
+                           ncclComm_t comm, cudaStream_t stream) {
+    return give({Call::broadcast, root, comm, from, to, count, stream}, type, ncclSum);
 }
 
 const char* ncclGetErrorString(ncclResult_t result) {
