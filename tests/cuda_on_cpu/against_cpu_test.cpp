@@ -321,10 +321,12 @@ TEST_P(RulesAgainstCpu, DenseProductsMakeTheSameStep) {
     device::DenseReport of[2];
     reference::Sae<float> gradients[2];
     int side = 0;
+    const auto make = [&](device::Device& device, const device::Tensors& sae, device::Tensors& gradient) {
+        return device.dense(gate, sae, 0.03F, GetParam().free_rows ? shrink : std::vector<float>{}, gradient);
+    };
     sides.both([&](device::Device& device, const device::Tensors& sae) {
         device::Tensors gradient = test::put(p.sae, device, shape());
-        of[side] =
-            device.dense(gate, sae, 0.03F, GetParam().free_rows ? shrink : std::vector<float>{}, gradient);
+        of[side] = make(device, sae, gradient);
         gradients[side++] = test::get(gradient, device);
     });
     expect_close(of[0].sums, of[1].sums);
@@ -335,6 +337,18 @@ TEST_P(RulesAgainstCpu, DenseProductsMakeTheSameStep) {
     expect_close(of[0].gate, of[1].gate, "gate");
     EXPECT_NEAR(of[1].square_norm, of[0].square_norm, 1e-5 * of[0].square_norm);
     expect_close(gradients[0], gradients[1]);
+
+    // Whichever block and thread comes first.
+    cuda_on_cpu::set_order(6);
+    device::Tensors gradient = test::put(p.sae, *sides.cuda, shape());
+    const device::DenseReport again = make(*sides.cuda, sides.of_cuda, gradient);
+    cuda_on_cpu::set_order(0);
+    for (const auto sums : {&device::DenseReport::main, &device::DenseReport::observed,
+                            &device::DenseReport::window, &device::DenseReport::gate})
+        for (const auto part :
+             {&device::LatentSums::count, &device::LatentSums::value, &device::LatentSums::gradient})
+            EXPECT_EQ((again.*sums).*part, (of[1].*sums).*part);
+    EXPECT_EQ(test::get(gradient, *sides.cuda).b_enc, gradients[1].b_enc);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -1,6 +1,7 @@
 // The dense form of a step for rules that look at one pre-activation at a time: five products of a block of
 // rows (encoder, decoder, dL/df and the two gradients) in float32, so that memory stays bounded however many
-// pairs are active. Sums by latent go down the rows, a thread to a latent.
+// pairs are active. Sums by latent go down the rows: a lane to a latent, the rows divided among the warps of
+// a block.
 
 #include <algorithm>
 #include <cmath>
@@ -106,14 +107,17 @@ struct DenseBlock {
     double* sums;  // [dense_sums, M]
 };
 
-// 16 bytes a pair, or 20; a thread to a latent, down the rows.
+// A block has 32 neighbouring latents, a lane to each; its warps take one range of rows each, whose sums are
+// added in their order. 16 bytes a pair, or 20, coalesced; `dense_shared` bytes of shared memory.
+constexpr unsigned dense_warps = 8;
+constexpr std::size_t dense_shared = dense_warps * dense_sums * 32 * sizeof(double);
 __global__ void backprop_dense(DenseGate gate, DenseBlock block) {
-    const std::int64_t j = global_thread(), width = block.width;
-    if (j >= width) return;
-    const float threshold = gate.threshold[j];
-    double sums[dense_sums];
-    for (int s = 0; s < dense_sums; ++s) sums[s] = block.sums[s * width + j];
-    for (std::int64_t b = 0; b < block.rows; ++b) {
+    auto* parts = reinterpret_cast<double*>(strata_shared);  // [warps, sums, 32]
+    const std::int64_t j = static_cast<std::int64_t>(blockIdx.x) * 32 + lane(), width = block.width;
+    double sums[dense_sums] = {};
+    const std::int64_t end = j < width ? block.rows * (warp() + 1) / dense_warps : 0;
+    const float threshold = j < width ? gate.threshold[j] : 0.0F;
+    for (std::int64_t b = block.rows * warp() / dense_warps; b < end; ++b) {
         const std::int64_t at = b * width + j;
         const float z = block.z[at], code = block.code[at], g = block.dots[at];
         const bool out = gate.mask(block.first_row + b, static_cast<std::uint32_t>(j));
@@ -152,7 +156,14 @@ __global__ void backprop_dense(DenseGate gate, DenseBlock block) {
         sums[encoder_gradient] += dz;
         block.z[at] = dz;
     }
-    for (int s = 0; s < dense_sums; ++s) block.sums[s * width + j] = sums[s];
+    for (unsigned s = 0; s < dense_sums; ++s) parts[(warp() * dense_sums + s) * 32 + lane()] = sums[s];
+    __syncthreads();
+    if (j >= width) return;
+    for (unsigned s = warp(); s < dense_sums; s += dense_warps) {
+        double sum = block.sums[s * width + j];
+        for (unsigned w = 0; w < dense_warps; ++w) sum += parts[(w * dense_sums + s) * 32 + lane()];
+        block.sums[s * width + j] = sum;
+    }
 }
 
 // What lies along d_j is taken out, and what shrinks it added; squared norms. A warp to a latent.
@@ -264,8 +275,8 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
         if (gate.frozen)
             product_.multiply(count, width, n_, gradient_scale, {gate_residual_.data(), n_},
                               {sae.w_dec.data(), n_, true}, 0, frozen_dots_.data(), width, stream_);
-        launch("backprop_dense", backprop_dense, blocks_of(width, block_threads), block_threads, 0, stream_,
-               rule,
+        launch("backprop_dense", backprop_dense, blocks_of(width, 32), 32 * dense_warps, dense_shared,
+               stream_, rule,
                DenseBlock{first, count, width, z_.data(), code_.data(), dots_.data(),
                           gate.frozen ? frozen_dots_.data() : nullptr, square_weight_.data(), gradient_scale,
                           dense_sums_.data()});
