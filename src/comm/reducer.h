@@ -1,9 +1,9 @@
 #pragma once
-// Sums gradient buckets in host memory over all ranks, in the order they are submitted (those that only a
-// device can address: device_sums.h). With a core to spare, a helper
-// thread does so on a communicator of its own while the next bucket is being computed: MPI's non-blocking
-// collectives make no progress by themselves, a thread with the blocking call does. Without a spare core the
-// submitter does it at once. Either way the buckets, and so the bits of the result, are the same.
+// Sums gradient buckets in host memory over all ranks, in the order they are submitted; what only a device
+// can address is the affair of device_sums.h. With a core to spare, a helper thread does so on a communicator
+// of its own while the next bucket is being computed: MPI's non-blocking collectives make no progress by
+// themselves, a thread with the blocking call does. Without a spare core the submitter does it at once.
+// Either way the buckets, and so the bits of the result, are the same.
 
 #include <condition_variable>
 #include <deque>
