@@ -63,7 +63,7 @@ struct Trained {
         const device::Shape shape = sae::shape_of(config, n, false);
         sae = train::make_sae(*device, replicas, config, "bench", shape);
         bench = std::make_unique<train::Workbench>(
-            train::make_workbench(*device, replicas, reducer, shape, rows));
+            train::make_workbench(*device, replicas, reducer, nullptr, shape, rows));
         sae::initialise(*device, sae.parameters, 0, std::vector<float>(n, 0.0F), 0, width);
         for (int i = 0; i < 30; ++i) step();
     }

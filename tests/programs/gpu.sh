@@ -49,6 +49,11 @@ done
 CUDA_ON_CPU_ORDER=7 beside 1 permuted
 beside 2 two
 beside 4 four
+# Averages are taken by each rank of its latents, and used by all.
+held_out() { grep -oE '"fvu": ?[0-9.e-]+' "$1/summary.json" | sed 's/.*://'; }
+beside 2 averaged --set optimizer.kind=adam_schedule_free
+check awk -v a="$(held_out "$folder/averaged.cpu")" -v b="$(held_out "$folder/averaged.gpu")" \
+  'BEGIN { d = (a - b) / a; exit !(a > 0 && d < 1e-5 && d > -1e-5) }'
 
 # Without NCCL beside the backend gradients go through host memory.
 ln -s "$backend" "$folder/alone.so"
