@@ -38,7 +38,7 @@ struct Arguments {
     std::int64_t rows = 4096, n = 576, width = 16384, warm_steps = 40, repeats = 6;
     std::optional<std::int64_t> aux_k;
     double k = 64;
-    std::string kind = "batch_topk";
+    std::string kind = "batch_topk", sae;
     int threads = 0;
     std::vector<std::string> files;
     std::string dataset = "resid_post/*", form = "auto";
@@ -53,9 +53,14 @@ double seconds() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// This rank's rows of a fixed batch, E|x|^2 = 1: the first of a dataset, or sums of random directions, whose
-// pre-activations have the heavy tail that real ones have.
-Array<float> make_batch(const Arguments& a, Communicator& comm) {
+// This rank's rows of a fixed batch, and what they were multiplied by to be of about unit length: the first
+// of a dataset, or sums of random directions, whose pre-activations have the heavy tail that real ones have.
+struct FixedBatch {
+    Array<float> x;
+    double scale = 1;
+};
+
+FixedBatch make_batch(const Arguments& a, Communicator& comm) {
     const std::int64_t first = a.rows * comm.rank() / comm.size();
     const std::int64_t last = a.rows * (comm.rank() + 1) / comm.size();
     Array<float> x(static_cast<std::size_t>((last - first) * a.n));
@@ -91,7 +96,7 @@ Array<float> make_batch(const Arguments& a, Communicator& comm) {
     for (std::int64_t b = 0; b < last - first; ++b)
         device::kernels().multiply(1.0F / std::max(median, norms[static_cast<std::size_t>(b)] / 10), a.n,
                                    x.data() + b * a.n);
-    return x;
+    return {std::move(x), 1 / static_cast<double>(median)};
 }
 
 // Latents that count as dead, their encoders so short that they are never selected and still have positive
@@ -158,8 +163,10 @@ double narrowing(const Arguments& a) {
 
 int bench(const Arguments& a, Communicator& comm) {
     if (a.avx2) device::use_avx2_only();
-    Array<float> x;
-    together(comm, [&] { x = make_batch(a, comm); });
+    FixedBatch made;
+    together(comm, [&] { made = make_batch(a, comm); });
+    const Array<float>& x = made.x;
+    comm.max(std::span(&made.scale, 1));  // one for the weights of all ranks
     const std::int64_t rows = std::ssize(x) / a.n;
     const int threads = a.threads > 0 ? a.threads : std::max(1, omp_get_num_procs() / comm.ranks_on_node());
     const std::unique_ptr<device::Device> device = device::make_device(comm, {a.where, threads, a.cpu});
@@ -168,9 +175,10 @@ int bench(const Arguments& a, Communicator& comm) {
     config.width = a.width;
     config.k = a.k;
     config.aux_k = a.aux_k;
+    config.init_from = a.sae;
     if (a.atm) config.atm = AtmConfig{.start_step = 1, .ramp_steps = 0};
     const data::Batch batch{.x = x, .rows = rows, .first = a.rows * comm.rank() / comm.size()};
-    train::Trial trial(*device, comm, config, sae::shape_of(config, a.n, false), a.rows, batch);
+    train::Trial trial(*device, comm, config, sae::shape_of(config, a.n, false), a.rows, batch, made.scale);
     train::TrialBatches batches(*device, {batch});
     train::TrainedSae& sae = trial.sae;
     train::Workbench& workbench = trial.bench;
@@ -178,8 +186,8 @@ int bench(const Arguments& a, Communicator& comm) {
     const train::Slice slice = trial.replicas.updated(a.width);
     std::int64_t step = 0;
     train::StepReport report;
-    // Without a rate where as many pairs are to stay active, or latents dead.
-    const double lr = sae.kind->elementwise() || a.dead > 0 ? 0 : 1e-3;
+    // Without a rate where as many pairs are to stay active, or latents dead, or weights what they are.
+    const double lr = sae.kind->elementwise() || a.dead > 0 || !a.sae.empty() ? 0 : 1e-3;
     if (a.dead > 0) make_dead(*device, sae, a.n, a.dead);
     const auto one_step = [&] {
         if (a.form == "lists") sae.density = std::min(sae.density, sae::dense_share);
@@ -353,6 +361,8 @@ void add_bench_command(CLI::App& app, Action& action) {
     command->add_option("--data", arguments->files,
                         "Activation files to take the batch from; synthetic rows otherwise");
     command->add_option("--dataset", arguments->dataset, "Dataset in them");
+    command->add_option("--sae", arguments->sae,
+                        "Folder of a trained SAE of this width to take the weights from, as sae.init_from");
     command->add_option("--device", arguments->where, "As run.device")
         ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
     command->add_option("--encoder", arguments->cpu.encoder, "As run.encoder")

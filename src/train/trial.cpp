@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "comm/agree.h"
 #include "comm/self.h"
 #include "device/gpu.h"
 #include "sae/sae.h"
@@ -27,7 +28,6 @@ void begin_sparse(Workbench& bench, TrainedSae& sae, const data::Batch& batch) {
     std::vector<float> values(sae.silent.size(), by_bias ? -threshold : threshold);
     bench.device.upload(std::as_bytes(std::span(values)),
                         by_bias ? sae.parameters.b_enc.data() : sae.parameters.latent.data());
-    sae.density = sae.config.k / static_cast<double>(sae.config.width);
 }
 
 // As a run begins, whose mean is that of more rows. Without it few latents would have most of the pairs.
@@ -51,7 +51,7 @@ TrainedSae prepared(device::Device& device, const Replicas& replicas, const SaeC
 }  // namespace
 
 Trial::Trial(device::Device& device, Communicator& comm, const SaeConfig& config, const device::Shape& shape,
-             std::int64_t batch_size, const data::Batch& batch)
+             std::int64_t batch_size, const data::Batch& batch, double scale)
     : replicas(comm, device),
       reducer(*replicas.across, false),
       sums(device::make_device_sums(comm, device, 0)),
@@ -60,8 +60,11 @@ Trial::Trial(device::Device& device, Communicator& comm, const SaeConfig& config
     const Slice slice = replicas.written(config.width);
     sae::initialise(device, sae.parameters, 0, first_bias(config, shape, batch), slice.first, slice.last);
     start_own(bench, sae);
+    if (!config.init_from.empty()) together(comm, [&] { start_from_saved(bench, sae, scale); });
     comm.barrier();
-    if (sae.kind->elementwise()) begin_sparse(bench, sae, batch);
+    if (!sae.kind->elementwise()) return;
+    if (config.init_from.empty()) begin_sparse(bench, sae, batch);
+    sae.density = config.k / static_cast<double>(config.width);
 }
 
 data::Batch TrialRows::batch(std::size_t i) const {

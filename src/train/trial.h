@@ -6,9 +6,9 @@
 
 namespace strata::train {
 
-// An SAE ready for its first step on batches of `batch_size` rows, all ranks together. Elementwise kinds
-// begin as late in training: with thresholds, or biases, at which about config.k pairs of a row of `batch`
-// are active.
+// An SAE ready for its first step on batches of `batch_size` rows, all ranks together, which are `scale`
+// times the raw ones. Of config.init_from where it is given; else elementwise kinds begin with thresholds, or
+// biases, at which about config.k pairs of a row of `batch` are active.
 struct Trial {
     Replicas replicas;
     Reducer reducer;
@@ -18,7 +18,7 @@ struct Trial {
 
     // Collective.
     Trial(device::Device& device, Communicator& comm, const SaeConfig& config, const device::Shape& shape,
-          std::int64_t batch_size, const data::Batch& batch);
+          std::int64_t batch_size, const data::Batch& batch, double scale = 1);
 };
 
 // Batches of a dataset as training gets them, and what one takes to be read and shuffled.
