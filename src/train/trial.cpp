@@ -31,13 +31,17 @@ void begin_sparse(Workbench& bench, TrainedSae& sae, const data::Batch& batch) {
 }
 
 // As a run begins, whose mean is that of more rows. Without it few latents would have most of the pairs.
-std::vector<float> first_bias(const SaeConfig& config, const device::Shape& shape, const data::Batch& batch) {
+// Collective: the same on all ranks.
+std::vector<float> first_bias(Communicator& comm, const SaeConfig& config, const device::Shape& shape,
+                              std::int64_t batch_size, const data::Batch& batch) {
     const auto n = static_cast<std::size_t>(shape.n);
-    std::vector<float> mean(n, 0.0F);
+    std::vector<double> mean(n, 0.0);
     const std::span<const float> rows = batch.target.empty() ? batch.x : batch.target;
     if (config.b_dec_init == "mean")
-        for (std::size_t i = 0; i < rows.size(); ++i) mean[i % n] += rows[i] / static_cast<float>(batch.rows);
-    return mean;
+        for (std::size_t i = 0; i < rows.size(); ++i)
+            mean[i % n] += rows[i] / static_cast<double>(batch_size);
+    comm.sum(mean);
+    return {mean.begin(), mean.end()};
 }
 
 // Makes room in the device first, as a job does.
@@ -58,7 +62,8 @@ Trial::Trial(device::Device& device, Communicator& comm, const SaeConfig& config
       sae(prepared(device, replicas, config, shape, batch.rows)),
       bench(make_workbench(device, replicas, reducer, sums.get(), shape, batch_size)) {
     const Slice slice = replicas.written(config.width);
-    sae::initialise(device, sae.parameters, 0, first_bias(config, shape, batch), slice.first, slice.last);
+    sae::initialise(device, sae.parameters, 0, first_bias(comm, config, shape, batch_size, batch),
+                    slice.first, slice.last);
     start_own(bench, sae);
     if (!config.init_from.empty()) together(comm, [&] { start_from_saved(bench, sae, scale); });
     comm.barrier();
