@@ -251,7 +251,7 @@ int bench(const Arguments& a, Communicator& comm) {
                                               [](std::int64_t, std::int64_t) {});
                        },
                        4 * n * codes, 4 * n * (2 * codes + 3 * m), 4 * n * (2 * b + 3 * m)},
-                      {"  reduce", [&] { train::reduce_gradients(workbench, 1); }},
+                      {"  reduce", [&] { train::reduce_gradients(workbench, 1, false); }},
                       {"  update",
                        [&] {
                            device->update(sae.parameters, workbench.gradient, sae.first, sae.second, nothing,

@@ -27,6 +27,10 @@
 
 #include "base/element.h"
 
+namespace strata {
+class Communicator;
+}
+
 namespace strata::device {
 
 // Device memory that a device allocated; freed with it. Zeroed when made.
@@ -37,6 +41,16 @@ struct Memory {
     T* data() const { return owner.get(); }
     std::span<T> span() const { return {owner.get(), size}; }
 };
+
+// Latents or rows [first, last).
+struct Slice {
+    std::int64_t first = 0, last = 0;
+};
+// The part of `whole` with this number out of so many about equal ones.
+inline Slice part_of(Slice whole, int part, int parts) {
+    const std::int64_t size = whole.last - whole.first;
+    return {whole.first + size * part / parts, whole.first + size * (part + 1) / parts};
+}
 
 // What an SAE's tensors look like and how they are used.
 struct Shape {
@@ -233,13 +247,19 @@ class Device {
     // y - b_dec [- x W_skip]. The batch stays where it is until the next one.
     virtual void center(const Rows& rows, const Tensors& sae) = 0;
 
+    // For devices in host memory: from now on the ranks of `group`, which share it, make the gradients of
+    // their batches together, each those of its part of the latents (part_of()); null: this rank alone, all.
+    // Collective over the group, as accumulate() then is.
+    virtual void join([[maybe_unused]] Communicator* group) {}
+
     // From now until the next center(): the verbs below that say so leave out masked pairs.
     virtual void mask(const Mask& mask) = 0;
 
     // The verbs from screen_above() to accumulate() that the head of this file names for ranges work on the
     // rows [first, last) of the batch alone, so that their lists are as short as the caller wants; `first` is
-    // a multiple of range_rows. Ranges follow one another from the first row to the last: accumulate() adds
-    // to the gradients of those before, and sums by latent go on from theirs. center() begins with all rows.
+    // a multiple of range_rows, or the range empty. Ranges follow one another from the first row to the last:
+    // accumulate() adds to the gradients of those before, and sums by latent go on from theirs. center()
+    // begins with all rows.
     virtual void take_rows(std::int64_t first, std::int64_t last) = 0;
 
     // Screening: which pairs (row, latent) have a pre-activation z = xc . w_enc_j + b_enc_j that matters. The
@@ -332,6 +352,9 @@ class Device {
     // completes it. Then calls `done(first, last)` when W_enc and W_dec of the latents [first, last) are
     // complete, in order. Returns the squared norm of those two. `sums` gets the sums of the first sets, of
     // dL/df, over the ranges so far.
+    // Of ranks that joined each makes what goes by latent (the matrices, b_enc, `sums`) of its latents, over
+    // all their rows, with zeros for other latents but in the matrices, which stay there as they are; b_dec
+    // and W_skip, and the first term of each, come from its own rows. The sum over ranks is the same.
     virtual double accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
                               Tensors& gradient, std::span<LatentSums> sums,
                               const std::function<void(std::int64_t, std::int64_t)>& done) = 0;

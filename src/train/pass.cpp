@@ -35,15 +35,19 @@ void select_pairs(Workbench& bench, TrainedSae& sae, const data::Batch& batch, b
 }
 
 // Rows of a range, if lists are as long as in the step before: those of all sets are to take three quarters
-// of the room.
-std::int64_t rows_of_range(const Workbench& bench, const TrainedSae& sae, std::int64_t rows) {
+// of the room. Of ranks that share memory the one with the most rows decides. Collective over these.
+std::int64_t rows_of_range(const Workbench& bench, const TrainedSae& sae, std::int64_t own_rows) {
+    auto most = static_cast<double>(own_rows);
+    if (bench.replicas.share_memory()) bench.replicas.group->max(std::span(&most, 1));
+    const auto rows = static_cast<std::int64_t>(most);
     const double pairs = sae.density * static_cast<double>(sae.parameters.width * rows);
     const auto ranges = static_cast<std::int64_t>(pairs / (0.75 * static_cast<double>(bench.list_pairs))) + 1;
     return (rows + ranges * device::range_rows - 1) / (ranges * device::range_rows) * device::range_rows;
 }
 
-// By lists of pairs, of one range of rows after another; where one has more pairs than there is room for,
-// the ranges are halved.
+// By lists of pairs, of one range of rows after another; where one has more pairs than there is room for, the
+// ranges are halved. Ranks that share memory go through as many ranges together, the last of which may be
+// empty.
 void gate_lists(Workbench& bench, TrainedSae& sae, const data::Batch& batch, bool masked, Pass& pass) {
     device::Device& device = bench.device;
     const device::Tensors& parameters = sae.parameters;
@@ -60,13 +64,18 @@ void gate_lists(Workbench& bench, TrainedSae& sae, const data::Batch& batch, boo
 
     std::int64_t rows = rows_of_range(bench, sae, batch.rows);
     std::int64_t first = 0;
-    do {
+    for (bool more = true; more;) {
         const std::int64_t last = std::min(first + rows, batch.rows);
         device.take_rows(first, last);
-        if (!device.screen_above(parameters, at_least, rows > device::range_rows ? bench.list_pairs : 0)) {
+        const bool listed =
+            device.screen_above(parameters, at_least, rows > device::range_rows ? bench.list_pairs : 0);
+        std::array<std::uint32_t, 1> any = {(listed ? 0U : 1U) | (last < batch.rows ? 2U : 0U)};
+        if (bench.replicas.share_memory()) bench.replicas.group->any(any);
+        if ((any[0] & 1U) != 0) {
             rows = (rows / device::range_rows + 1) / 2 * device::range_rows;
             continue;
         }
+        more = (any[0] & 2U) != 0;
         device.keep_gate(gate, parameters, masked);
         if (gate.frozen) {
             const device::DecodeSums frozen = device.decode(CodeSet::gate, parameters, scale);
@@ -83,7 +92,7 @@ void gate_lists(Workbench& bench, TrainedSae& sae, const data::Batch& batch, boo
             uses, pass.rule.shrink, parameters, bench.gradient, std::span(sums).first(uses.size()),
             [&](std::int64_t begin, std::int64_t end) { hand_on(bench, begin, end); });
         first = last;
-    } while (first < batch.rows);
+    }
     pass.main = std::move(sums[0]);
     if (!gate.frozen) return;
     pass.gate = std::move(sums[1]);
@@ -114,7 +123,7 @@ void gate_dense(Workbench& bench, TrainedSae& sae, Pass& pass) {
     pass.observed = std::move(report.observed);
     if (gate.observe)
         pass.left_out = static_cast<std::uint64_t>(sum_of(pass.observed.count)) - pass.sums.active;
-    hand_on(bench, 0, sae.parameters.width);
+    if (!bench.replicas.share_memory()) hand_on(bench, 0, sae.parameters.width);
 }
 
 }  // namespace

@@ -29,14 +29,13 @@ void hand_on(Workbench& bench, std::int64_t first, std::int64_t last) {
         bench.sums->add(parts_by_owner(bench.replicas, gradient, first, last));
         return;
     }
-    if (bench.replicas.group->size() > 1) return;  // summed where they lie, when all are done
     const std::size_t count = static_cast<std::size_t>((last - first) * gradient.n);
     const std::array<std::span<float>, 2> matrices = {std::span(gradient.enc(first), count),
                                                       std::span(gradient.dec(first), count)};
     bench.reducer.submit(matrices);
 }
 
-double reduce_gradients(Workbench& bench, double own_norm) {
+double reduce_gradients(Workbench& bench, double own_norm, bool dense) {
     device::Device& device = bench.device;
     device::Tensors& gradient = bench.gradient;
     const Replicas& replicas = bench.replicas;
@@ -54,7 +53,7 @@ double reduce_gradients(Workbench& bench, double own_norm) {
     const std::size_t at = static_cast<std::size_t>(slice.first) * n;
     const std::size_t count = static_cast<std::size_t>(slice.last - slice.first) * n;
     bench.reducer.wait();
-    if (replicas.share_memory()) {
+    if (dense && replicas.share_memory()) {
         replicas.group->barrier();  // every rank's gradients are made
         norm = 0;
         for (const auto& [of_ranks, own] : {std::pair{&bench.w_enc_gradients, gradient.w_enc.data()},

@@ -9,11 +9,6 @@
 namespace strata::train {
 namespace {
 
-Slice part_of(Slice whole, int part, int parts) {
-    const std::int64_t width = whole.last - whole.first;
-    return {whole.first + width * part / parts, whole.first + width * (part + 1) / parts};
-}
-
 std::unique_ptr<Communicator> host_group(Communicator& all) {
     std::unique_ptr<Communicator> host = all.on_node();
     const auto size = static_cast<std::uint64_t>(host->size());
@@ -61,7 +56,7 @@ Replicas::Replicas(Communicator& all_, const device::Device& device, int group_s
 }
 
 Slice Replicas::updated_by(int rank, std::int64_t width) const {
-    return part_of({0, width}, rank, group->size());
+    return part_of(Slice{0, width}, rank, group->size());
 }
 
 Slice Replicas::saved(std::int64_t width) const {

@@ -12,10 +12,7 @@
 
 namespace strata::train {
 
-// Latents [first, last).
-struct Slice {
-    std::int64_t first = 0, last = 0;
-};
+using device::Slice;
 
 class Replicas {
   public:

@@ -216,7 +216,7 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     }
     report.penalty = penalty_of(bench, sae, pass, moment, sums);
     fill_own_gradient(bench, sae, pass, moment, sums);
-    report.gradient_norm = std::sqrt(reduce_gradients(bench, pass.square_norm));
+    report.gradient_norm = std::sqrt(reduce_gradients(bench, pass.square_norm, pass.dense));
     if (!std::isfinite(report.gradient_norm)) fail_not_finite(bench, sae, report, step, lr);
 
     const device::OptimizerStep next = optimizer_step(sae, optimizer, step, lr, report.gradient_norm);

@@ -26,6 +26,7 @@ Workbench make_workbench(device::Device& device, const Replicas& replicas, Reduc
                     .w_enc_gradients = {},
                     .w_dec_gradients = {},
                     .batch_size = batch_size};
+    device.join(replicas.share_memory() ? replicas.group.get() : nullptr);
     static_cast<device::Shape&>(bench.gradient) = shape;
     bench.gradient.w_enc = replicas.readable_matrix(device, elements, bench.w_enc_gradients);
     bench.gradient.w_dec = replicas.readable_matrix(device, elements, bench.w_dec_gradients);

@@ -29,17 +29,49 @@ constexpr std::int64_t bucket_bytes = std::int64_t{32} << 20;
 
 }  // namespace
 
-// W_enc and W_dec gradients of a group of latents in one tile of columns; returns their squared norm. After
-// the last rows what lies along d_j is taken out.
-double CpuDevice::accumulate_group(std::span<const SetUse> sets, const Tensors& sae, Tensors& gradient,
-                                   std::int64_t group, std::int64_t tile, bool first_rows, bool last_rows) {
-    const std::int64_t width = centered_tiles_.width;
-    const std::int64_t valid = centered_tiles_.valid(tile);
+// The transposed index, of the host's rows where ranks have joined. Collective over these.
+Summands CpuDevice::summands(std::span<const SetUse> sets, std::int64_t width) {
+    for (const SetUse& use : sets) transpose(table(use.set), width);
+    Summands from{.centered = centered_tiles_,
+                  .sets = {},
+                  .latents = {0, width},
+                  .first_rows = first_row_ == 0,
+                  .last_rows = last_row_ == rows_};
+    if (group_ != nullptr) {
+        from.latents = part_of(from.latents, group_->rank(), group_->size());
+        std::vector<RankCodes> own;
+        for (const SetUse& use : sets) {
+            const CodeTable& codes = table(use.set);
+            own.push_back({&codes.by_latent, use.decoder ? codes.residual : std::span<const Tiles>()});
+        }
+        const HostRows rows = gather_batch(host_, *group_, centered_tiles_, own, {first_row_, last_row_},
+                                           from.latents, from.last_rows, threads_);
+        from.first_rows = rows.first;
+        from.last_rows = rows.last;
+        from.centered = host_.centered;
+    }
+    for (std::size_t s = 0; s < sets.size(); ++s) {
+        CodeTable& codes = table(sets[s].set);
+        Summands::Set& set = from.sets.emplace_back(&sets[s], &codes.by_latent, codes.gradient_scale);
+        set.residual.assign(codes.residual.begin(), codes.residual.end());
+        if (group_ == nullptr) continue;
+        set.codes = &host_.sets[s].codes;
+        set.residual = host_.sets[s].residual;
+    }
+    return from;
+}
+
+// W_enc and W_dec gradients of some latents in one tile of columns; returns their squared norm. After the
+// last rows what lies along d_j is taken out.
+double CpuDevice::accumulate_group(const Summands& from, const Tensors& sae, Tensors& gradient, Slice latents,
+                                   std::int64_t tile) const {
+    const std::int64_t width = from.centered.width;
+    const std::int64_t valid = from.centered.valid(tile);
     double norm = 0;
     std::array<TileSource, 3> encoder;
     std::array<TileSource, 3> decoder;
     std::int64_t g = 0;
-    for (std::int64_t j = group * latent_group; j < std::min((group + 1) * latent_group, sae.width); ++j) {
+    for (std::int64_t j = latents.first; j < latents.last; ++j) {
         while (j >= sae.group_end(g)) ++g;
         const auto latent = static_cast<std::size_t>(j);
         const std::int64_t at = j * n_ + tile * width;
@@ -48,22 +80,22 @@ double CpuDevice::accumulate_group(std::span<const SetUse> sets, const Tensors& 
             __builtin_prefetch(gradient.w_enc.data() + at + 2 * n_ + c, 1);
             __builtin_prefetch(gradient.w_dec.data() + at + 2 * n_ + c, 1);
         }
-        std::int64_t decoders = 0;
-        for (std::size_t s = 0; s < sets.size(); ++s) {
-            const CodeTable& codes = table(sets[s].set);
-            const std::uint32_t begin = codes.latent_begin[latent];
-            const std::int64_t count = codes.latent_begin[latent + 1] - begin;
-            const std::uint32_t* rows = codes.row_of.data() + begin;
-            encoder[s] = {centered_tiles_.at(tile, 0), rows, codes.gradient_of.data() + begin, count};
-            if (!sets[s].decoder) continue;
-            const auto residual = static_cast<std::size_t>(sets[s].set == CodeSet::main ? g : 0);
-            decoder[static_cast<std::size_t>(decoders++)] = {codes.residual[residual].at(tile, 0), rows,
-                                                             codes.value_of.data() + begin, count};
+        std::int64_t encoders = 0, decoders = 0;
+        for (const Summands::Set& set : from.sets) {
+            const std::uint32_t begin = set.codes->begin[latent];
+            const std::int64_t count = set.codes->begin[latent + 1] - begin;
+            const std::uint32_t* rows = set.codes->row.data() + begin;
+            encoder[static_cast<std::size_t>(encoders++)] = {from.centered.at(tile, 0), rows,
+                                                             set.codes->gradient.data() + begin, count};
+            if (!set.use->decoder) continue;
+            const auto residual = static_cast<std::size_t>(set.use->set == CodeSet::main ? g : 0);
+            decoder[static_cast<std::size_t>(decoders++)] = {set.residual[residual].at(tile, 0), rows,
+                                                             set.codes->value.data() + begin, count};
         }
-        norm += kernels_.add_tiles(encoder.data(), std::ssize(sets), width, valid, 0, nullptr, !first_rows,
+        norm += kernels_.add_tiles(encoder.data(), encoders, width, valid, 0, nullptr, !from.first_rows,
                                    gradient.w_enc.data() + at);
         norm += kernels_.add_tiles(decoder.data(), decoders, width, valid, along_[latent],
-                                   last_rows ? sae.w_dec.data() + at : nullptr, !first_rows,
+                                   from.last_rows ? sae.w_dec.data() + at : nullptr, !from.first_rows,
                                    gradient.w_dec.data() + at);
     }
     return norm;
@@ -74,28 +106,28 @@ double CpuDevice::accumulate(std::span<const SetUse> sets, std::span<const float
                              const std::function<void(std::int64_t, std::int64_t)>& done) {
     STRATA_ASSERT(!all_sums.empty() && all_sums.size() <= sets.size() && sets.size() <= 3 &&
                   sets.front().set == CodeSet::main);
-    for (const SetUse& use : sets) transpose(table(use.set), sae.width);
-    for (std::size_t s = 0; s < all_sums.size(); ++s)
-        sum_by_latent(table(sets[s].set), all_sums[s], sae.width);
-    const CodeTable& main = table(CodeSet::main);
+    const Summands from = summands(sets, sae.width);
+    for (std::size_t s = 0; s < all_sums.size(); ++s) {
+        if (from.first_rows) all_sums[s].reset(sae.width);
+        sum_by_latent(*from.sets[s].codes, from.sets[s].scale, all_sums[s]);
+    }
     const LatentSums& sums = all_sums.front();
 
-    const bool first_rows = first_row_ == 0, last_rows = last_row_ == rows_;
     along_.resize(static_cast<std::size_t>(sae.width));
     for (std::vector<double>* a : {&bias_sums_, &other_along_})
-        if (first_rows) a->assign(static_cast<std::size_t>(sae.width), 0.0);
+        if (from.first_rows) a->assign(static_cast<std::size_t>(sae.width), 0.0);
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t j = 0; j < sae.width; ++j) {
         const auto latent = static_cast<std::size_t>(j);
         double bias = 0, other_along = 0;
-        for (const SetUse& use : sets) {
-            CodeTable& codes = table(use.set);
+        for (const Summands::Set& set : from.sets) {
+            const SetUse& use = *set.use;
             const float gain = use.gain.empty() ? 1.0F : use.gain[latent];
             const float shift = use.shift.empty() ? 0.0F : use.shift[latent];
-            for (std::uint32_t e = codes.latent_begin[latent]; e < codes.latent_begin[latent + 1]; ++e) {
-                float& g = codes.gradient_of[e];
+            for (std::uint32_t e = set.codes->begin[latent]; e < set.codes->begin[latent + 1]; ++e) {
+                float& g = set.codes->gradient[e];
                 if (use.decoder && use.set != CodeSet::main && sae.unit_rows)
-                    other_along += static_cast<double>(codes.value_of[e]) * g / codes.gradient_scale;
+                    other_along += static_cast<double>(set.codes->value[e]) * g / set.scale;
                 g = gain * g + shift;
                 bias += g;
             }
@@ -109,11 +141,16 @@ double CpuDevice::accumulate(std::span<const SetUse> sets, std::span<const float
         along_[latent] = static_cast<float>(along);
     }
 
-    const std::int64_t tiles = centered_tiles_.count();
-    const std::int64_t groups = (sae.width + latent_group - 1) / latent_group;
+    const std::int64_t tiles = from.centered.count();
     const std::int64_t bucket = std::max<std::int64_t>(
         1, bucket_bytes / (2 * latent_group * n_ * static_cast<std::int64_t>(sizeof(float))));
+    const std::int64_t end = from.latents.last;
+    const std::int64_t groups = (end - from.latents.first + latent_group - 1) / latent_group;
     part_norms_.assign(static_cast<std::size_t>(groups * tiles), 0.0);
+    const auto latents_from = [&](std::int64_t group, std::int64_t count) {
+        const std::int64_t first = from.latents.first + group * latent_group;
+        return Slice{first, std::min(first + count * latent_group, end)};
+    };
     for (std::int64_t start = 0; start < groups; start += bucket) {
         const std::int64_t stop = std::min(start + bucket, groups);
 #pragma omp parallel num_threads(threads_)
@@ -121,13 +158,15 @@ double CpuDevice::accumulate(std::span<const SetUse> sets, std::span<const float
 #pragma omp for schedule(dynamic) nowait
             for (std::int64_t g = start; g < stop; ++g)
                 part_norms_[static_cast<std::size_t>(g * tiles + tile)] =
-                    accumulate_group(sets, sae, gradient, g, tile, first_rows, last_rows);
+                    accumulate_group(from, sae, gradient, latents_from(g, 1), tile);
         }
-        if (last_rows) done(start * latent_group, std::min(stop * latent_group, sae.width));
+        const Slice made = latents_from(start, stop - start);
+        if (from.last_rows) done(made.first, made.last);
     }
     double norm = 0;
     for (const double part : part_norms_) norm += part;
-    if (!last_rows) return norm;
+    if (!from.last_rows) return norm;
+    const CodeTable& main = table(CodeSet::main);
     std::vector<double> residual(static_cast<std::size_t>(n_), 0.0);
     add_columns(main.residual.front(), residual);
     finish_outputs(sae, residual, main.gradient_scale, gradient);

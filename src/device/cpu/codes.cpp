@@ -194,10 +194,9 @@ void CpuDevice::transpose(CodeTable& codes, std::int64_t width) {
     const PairsByRow& pairs = codes.pairs;
     const auto latents = static_cast<std::size_t>(width);
     const auto total = static_cast<std::size_t>(pairs.size());
-    codes.row_of.grow(total);
-    codes.value_of.grow(total);
-    codes.gradient_of.grow(total);
-    codes.latent_begin.resize(latents + 1);
+    ByLatent& out = codes.by_latent;
+    out.grow(total);
+    out.begin.resize(latents + 1);
     counts_.assign(static_cast<std::size_t>(threads_) * latents, 0);
     const auto first_row = [&](int t) {
         return static_cast<std::size_t>(first_row_ + (last_row_ - first_row_) * t / threads_);
@@ -211,22 +210,22 @@ void CpuDevice::transpose(CodeTable& codes, std::int64_t width) {
     }
     std::uint32_t at = 0;
     for (std::size_t j = 0; j < latents; ++j) {
-        codes.latent_begin[j] = at;
+        out.begin[j] = at;
         for (int t = 0; t < threads_; ++t) {
             std::uint32_t& slot = counts_[static_cast<std::size_t>(t) * latents + j];
             at += std::exchange(slot, at);
         }
     }
-    codes.latent_begin[latents] = at;
+    out.begin[latents] = at;
 #pragma omp parallel for num_threads(threads_) schedule(static, 1)
     for (int t = 0; t < threads_; ++t) {
         std::uint32_t* slot = counts_.data() + static_cast<std::size_t>(t) * latents;
         for (std::size_t b = first_row(t); b < first_row(t + 1); ++b) {
             for (std::uint32_t e = pairs.begin[b]; e < pairs.begin[b + 1]; ++e) {
                 const std::uint32_t to = slot[pairs.latent[e]]++;
-                codes.row_of[to] = static_cast<std::uint32_t>(b);
-                codes.value_of[to] = codes.gradient_scale * pairs.value[e];
-                codes.gradient_of[to] = codes.gradient[e];
+                out.row[to] = static_cast<std::uint32_t>(b);
+                out.value[to] = codes.gradient_scale * pairs.value[e];
+                out.gradient[to] = codes.gradient[e];
             }
         }
     }
@@ -250,25 +249,25 @@ void CpuDevice::latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) {
     CodeTable& codes = table(set);
     codes.gradient_scale = 1;
     transpose(codes, width);
-    sum_by_latent(codes, sums, width);
+    if (first_row_ == 0) sums.reset(width);
+    sum_by_latent(codes.by_latent, codes.gradient_scale, sums);
 }
 
-// After transpose().
-void CpuDevice::sum_by_latent(const CodeTable& codes, LatentSums& sums, std::int64_t width) {
-    if (first_row_ == 0) sums.reset(width);
+// `scale`: of the values.
+void CpuDevice::sum_by_latent(const ByLatent& codes, float scale, LatentSums& sums) const {
 #pragma omp parallel for num_threads(threads_) schedule(static)
-    for (std::int64_t j = 0; j < width; ++j) {
+    for (std::int64_t j = 0; j < std::ssize(sums.count); ++j) {
         const auto latent = static_cast<std::size_t>(j);
         double value = 0, gradient = 0, both = 0;
-        for (std::uint32_t e = codes.latent_begin[latent]; e < codes.latent_begin[latent + 1]; ++e) {
-            value += codes.value_of[e];
-            gradient += codes.gradient_of[e];
-            both += static_cast<double>(codes.value_of[e]) * codes.gradient_of[e];
+        for (std::uint32_t e = codes.begin[latent]; e < codes.begin[latent + 1]; ++e) {
+            value += codes.value[e];
+            gradient += codes.gradient[e];
+            both += static_cast<double>(codes.value[e]) * codes.gradient[e];
         }
-        sums.count[latent] += codes.latent_begin[latent + 1] - codes.latent_begin[latent];
-        sums.value[latent] += value / codes.gradient_scale;
+        sums.count[latent] += codes.begin[latent + 1] - codes.begin[latent];
+        sums.value[latent] += value / scale;
         sums.gradient[latent] += gradient;
-        sums.value_gradient[latent] += both / codes.gradient_scale;
+        sums.value_gradient[latent] += both / scale;
     }
 }
 

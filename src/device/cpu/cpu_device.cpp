@@ -80,10 +80,11 @@ void CpuDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, s
     CodeTable& main = table(CodeSet::main);
     main.residual.resize(std::max<std::size_t>(1, main.residual.size()));
     for (Tiles& tiles : main.residual) tiles.reset(rows, n);
-    main.latent_begin.reserve(static_cast<std::size_t>(width) + 1);
-    for (auto* a : {&main.pairs.value, &main.gradient, &main.value_of, &main.gradient_of}) a->reset(estimate);
+    main.by_latent.begin.reserve(static_cast<std::size_t>(width) + 1);
+    main.by_latent.row.reset(estimate);
+    for (auto* a : {&main.pairs.value, &main.gradient, &main.by_latent.value, &main.by_latent.gradient})
+        a->reset(estimate);
     main.pairs.latent.reset(estimate);
-    main.row_of.reset(estimate);
     counts_.reserve(static_cast<std::size_t>(threads_) * static_cast<std::size_t>(width));
 }
 
@@ -117,36 +118,23 @@ void CpuDevice::center(const Rows& rows, const Tensors& sae) {
     }
 }
 
+void CpuDevice::join(Communicator* group) {
+    group_ = group;
+    host_ = {};
+}
+
 void CpuDevice::mask(const Mask& mask) {
     mask_ = mask;
 }
 
 void CpuDevice::take_rows(std::int64_t first, std::int64_t last) {
-    STRATA_ASSERT(first % range_rows == 0 && first <= last && last <= rows_);
+    STRATA_ASSERT((first % range_rows == 0 || first == last) && first <= last && last <= rows_);
     first_row_ = first;
     last_row_ = last;
 }
 
-void Tiles::reset(std::int64_t rows_, std::int64_t n_) {
-    // Half of the L2 of a present-day core (2 MiB; 1 MiB at the least) may be taken by one tile.
-    constexpr std::int64_t tile_bytes = std::int64_t{1} << 20;
-    rows = rows_;
-    n = n_;
-    width = 64;
-    while (width > 16 && rows * width * static_cast<std::int64_t>(sizeof(float)) > tile_bytes) width /= 2;
-    data.reset(static_cast<std::size_t>(count() * rows * width));
-}
-
-void Tiles::store(std::int64_t row, const float* values) {
-    for (std::int64_t t = 0; t < count(); ++t) std::copy_n(values + t * width, valid(t), at(t, row));
-}
-
-void Tiles::load(std::int64_t row, float* values) const {
-    for (std::int64_t t = 0; t < count(); ++t) std::copy_n(at(t, row), valid(t), values + t * width);
-}
-
 std::size_t CpuDevice::workspace_bytes() const {
-    std::size_t bytes = (centered_.size() + target_.size() + centered_tiles_.data.size()) * sizeof(float) +
+    std::size_t bytes = (centered_.size() + target_.size() + centered_tiles_.size()) * sizeof(float) +
                         partial_.size() * sizeof(double);
     const auto pairs = [](const PairsByRow& p) {
         return p.begin.capacity() * sizeof(std::uint32_t) + p.latent.size() * sizeof(std::uint32_t) +
@@ -155,11 +143,12 @@ std::size_t CpuDevice::workspace_bytes() const {
     bytes += subset_.w_enc.size * sizeof(float) + screen_bytes(screen_) + pairs(candidates_) +
              counts_.capacity() * sizeof(std::uint32_t);
     for (const CodeTable& c : codes_)
-        bytes += pairs(c.pairs) + c.latent_begin.capacity() * sizeof(std::uint32_t) +
-                 c.row_of.size() * sizeof(std::uint32_t) +
-                 (c.gradient.size() + c.value_of.size() + c.gradient_of.size()) * sizeof(float);
+        bytes += pairs(c.pairs) + c.gradient.size() * sizeof(float) + c.by_latent.bytes();
     for (const CodeTable& c : codes_)
-        for (const Tiles& tiles : c.residual) bytes += tiles.data.size() * sizeof(float);
+        for (const Tiles& tiles : c.residual) bytes += tiles.size() * sizeof(float);
+    for (const HostBatch::Set& set : host_.sets) bytes += set.codes.bytes();
+    if (group_ != nullptr && group_->rank() == 0)
+        for (const std::span<std::byte> shared : host_.memory.of_rank) bytes += shared.size();
     for (const RowBlock& b : blocks_)
         bytes += (b.row.capacity() + b.latent.capacity() + b.value.capacity()) * sizeof(float);
     for (const Scratch& s : scratch_)

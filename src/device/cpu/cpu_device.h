@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "base/memory.h"
+#include "device/cpu/by_latent.h"
+#include "device/cpu/host_batch.h"
 #include "device/cpu/kernels.h"
 #include "device/cpu/screen.h"
 #include "device/device.h"
@@ -36,32 +38,12 @@ struct PairsByRow {
     std::int64_t size() const { return begin.empty() ? 0 : begin.back(); }
 };
 
-// A matrix [rows, n] cut into tiles of a few columns, [tiles, rows, width], the last one padded with zeros: a
-// tile stays in a core's L2 while all latents gather their rows from it.
-struct Tiles {
-    Array<float> data;
-    std::int64_t rows = 0, n = 0, width = 0;
-
-    void reset(std::int64_t rows_, std::int64_t n_);
-    std::int64_t count() const { return (n + width - 1) / width; }
-    std::int64_t valid(std::int64_t tile) const { return std::min(width, n - tile * width); }
-    float* at(std::int64_t tile, std::int64_t row) { return data.data() + (tile * rows + row) * width; }
-    const float* at(std::int64_t tile, std::int64_t row) const {
-        return data.data() + (tile * rows + row) * width;
-    }
-    void store(std::int64_t row, const float* values);
-    void load(std::int64_t row, float* values) const;
-};
-
 // A code set: the codes by row, their gradients, the same by latent, and what is left to explain.
 struct CodeTable {
     PairsByRow pairs;
-    Array<float> gradient;                    // dL/df, in the order of pairs
-    float gradient_scale = 0;                 // dL/df = gradient_scale * R . d
-    std::vector<std::uint32_t> latent_begin;  // [M + 1]
-    Array<std::uint32_t> row_of;              // by latent; the rows of a latent ascend
-    Array<float> value_of;                    // gradient_scale * f
-    Array<float> gradient_of;
+    Array<float> gradient;     // dL/df, in the order of pairs
+    float gradient_scale = 0;  // dL/df = gradient_scale * R . d
+    ByLatent by_latent;
     // R^(g) by group, [B, n] each: the sum of the residuals of all prefixes that hold the group; the last is
     // x_hat - y.
     std::vector<Tiles> residual;
@@ -127,6 +109,21 @@ struct DenseScratch {
     std::vector<double> encoder_sums;    // [M] of dL/dz
 };
 
+// What accumulate() sums over: this rank's rows, or those of all ranks of the host.
+struct Summands {
+    struct Set {
+        const SetUse* use;
+        ByLatent* codes;
+        float scale;  // of the values
+        std::vector<TileView> residual;
+    };
+    TileView centered;
+    std::vector<Set> sets;
+    Slice latents;           // whose matrix gradients are wanted; sets have codes of no other
+    bool first_rows = true;  // no range of rows came before
+    bool last_rows = true;
+};
+
 // Latents [first, last), all of one prefix group.
 struct LatentTile {
     std::int64_t first, last, group;
@@ -157,6 +154,7 @@ class CpuDevice final : public Device {
     void prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) override;
     void center(const Rows& rows, const Tensors& sae) override;
     void mask(const Mask& mask) override;
+    void join(Communicator* group) override;
     void take_rows(std::int64_t first, std::int64_t last) override;
     bool screen_above(const Tensors& sae, std::span<const float> at_least, std::int64_t limit) override;
     void screen_row_top(const Tensors& sae, std::int64_t k, std::span<const std::uint32_t> subset) override;
@@ -246,13 +244,14 @@ class CpuDevice final : public Device {
     template <typename Wanted, typename Pair>
     void for_each_dot(const PairsByRow& pairs, const Tensors& sae, const Wanted& wanted, const Pair& pair);
     void transpose(CodeTable& codes, std::int64_t width);
-    void sum_by_latent(const CodeTable& codes, LatentSums& sums, std::int64_t width);
+    void sum_by_latent(const ByLatent& codes, float scale, LatentSums& sums) const;
     // Of what a code adds to the error besides its product with the residual: prefixes that hold the latent,
     // times |d_j|^2, [M].
     void weigh_squares(const Tensors& sae);
-    void add_columns(const Tiles& rows, std::span<double> sums);
-    double accumulate_group(std::span<const SetUse> sets, const Tensors& sae, Tensors& gradient,
-                            std::int64_t group, std::int64_t tile, bool first_rows, bool last_rows);
+    void add_columns(const TileView& rows, std::span<double> sums);
+    Summands summands(std::span<const SetUse> sets, std::int64_t width);
+    double accumulate_group(const Summands& from, const Tensors& sae, Tensors& gradient, Slice latents,
+                            std::int64_t tile) const;
     void dense_encode(const Gate& gate, const Tensors& sae, std::span<const LatentTile> tiles,
                       std::int64_t first, std::int64_t count);
     void dense_decode(const Gate& gate, const Tensors& sae, std::int64_t first, std::int64_t count);
@@ -287,6 +286,8 @@ class CpuDevice final : public Device {
     std::vector<RowBlock> blocks_;
     std::vector<Scratch> scratch_;  // by thread
     CodeTable codes_[code_sets];
+    Communicator* group_ = nullptr;  // of join()
+    HostBatch host_;
     std::vector<char> taken_;            // [candidates] of keep_row_top()
     std::vector<std::uint32_t> counts_;  // transposition: [threads, M]
     std::vector<DecodeSums> row_sums_;   // [B] of the main codes

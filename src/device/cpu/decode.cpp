@@ -182,7 +182,7 @@ std::uint64_t CpuDevice::observe(const Tensors& sae) {
 }
 
 // Adds the columns of `rows` [B, n] to sums [n]: groups of rows, added in order.
-void CpuDevice::add_columns(const Tiles& rows, std::span<double> sums) {
+void CpuDevice::add_columns(const TileView& rows, std::span<double> sums) {
     const std::int64_t groups = (rows_ + row_group - 1) / row_group;
     const std::int64_t padded = rows.count() * rows.width;
     partial_.grow(std::max(static_cast<std::size_t>(groups * padded), partial_.size()));
