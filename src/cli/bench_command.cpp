@@ -114,6 +114,23 @@ void make_dead(device::Device& device, train::TrainedSae& sae, std::int64_t n, d
     device.encoder_changed(sae.parameters);
 }
 
+// Of a trained SAE as many of those that have no code in the batch; `codes` counts this rank's. Collective.
+void make_silent_dead(Communicator& comm, train::TrainedSae& sae, std::vector<double> codes, double share) {
+    comm.sum(codes);
+    const auto silent = std::ranges::count(codes, 0.0);
+    const auto wanted = std::llround(share * static_cast<double>(codes.size()));
+    if (silent < wanted)
+        refuse("--dead {}: {} of {}'s {} latents have no code in these rows; give at most {:.3f}", share,
+               silent, sae.config.init_from, codes.size(),
+               static_cast<double>(silent) / static_cast<double>(codes.size()));
+    std::int64_t made = 0;
+    for (std::size_t j = 0; j < codes.size() && made < wanted; ++j)
+        if (codes[j] == 0) {
+            sae.silent[j] = static_cast<std::uint64_t>(sae.config.dead_after_tokens);
+            ++made;
+        }
+}
+
 device::Tensors copy_of(const device::Tensors& from, device::Device& device, device::Device& other) {
     device::Tensors to = device::make_tensors(other, from);
     for (const auto tensor : {&device::Tensors::w_enc, &device::Tensors::w_dec, &device::Tensors::b_enc,
@@ -188,12 +205,16 @@ int bench(const Arguments& a, Communicator& comm) {
     train::StepReport report;
     // Without a rate where as many pairs are to stay active, or latents dead, or weights what they are.
     const double lr = sae.kind->elementwise() || a.dead > 0 || !a.sae.empty() ? 0 : 1e-3;
-    if (a.dead > 0) make_dead(*device, sae, a.n, a.dead);
+    if (a.dead > 0 && a.sae.empty()) make_dead(*device, sae, a.n, a.dead);
     const auto one_step = [&] {
         if (a.form == "lists") sae.density = std::min(sae.density, sae::dense_share);
         if (a.form == "dense") sae.density = 1;
         report = train::train_step(workbench, sae, {}, batches.next(), step++, lr);
     };
+    if (a.dead > 0 && !a.sae.empty()) {
+        one_step();
+        make_silent_dead(comm, sae, report.codes.count, a.dead);
+    }
     for (std::int64_t i = 0; i < a.warm_steps; ++i) one_step();
 
     const bool host = device->host_memory();
@@ -297,6 +318,7 @@ int bench(const Arguments& a, Communicator& comm) {
         {"width", a.width},
         {"k", a.k},
         {"l0_of_rank", static_cast<double>(report.sums.active) / static_cast<double>(rows)},
+        {"auxiliary_of_row", static_cast<double>(report.auxiliary_codes) / static_cast<double>(rows)},
         {"dense", report.dense},
         {"density", sae.density},
         {"ranks", comm.size()},
@@ -317,9 +339,13 @@ int bench(const Arguments& a, Communicator& comm) {
         fmt::print("{}\n", result.dump());
         return exit_done;
     }
-    fmt::print("{}{}, B={} n={} M={} k={}, {} rank{}, {}; {:.1f} active, {}\n", a.kind, a.atm ? " + atm" : "",
-               a.rows, a.n, a.width, a.k, comm.size(), comm.size() == 1 ? "" : "s", device->name(),
-               static_cast<double>(report.sums.active) / static_cast<double>(rows),
+    fmt::print("{}{}, B={} n={} M={} k={}, {} rank{}, {}; {:.1f} active{}, {}\n", a.kind,
+               a.atm ? " + atm" : "", a.rows, a.n, a.width, a.k, comm.size(), comm.size() == 1 ? "" : "s",
+               device->name(), static_cast<double>(report.sums.active) / static_cast<double>(rows),
+               report.auxiliary_codes == 0
+                   ? ""
+                   : fmt::format(", {:.1f} auxiliary",
+                                 static_cast<double>(report.auxiliary_codes) / static_cast<double>(rows)),
                report.dense ? "dense products" : "lists of pairs");
     // A rate above the copy's comes out of caches; one above the product's out of narrower numbers.
     const auto rate = [](double amount, const Case& one) {
@@ -374,7 +400,11 @@ void add_bench_command(CLI::App& app, Action& action) {
     command
         ->add_option("--form", arguments->form, "Steps of relu, jumprelu, gated: by lists or dense products")
         ->check(CLI::IsMember({"auto", "lists", "dense"}));
-    command->add_option("--dead", arguments->dead, "Share of latents that are dead, for the auxiliary loss")
+    command
+        ->add_option(
+            "--dead", arguments->dead,
+            "Share of latents that are dead, for the auxiliary loss; with --sae of those that have no "
+            "code in the rows")
         ->check(CLI::Range(0.0, 0.5));
     command->add_option("--aux-k", arguments->aux_k,
                         "Auxiliary codes of a row, with --dead; as sae.aux_k by default");

@@ -19,7 +19,7 @@ using device::CodeSet;
 //   loss = coefficient * E|x|^2 * sum_b |e_b - f_b W_dec|^2 / sum_b |e_b - mean e|^2
 // E|x|^2 makes the weight independent of the input scale. Returns false if there is nothing to do.
 bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<std::uint32_t>& dead,
-                   double& loss) {
+                   StepReport& report) {
     device::Device& device = bench.device;
     const SaeConfig& config = sae.config;
     const std::int64_t aux_k = sae::auxiliary_codes(config, sae.parameters.n);
@@ -41,7 +41,8 @@ bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<st
         device.decode(CodeSet::auxiliary, sae.parameters, static_cast<float>(2 * scale));
     double error = missed.squared_error;
     bench.comm().sum(std::span(&error, 1));
-    loss = scale * error;
+    report.auxiliary_loss = scale * error;
+    report.auxiliary_codes = missed.active;
     return true;
 }
 
@@ -208,8 +209,7 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
 
     if (!sae.kind->elementwise()) {
         std::vector<device::SetUse> uses = {{.set = CodeSet::main}};
-        if (add_auxiliary(bench, sae, dead, report.auxiliary_loss))
-            uses.push_back({.set = CodeSet::auxiliary});
+        if (add_auxiliary(bench, sae, dead, report)) uses.push_back({.set = CodeSet::auxiliary});
         pass.square_norm =
             device.accumulate(uses, {}, sae.parameters, bench.gradient, {&pass.main, 1},
                               [&](std::int64_t first, std::int64_t last) { hand_on(bench, first, last); });

@@ -61,15 +61,16 @@ Workbench make_workbench(device::Device& device, const Replicas& replicas, Reduc
                          device::Shape shape, std::int64_t batch_size);
 
 struct StepReport {
-    device::DecodeSums sums;     // this rank's
-    float threshold = 0;         // smallest value that could be selected
-    double auxiliary_loss = 0;   // all ranks
-    double penalty = 0;          // all ranks
-    double gradient_norm = 0;    // before clipping, after the decoder projection
-    std::int64_t dead = 0;       // latents, before the step
-    std::int64_t resampled = 0;  // latents, after it
-    bool dense = false;          // the step was made of dense products
-    device::LatentSums codes;    // this rank's, by latent
+    device::DecodeSums sums;            // this rank's
+    float threshold = 0;                // smallest value that could be selected
+    double auxiliary_loss = 0;          // all ranks
+    std::uint64_t auxiliary_codes = 0;  // this rank's
+    double penalty = 0;                 // all ranks
+    double gradient_norm = 0;           // before clipping, after the decoder projection
+    std::int64_t dead = 0;              // latents, before the step
+    std::int64_t resampled = 0;         // latents, after it
+    bool dense = false;                 // the step was made of dense products
+    device::LatentSums codes;           // this rank's, by latent
     AtmReport atm;
 };
 

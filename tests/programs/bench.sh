@@ -12,7 +12,7 @@ says() { # EXPRESSION ARGUMENTS...: a Python expression of the result r
 for kind in topk batch_topk matryoshka; do check says "abs(r['l0_of_rank'] - 4) < 0.1 and r['checked']" --kind $kind --check; done
 for kind in relu jumprelu gated; do check says "not r['dense'] and r['l0_of_rank'] > 1" --kind $kind; done
 check says "r['dense']" --kind relu --form dense
-check says "r['seconds']['encode + gate'] <= r['seconds']['step']" --dead 0.1 --aux-k 8
+check says "r['seconds']['encode + gate'] <= r['seconds']['step'] and 2 < r['auxiliary_of_row'] <= 8" --dead 0.1 --aux-k 8
 expect 0 '2 ranks' mpirun -n 2 "$STRATA" bench "${shape[@]}" --data "$data" --atm --threads 1
 expect 2 'compares selections' bench --kind relu --check
 
@@ -22,6 +22,8 @@ check train
 sae=$(echo "$folder"/run/saes/*)
 trained=$(sed -n '$s/.*"l0":\([^,]*\),.*/\1/p' "$folder/run/metrics.jsonl")
 check says "abs(r['l0_of_rank'] - $trained) < 0.25 * $trained" --kind jumprelu --sae "$sae"
+expect 2 'latents have no code in these rows; give at most' \
+  "$STRATA" bench --rows 512 --n 32 --width 128 --k 100 --kind topk --data "$data" --sae "$sae" --dead 0.5
 expect 1 'expected one with cfg.json' bench --sae "$folder/none"
 expect 1 'reads rows of 32 with 128 latents' "$STRATA" bench --rows 256 --n 32 --width 64 --data "$data" --sae "$sae"
 finish
