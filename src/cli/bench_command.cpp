@@ -207,7 +207,7 @@ int bench(const Arguments& a, Communicator& comm) {
     const double lr = sae.kind->elementwise() || a.dead > 0 || !a.sae.empty() ? 0 : 1e-3;
     if (a.dead > 0 && a.sae.empty()) make_dead(*device, sae, a.n, a.dead);
     const auto one_step = [&] {
-        if (a.form == "lists") sae.density = std::min(sae.density, sae::dense_share);
+        if (a.form == "lists") sae.density = std::min(sae.density, sae::dense_share(shape, false));
         if (a.form == "dense") sae.density = 1;
         report = train::train_step(workbench, sae, {}, batches.next(), step++, lr);
     };

@@ -101,10 +101,15 @@ struct Kind {
     bool elementwise() const { return rule != nullptr; }
 };
 
-// The largest density (train::TrainedSae) at which lists are made: at 0.21 to 0.32, by shape, they cost as
-// much as dense products (docs/methods.md); and the pairs that the lists of a range of rows may hold, about
-// 230 MB.
-inline constexpr double dense_share = 0.25;
+// The largest density (train::TrainedSae) at which lists are made: about where dense products cost as much
+// (docs/methods.md). Lists gather rows of W_dec, which cost more where a matrix does not stay in the last
+// cache; a frozen reconstruction makes dense products dearer. A function of the shape alone, never of a
+// clock: the two round differently.
+inline double dense_share(const device::Shape& shape, bool frozen) {
+    const bool cached = 4 * shape.n * shape.width <= std::int64_t{24} << 20;
+    return (cached ? 0.30 : 0.23) * (frozen ? 1.2 : 1);
+}
+// The pairs that the lists of a range of rows may hold, about 230 MB.
 inline constexpr std::int64_t most_list_pairs = std::int64_t{1} << 22;
 
 std::span<const Kind> kinds();

@@ -17,9 +17,9 @@ Most most_of(const Job& job, std::int64_t rows) {
         most.skip = most.skip || shape.skip;
         // Lists of an elementwise kind begin where its share of active pairs falls to dense_share, a range of
         // rows at a time. Its second set: pairs in the window, or of the gate.
-        const double codes = kind.elementwise() ? std::min(sae::dense_share * static_cast<double>(sae.width),
-                                                           static_cast<double>(sae::most_list_pairs / rows))
-                                                : sae.k;
+        const double listed = sae::dense_share(shape, sae.kind == "gated") * static_cast<double>(sae.width);
+        const double codes =
+            kind.elementwise() ? std::min(listed, static_cast<double>(sae::most_list_pairs / rows)) : sae.k;
         const int sets = 1 + (kind.per_latent > 0 ? 1 : 0) + (sae.atm ? 1 : 0);
         most.codes_of_row = std::max(most.codes_of_row, sets * codes);
         if (!kind.elementwise() && sae.aux_coefficient > 0)

@@ -135,7 +135,7 @@ void run_pass(Workbench& bench, TrainedSae& sae, const data::Batch& batch, const
         return;
     }
     pass.rule = sae.kind->rule(moment);
-    if (sae.density > sae::dense_share)
+    if (sae.density > sae::dense_share(sae.parameters, pass.rule.frozen))
         gate_dense(bench, sae, pass);
     else
         gate_lists(bench, sae, batch, masked, pass);

@@ -184,7 +184,7 @@ TEST(FormOfAStep, FollowsTheShareOfActivePairs) {
     for (float& b : start.b_enc) b -= 0.5F;
     training.restart(start);
     EXPECT_TRUE(step(3));
-    EXPECT_LT(training.sae.density, sae::dense_share);
+    EXPECT_LT(training.sae.density, sae::dense_share(training.sae.parameters, false));
     EXPECT_FALSE(step(4));
 }
 
