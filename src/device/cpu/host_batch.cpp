@@ -1,7 +1,5 @@
 #include "device/cpu/host_batch.h"
 
-#include <numeric>
-
 #include "base/error.h"
 
 namespace strata::device {
@@ -30,15 +28,14 @@ struct Carver {
     }
 };
 
-// Rows [rows.first, rows.last) of a rank's tiles to where its rows begin.
+// Rows [rows.first, rows.last) of a rank's tiles to where its rows begin. Tiles of fewer rows are wider.
 void copy_rows(const TileView& from, Slice rows, const TileView& to, std::int64_t begin, int threads) {
+    const std::int64_t width = std::min(from.width, to.width);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (std::int64_t b = rows.first; b < rows.last; ++b)
-        for (std::int64_t t = 0; t < to.count(); ++t) {
-            const std::int64_t column = t * to.width;  // tiles of fewer rows are as wide or wider
-            std::copy_n(from.at(column / from.width, b) + column % from.width, to.width,
-                        to.at(t, begin + b - rows.first));
-        }
+        for (std::int64_t c = 0; c < from.n; c += width)
+            std::copy_n(from.at(c / from.width, b) + c % from.width, width,
+                        to.at(c / to.width, begin + b - rows.first) + c % to.width);
 }
 
 void copy_codes(const ByLatent& from, const SharedCodes& to) {
@@ -70,6 +67,18 @@ void merge_codes(std::span<const SharedCodes> ranks, std::span<const std::int64_
                 out.gradient[at] = ranks[r].gradient[e];
             }
     }
+}
+
+// So many bytes that all ranks see, grown by doubling. Collective.
+std::byte* memory_for(HostBatch& host, Communicator& group, std::size_t bytes) {
+    const std::size_t room = host.memory.of_rank.empty() ? 0 : host.memory.of_rank.front().size();
+    if (bytes > room) {
+        host.memory = {};
+        std::optional<SharedMemory> larger = group.share(group.rank() == 0 ? std::max(bytes, 2 * room) : 0);
+        if (!larger) fail("out of memory: {} bytes to be shared by the ranks of a host", bytes);
+        host.memory = *std::move(larger);
+    }
+    return host.memory.of_rank.front().data();
 }
 
 }  // namespace
@@ -118,15 +127,7 @@ HostRows gather_batch(HostBatch& host, Communicator& group, const Tiles& centere
         }
         return carver.used;
     };
-    const std::size_t bytes = lay_out(nullptr);
-    const std::size_t room = host.memory.of_rank.empty() ? 0 : host.memory.of_rank.front().size();
-    if (bytes > room) {
-        host.memory = {};
-        std::optional<SharedMemory> larger = group.share(rank == 0 ? std::max(bytes, 2 * room) : 0);
-        if (!larger) fail("out of memory: {} bytes to be shared by the ranks of a host", bytes);
-        host.memory = *std::move(larger);
-    }
-    lay_out(host.memory.of_rank.front().data());
+    lay_out(memory_for(host, group, lay_out(nullptr)));
 
     const std::int64_t begin = shift[rank] + rows.first;
     copy_rows(centered, rows, host.centered, begin, threads);
