@@ -12,6 +12,8 @@ namespace strata::suite {
 
 namespace {
 
+constexpr int most_times = 64;  // as many ranks
+
 std::optional<Layout> fitting(const Config& config, const std::vector<data::Dataset>& datasets,
                               const Machine& machine) {
     std::map<std::int64_t, std::vector<Job>> jobs;  // by SAEs of a job
@@ -75,12 +77,22 @@ std::vector<std::string> remedies(const Config& config, const std::vector<data::
             }))
             found.push_back(fmt::format("train.batch_size: at most {}", *most));
     const int ranks = machine.ranks();
+    const auto fits_on = [&](int count, int per_host) {
+        Machine other =
+            equal_hosts(count, per_host, *std::ranges::min_element(machine.memory), machine.threads);
+        other.gpu_memory = machine.gpu_memory;
+        return fitting(config, datasets, other).has_value();
+    };
     for (int hosts = static_cast<int>(machine.memory.size()) + 1; hosts <= ranks; ++hosts) {
-        Machine more = equal_hosts(ranks, (ranks + hosts - 1) / hosts,
-                                   *std::ranges::min_element(machine.memory), machine.threads);
-        more.gpu_memory = machine.gpu_memory;
-        if (!fitting(config, datasets, more)) continue;
+        if (!fits_on(ranks, (ranks + hosts - 1) / hosts)) continue;
         found.push_back(fmt::format("the same {} ranks on {} hosts", ranks, hosts));
+        break;
+    }
+    // Every GPU holds the moments of its own slice, and the rows of its own rank.
+    const auto on_host = static_cast<int>(std::ranges::count(machine.host_of, machine.host_of.front()));
+    for (int times = 2; machine.gpu_memory > 0 && !config.parallel.data && times <= most_times; times *= 2) {
+        if (!fits_on(times * ranks, on_host)) continue;
+        found.push_back(fmt::format("{} ranks, each with such a GPU", times * ranks));
         break;
     }
     return found;
@@ -114,7 +126,7 @@ Layout layout_in_memory(const Config& config, const std::vector<data::Dataset>& 
                                                       : 1;
     const std::vector<std::string> ways = remedies(asked, datasets, machine, kept.has_value());
     const std::string remedy =
-        ways.empty() ? "no single change of width, batch, shuffle buffer, division or hosts would fit"
+        ways.empty() ? "no single change of width, batch, shuffle buffer, division, hosts or ranks would fit"
                      : fmt::format("would fit: {}", fmt::join(ways, "; or "));
     if (const GpuLoad gpu = fullest_gpu(asked, jobs, static_cast<int>(groups), machine); !gpu.fits()) {
         const RankMemory of_rank = gpu_memory(jobs[gpu.job], asked, gpu.place);
