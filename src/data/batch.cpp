@@ -1,5 +1,7 @@
 #include "data/batch.h"
 
+#include <hwy/cache_control.h>
+
 #include "base/error.h"
 #include "data/convert.h"
 
@@ -40,7 +42,9 @@ void BatchRoom::put(Part& part, std::int64_t i, std::span<const std::byte> row) 
 
 void BatchRoom::send(std::int64_t rows) {
     rows_ = rows;
-    if (parcel_) parcel_->send(rows, scale_);
+    if (!parcel_) return;
+    hwy::FlushStream();  // stores past the cache keep no order, and the device reads without asking the core
+    parcel_->send(rows, scale_);
 }
 
 Batch BatchRoom::batch(std::int64_t first, std::uint64_t number) const {
