@@ -59,19 +59,16 @@ class NcclSums final : public DeviceSums {
     }
 
     void add(std::span<const Part> parts) override {
-        each(parts, [&](float* values, std::size_t count, int owner) {
-            if (owner == everyone)
-                check(ncclAllReduce(values, values, count, ncclFloat, ncclSum, comm_, sums_),
-                      "ncclAllReduce");
-            else
-                check(ncclReduce(values, values, count, ncclFloat, ncclSum, owner, comm_, sums_),
-                      "ncclReduce");
+        each(parts, "ncclReduce", [&](float* values, std::size_t count, int owner) {
+            return owner == everyone
+                       ? ncclAllReduce(values, values, count, ncclFloat, ncclSum, comm_, sums_)
+                       : ncclReduce(values, values, count, ncclFloat, ncclSum, owner, comm_, sums_);
         });
     }
 
     void spread(std::span<const Part> parts) override {
-        each(parts, [&](float* values, std::size_t count, int owner) {
-            check(ncclBroadcast(values, values, count, ncclFloat, owner, comm_, sums_), "ncclBroadcast");
+        each(parts, "ncclBroadcast", [&](float* values, std::size_t count, int owner) {
+            return ncclBroadcast(values, values, count, ncclFloat, owner, comm_, sums_);
         });
     }
 
@@ -85,15 +82,20 @@ class NcclSums final : public DeviceSums {
     }
 
   private:
-    // One group of calls, behind the device's work.
+    // One group of calls, behind the device's work. It is ended after an error too: an abort would wait for
+    // that.
     template <typename Call>
-    void each(std::span<const Part> parts, const Call& call) {
+    void each(std::span<const Part> parts, const char* what, const Call& call) {
         made_.record(work_, of_sums);
         made_.hold(sums_, of_sums);
         check(ncclGroupStart(), "ncclGroupStart");
+        ncclResult_t status = ncclSuccess;
         for (const Part& part : parts)
-            if (!part.values.empty()) call(part.values.data(), part.values.size(), part.owner);
-        check(ncclGroupEnd(), "ncclGroupEnd");
+            if (!part.values.empty() && (status == ncclSuccess || status == ncclInProgress))
+                status = call(part.values.data(), part.values.size(), part.owner);
+        const ncclResult_t ended = ncclGroupEnd();
+        check(status, what);
+        check(ended, "ncclGroupEnd");
         settle("ncclGroupEnd");  // only then they are in the stream
     }
 

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <deque>
 #include <vector>
 
 #include "base/error.h"
@@ -51,8 +52,9 @@ class NcclSums : public testing::Test {
     static void break_sum(const char* how, int rank, int number) {
         ::setenv("NCCL_ON_CPU_FAULT", fmt::format("{}@{}:{}", how, rank, number).c_str(), 1);
     }
-    void put(const std::vector<float>& values, std::size_t at = 0) {
-        device::cuda::upload(std::span(values), memory->data() + at, *work, "values");
+    void put(std::vector<float> values, std::size_t at = 0) {
+        const std::span<const float> stays = put_.emplace_back(std::move(values));
+        device::cuda::upload(stays, memory->data() + at, *work, "values");
     }
     std::vector<float> get(std::size_t size) {
         std::vector<float> values(size);
@@ -73,6 +75,9 @@ class NcclSums : public testing::Test {
 
     std::optional<device::cuda::DeviceArray<float>> memory;
     std::optional<device::cuda::Stream> work;
+
+  private:
+    std::deque<std::vector<float>> put_;  // until it has been copied
 };
 
 // Values are on their way to the device when the sum is queued, and are fetched by the same stream
@@ -189,6 +194,20 @@ TEST_F(NcclSums, OneThatDoesNotEndEndsThem) {
     const DeviceSums::Part all = {part(0, 100)};
     sums->add({&all, 1});
     EXPECT_THAT(outcome(*sums), HasSubstr("another rank, or the link to it, does not answer"));
+}
+
+// What is wrong with one call of a group ends it before the communicator is left.
+TEST_F(NcclSums, AnErrorWithinAGroupEndsThem) {
+    const auto sums = make();
+    put(values_of(comm->rank(), 0, 100));
+    std::vector<float> of_host(100);
+    const DeviceSums::Part parts[] = {{part(0, 100), 0}, {of_host, 0}, {part(0, 100), 0}};
+    try {
+        sums->add(parts);
+        ADD_FAILURE() << "no error";
+    } catch (const RunError& error) {
+        EXPECT_THAT(error.what(), HasSubstr("ncclReduce: invalid argument"));
+    }
 }
 
 TEST_F(NcclSums, OfRanksThatShareAGpuAreRefused) {

@@ -249,6 +249,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
     if (!live().contains(comm) || comm->aborted) return ncclInvalidArgument;
+    if (group_depth > 0) die("ncclCommAbort in a group, with whose end it would begin");
     comm->aborted = true;
     return ncclSuccess;
 }
