@@ -22,24 +22,26 @@ constexpr std::size_t rows = 61, n = 37, width = 300;
 
 // Both devices with the same problem.
 struct Sides {
+    test::Problem p;
     device::CpuDevice cpu{2};
     std::unique_ptr<device::CudaDevice> cuda;
     device::Tensors of_cpu, of_cuda;
     std::vector<float> target, draw, probability;
 
-    Sides(const test::Problem& p, const device::Shape& shape, const char* product)
-        : cuda(std::make_unique<device::CudaDevice>(0, device::GpuOptions{product},
+    Sides(test::Problem problem, const device::Shape& shape, const char* product)
+        : p(std::move(problem)),
+          cuda(std::make_unique<device::CudaDevice>(0, device::GpuOptions{product},
                                                     device::cuda::ProductTile{24, 96, 5, 24 * width})) {
         Random random(9, Purpose::synthetic);
         for (std::size_t i = 0; shape.transcoder && i < rows * n; ++i)
             target.push_back(0.5F * random.normal());
         for (std::size_t b = 0; b < rows; ++b) draw.push_back(random.uniform());
         for (std::size_t j = 0; j < width; ++j) probability.push_back(j % 2 == 0 ? 0.5F : 0.0F);
-        of_cpu = prepare(cpu, p, shape);
-        of_cuda = prepare(*cuda, p, shape);
+        of_cpu = prepare(cpu, shape);
+        of_cuda = prepare(*cuda, shape);
     }
 
-    device::Tensors prepare(device::Device& device, const test::Problem& p, const device::Shape& shape) {
+    device::Tensors prepare(device::Device& device, const device::Shape& shape) {
         device.prepare(rows, n, width, 1);
         device::Tensors parameters = test::put(p.sae, device, shape);
         device.center({p.x, rows, target}, parameters);

@@ -24,6 +24,7 @@ struct CublasLtOnCpu : testing::Test {
         for (std::int64_t i = 0; i < size_b; ++i) host_b.push_back(random.normal());
         upload(std::span<const float>(host_a), a, stream);
         upload(std::span<const float>(host_b), b, stream);
+        stream.wait("the operands");
     }
     std::vector<float> result(std::int64_t size) {
         std::vector<float> to(static_cast<std::size_t>(size));

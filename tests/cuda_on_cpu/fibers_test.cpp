@@ -26,6 +26,10 @@ struct CudaOnCpu : testing::Test {
     DeviceArray<float> a{"a"}, b{"b"};
     CudaOnCpu() { GTEST_FLAG_SET(death_test_style, "fast"); }
     void TearDown() override { cuda_on_cpu::set_order(0); }
+    void put(std::span<const float> values, DeviceArray<float>& to) const {
+        upload(values, to, stream);
+        stream.wait("the values of a test");
+    }
 };
 
 __global__ void add(const float* a, float* b, std::int64_t n) {
@@ -41,8 +45,8 @@ __global__ void set(float* out, std::int64_t n) {
 TEST_F(CudaOnCpu, ThreadsCoverTheGrid) {
     std::vector<float> values(1000);
     std::iota(values.begin(), values.end(), 0.0F);
-    upload(std::span<const float>(values), a, stream);
-    upload(std::span<const float>(values), b, stream);
+    put(values, a);
+    put(values, b);
     launch("add", add, blocks_of(1000, 64), 64, 0, stream, a.data(), b.data(), 1000);
     const std::vector<float> sums = on_host(b, stream);
     for (std::size_t i = 0; i < 1000; ++i) EXPECT_EQ(sums[i], 2 * values[i]);
@@ -58,7 +62,7 @@ __global__ void block_sums(const float* a, float* out, std::int64_t n) {
 TEST_F(CudaOnCpu, SumsOfWarpsAndBlocks) {
     std::vector<float> values(500);
     std::iota(values.begin(), values.end(), 1.0F);
-    upload(std::span<const float>(values), a, stream);
+    put(values, a);
     b.grow(4);
     for (const std::uint64_t order : {0, 1, 2}) {
         cuda_on_cpu::set_order(order);
@@ -84,8 +88,8 @@ __global__ void compact(const float* a, float* out, float limit) {
 TEST_F(CudaOnCpu, PlacesOfPassingItems) {
     std::vector<float> values(128), none(129);
     for (std::size_t i = 0; i < 128; ++i) values[i] = static_cast<float>(i * 37 % 128);
-    upload(std::span<const float>(values), a, stream);
-    upload(std::span<const float>(none), b, stream);
+    put(values, a);
+    put(none, b);
     launch("compact", compact, 1, 128, 16, stream, a.data(), b.data(), 99.5F);
     std::vector<float> passing;
     for (const float v : values)
@@ -120,7 +124,7 @@ TEST_F(CudaOnCpu, Shuffles) {
 // Work waits until it is waited for.
 TEST_F(CudaOnCpu, PinnedMemoryIsWrittenOnlyByTheTimeOfAWait) {
     const std::vector<float> ones(8, 1.0F);
-    upload(std::span<const float>(ones), a, stream);
+    put(ones, a);
     void* p = nullptr;
     ASSERT_EQ(cudaMallocHost(&p, 32), cudaSuccess);
     auto* pinned = static_cast<float*>(p);
@@ -140,8 +144,8 @@ TEST_F(CudaOnCpu, CopiesOfPinnedMemoryComeEarlyOrLate) {
     Stream copies;
     const auto sum = [&](std::uint64_t order, bool first, bool held) {  // of what is there, and the ones
         cuda_on_cpu::set_order(order);
-        upload(std::span<const float>(zeros), a, stream);
-        upload(std::span<const float>(zeros), b, stream);
+        put(zeros, a);
+        put(zeros, b);
         stream.wait("zeros");
         const Event event;
         const auto copy = [&] {
@@ -194,8 +198,8 @@ TEST_F(CudaOnCpu, EventsOrderStreams) {
     Stream other;
     cudaEvent_t event = nullptr;
     ASSERT_EQ(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), cudaSuccess);
-    upload(std::span<const float>(ones), a, stream);
-    upload(std::span<const float>(ones), b, stream);
+    put(ones, a);
+    put(ones, b);
     launch("add", add, 1, 32, 0, stream, a.data(), b.data(), 8);
     ASSERT_EQ(cudaEventRecord(event, stream), cudaSuccess);
     ASSERT_EQ(cudaStreamWaitEvent(other, event), cudaSuccess);
@@ -241,7 +245,7 @@ TEST_F(CudaOnCpu, ReportsTheHostInDeviceMemory) {
 
 TEST_F(CudaOnCpu, ReportsMemoryThatWasFreed) {
     const std::vector<float> ones(8, 1.0F);
-    upload(std::span<const float>(ones), b, stream);
+    put(ones, b);
     void* p = nullptr;
     ASSERT_EQ(cudaMalloc(&p, 32), cudaSuccess);
     ASSERT_EQ(cudaFree(p), cudaSuccess);
@@ -277,9 +281,21 @@ TEST_F(CudaOnCpu, ReportsWritesBeyondSharedMemory) {
         "block_sums.* writes beyond its 12 bytes of shared memory");
 }
 
+TEST_F(CudaOnCpu, ReportsHostMemoryThatDoesNotStayUntilItIsCopied) {
+    std::vector<float> ones(8, 1.0F);
+    upload(std::span<const float>(ones), a, stream);
+    EXPECT_DEATH(
+        {
+            ones[3] = 2;
+            stream.wait("a");
+        },
+        "host memory was written before its copy of 32 bytes to the device");
+    stream.wait("a");
+}
+
 TEST_F(CudaOnCpu, ReportsResultsOfMemoryNeverWritten) {
     const std::vector<float> ones(8, 1.0F);
-    upload(std::span<const float>(ones), a, stream);
+    put(ones, a);
     b.grow(8);
     EXPECT_DEATH(on_host(b, stream), "memory never written");
     launch("add", add, 1, 32, 0, stream, a.data(), b.data(), 8);

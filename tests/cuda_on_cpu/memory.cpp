@@ -199,6 +199,7 @@ using namespace cuda_on_cpu;
 // The end of an allocation, as far as its size is a multiple of 256, is the end of its pages.
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
     const std::lock_guard guard(lock());
+    open_device();
     if (p == nullptr) return fail_with(cudaErrorInvalidValue);
     *p = nullptr;
     if (bytes == 0) return cudaSuccess;
@@ -223,6 +224,7 @@ cudaError_t cudaFree(void* p) {
     if (p == nullptr) return cudaSuccess;
     finish_all();
     const Access access;
+    open_device();
     const auto found = memory().allocations.find(static_cast<std::byte*>(p));
     if (found == memory().allocations.end()) return fail_with(cudaErrorInvalidValue);
     check_guards_of(found->first, found->second, "something");
@@ -235,6 +237,7 @@ cudaError_t cudaFree(void* p) {
 
 cudaError_t cudaMallocHost(void** p, std::size_t bytes) {
     const std::lock_guard guard(lock());
+    open_device();
     *p = std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit);
     if (*p == nullptr) return fail_with(cudaErrorMemoryAllocation);
     auto* data = static_cast<std::byte*>(*p);
@@ -246,6 +249,7 @@ cudaError_t cudaMallocHost(void** p, std::size_t bytes) {
 cudaError_t cudaFreeHost(void* p) {
     if (p == nullptr) return cudaSuccess;
     const std::lock_guard guard(lock());
+    open_device();
     const auto found = memory().pinned.find(static_cast<std::byte*>(p));
     if (found == memory().pinned.end()) return fail_with(cudaErrorInvalidValue);
     if (found->second.copies > 0) die("pinned memory is freed with a copy of it under way");
@@ -256,6 +260,7 @@ cudaError_t cudaFreeHost(void* p) {
 
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
     const std::lock_guard guard(lock());
+    open_device();
     std::size_t used = 0;
     for (const auto& [data, a] : memory().allocations) used += a.mapped;
     *total = device_bytes;

@@ -124,6 +124,23 @@ TEST_F(Parcels, TakeOneBatchAfterAnother) {
     ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
 }
 
+// A process that works on one GPU takes no memory of another, in whatever thread it calls.
+TEST_F(Parcels, OpenNoOtherGpu) {
+    cuda_on_cpu::opened_devices();
+    {
+        const auto device = make_device(3, 1);
+        const auto parcel = device->make_parcel({1, n, Element::float32, {}});
+        std::jthread([&] {
+            parcel->wait();
+            std::ranges::fill(parcel->x(), std::byte{1});
+            parcel->send(1, 1);
+        });
+        std::jthread([&] { parcel->wait(); });
+    }
+    EXPECT_EQ(cuda_on_cpu::opened_devices(), std::set{3});
+    ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
+}
+
 // The SAEs of a stream take a batch in turn: what has come for the first serves the others.
 TEST_F(Parcels, AreTakenOnceForAllSaes) {
     const auto device = make_device(0, 1);

@@ -57,6 +57,20 @@ TEST_P(PlanOfTheGpu, HoldsWhatTrainingTakes) {
     EXPECT_GE(held, own / 4);
 }
 
+// What grows by doubling stops at the most that it can need, which is what the plan counts.
+TEST(DeviceArray, MakesNoMoreRoomThanCanBeNeeded) {
+    device::cuda::DeviceArray<float> array("a");
+    array.grow(60);
+    array.grow(61);
+    EXPECT_EQ(array.size(), 120);
+    array.grow(121, 200);
+    EXPECT_EQ(array.size(), 200);
+    array.grow(201, 200);
+    EXPECT_EQ(array.size(), 201);
+    array.grow(5, 3);
+    EXPECT_EQ(array.size(), 201);
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds, PlanOfTheGpu,
                          testing::Values("topk", "batch_topk", "relu", "jumprelu", "gated"),
                          [](const auto& info) { return std::string(info.param); });

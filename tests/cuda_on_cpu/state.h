@@ -20,6 +20,9 @@ bool copies_come_early();
 // One copy more or less is under way from or to pinned memory, which must stay until it is through.
 void count_pinned_copy(const void* p, int change);
 
+// CUDA opens the thread's current GPU at a call that has to do with one.
+void open_device();
+
 // Lets all streams run to their ends.
 void finish_all();
 

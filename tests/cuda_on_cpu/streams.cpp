@@ -41,6 +41,7 @@ struct Runtime {
     std::set<cudaStream_t> streams;
     std::set<cudaEvent_t> events;
     std::map<const void*, int> allowed_shared;
+    std::set<int> opened;
     Runtime() {
         const char* count = std::getenv("CUDA_ON_CPU_DEVICES");
         devices = count != nullptr ? std::atoi(count) : 8;
@@ -53,11 +54,13 @@ Runtime& runtime() {
 }
 
 bool usable(cudaStream_t stream) {
+    open_device();
     if (stream == nullptr) die("work for the default stream, which waits for all others: make a stream");
     return runtime().streams.contains(stream) && stream->device == device_of_thread;
 }
 
 bool usable(cudaEvent_t event) {
+    open_device();
     return runtime().events.contains(event);
 }
 
@@ -103,6 +106,15 @@ void copy_out(void* to, const void* from, std::size_t bytes) {
 }
 
 }  // namespace
+
+void open_device() {
+    runtime().opened.insert(device_of_thread);
+}
+
+std::set<int> opened_devices() {
+    const std::lock_guard guard(lock());
+    return std::exchange(runtime().opened, {});
+}
 
 cudaError_t fail_with(cudaError_t error) {
     return last_error = error;
@@ -220,6 +232,8 @@ cudaError_t cudaGetDeviceCount(int* count) {
 cudaError_t cudaSetDevice(int device) {
     if (device < 0 || device >= runtime().devices) return fail_with(cudaErrorInvalidDevice);
     device_of_thread = device;
+    const std::lock_guard guard(lock());
+    open_device();
     return cudaSuccess;
 }
 
@@ -260,6 +274,7 @@ cudaError_t cudaDeviceSynchronize() {
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
     const std::lock_guard guard(lock());
+    open_device();
     *stream = new CUstream_st{device_of_thread, {}};
     runtime().streams.insert(*stream);
     return cudaSuccess;
@@ -293,6 +308,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
     const std::lock_guard guard(lock());
+    open_device();
     *event = new CUevent_st{device_of_thread, (flags & cudaEventDisableTiming) == 0};
     runtime().events.insert(*event);
     return cudaSuccess;
@@ -371,7 +387,8 @@ cudaError_t copy_pinned(const void* pinned, std::size_t bytes, bool to_device, c
 
 }  // namespace
 
-// Host memory that isn't pinned is read before the call returns, and written too.
+// Host memory that isn't pinned is written before the call returns. CUDA promises no more than that it may be
+// read by then: it must stay as it is until something waits for the stream.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
     const std::lock_guard guard(lock());
@@ -387,6 +404,11 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
             return copy_pinned(from, bytes, true, stream, [=] { copy(to, from, bytes); });
         const auto* start = static_cast<const std::byte*>(from);
         return enqueue(stream, [=, staged = std::vector<std::byte>(start, start + bytes)] {
+            if (std::memcmp(from, staged.data(), bytes) != 0)
+                die("host memory was written before its copy of %zu bytes to the device: a GPU that shares "
+                    "the "
+                    "host's page tables reads it in place",
+                    bytes);
             copy(to, staged.data(), bytes);
         });
     }

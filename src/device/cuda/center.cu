@@ -144,17 +144,21 @@ void CudaDevice::pre_activation_histogram(const Tensors& sae, std::int64_t rows,
     rows = std::min(rows, rows_);
     counters_.grow(std::ssize(counts));
     fill_zero(counters_.data(), std::ssize(counts), stream_, "counters");
-    sample_.grow(rows * n_);
+    const float* sample = centered_.data();
     product_tile_.grow(std::min(tile_.rows, capacity_) * std::min(tile_.latents, sae.width));
-    launch("take_sample", take_sample, blocks_of(rows, block_warps), block_threads, 0, stream_,
-           centered_.data(), rows_, rows, n_, sample_.data());
+    if (rows < rows_) {
+        sample_.grow(rows * n_);
+        launch("take_sample", take_sample, blocks_of(rows, block_warps), block_threads, 0, stream_, sample,
+               rows_, rows, n_, sample_.data());
+        sample = sample_.data();
+    }
     const std::int64_t tile_rows = std::min(tile_.rows, capacity_),
                        latents = std::min(tile_.latents, sae.width);
     for (std::int64_t first = 0; first < rows; first += tile_rows)
         for (std::int64_t column = 0; column < sae.width; column += latents) {
             const std::int64_t count = std::min(tile_rows, rows - first),
                                columns = std::min(latents, sae.width - column);
-            product_.multiply(count, columns, n_, 1, {sample_.data() + first * n_, n_},
+            product_.multiply(count, columns, n_, 1, {sample + first * n_, n_},
                               {sae.w_enc.data() + column * n_, n_, true}, 0, product_tile_.data(), columns,
                               stream_);
             launch("count_values", count_values, std::min(blocks_of(count * columns, 4096), 1024U),

@@ -75,6 +75,7 @@ void CudaDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, 
     row_counts_.grow(rows + 1);
     product_tile_.grow(std::min(tile_.rows, rows) * std::min(tile_.latents, width));
     latent_errors_.grow(width);
+    half_weights_.grow(format_ == Format::bf16 ? width * n : 0);
     list_room_ = std::max(list_room_, 4 * codes / std::max<std::int64_t>(rows, 1) + 64);
     candidates_.make_room(rows, 2 * codes);
     CodeTable& main = table(CodeSet::main);

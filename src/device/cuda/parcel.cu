@@ -72,7 +72,7 @@ class CudaParcel final : public Parcel {
     }
 
     void send(std::int64_t count, float scale) override {
-        check(cudaSetDevice(ordinal_), "cudaSetDevice", of_batch);  // of this thread
+        use_gpu();
         count_ = count;
         scale_ = scale;
         taken_.hold(copies_, of_batch);
@@ -80,7 +80,10 @@ class CudaParcel final : public Parcel {
         if (target_) target_->copy(count * n_, copies_);
         arrived_.record(copies_, of_batch);
     }
-    void wait() override { check(cudaEventSynchronize(arrived_), "cudaEventSynchronize", of_batch); }
+    void wait() override {
+        use_gpu();
+        check(cudaEventSynchronize(arrived_), "cudaEventSynchronize", of_batch);
+    }
 
     void take(float* x, float* target, cudaStream_t stream) const {
         arrived_.hold(stream, of_batch);
@@ -90,6 +93,9 @@ class CudaParcel final : public Parcel {
     }
 
   private:
+    // CUDA would take a thread that has not said so for one of GPU 0, and take memory there.
+    void use_gpu() const { check(cudaSetDevice(ordinal_), "cudaSetDevice", of_batch); }
+
     int ordinal_;
     cudaStream_t copies_;
     std::int64_t n_, count_ = 0;

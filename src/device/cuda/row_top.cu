@@ -208,7 +208,7 @@ void CudaDevice::screen_row_top(const Tensors& sae, std::int64_t k, std::span<co
     if (!subset.empty()) {
         const std::int64_t count = std::ssize(subset);
         cuda::upload(subset, subset_, stream_);
-        subset_weights_.grow(count * n_);
+        subset_weights_.grow(count * n_, sae.width * n_);
         subset_bias_.grow(count);
         launch("gather_rows", gather_rows, blocks_of(count, block_warps), block_threads, 0, stream_,
                sae.w_enc.data(), sae.b_enc.data(), subset_.data(), count, n_, subset_weights_.data(),

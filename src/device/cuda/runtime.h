@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <utility>
 
@@ -96,10 +97,11 @@ class DeviceArray {
         return *this;
     }
 
-    // Room for `size` elements; drops the contents where there is less. Waits for the device then.
-    void grow(std::int64_t size) {
+    // Room for `size` elements; drops the contents where there is less, and makes twice the room, but no more
+    // than `most`. Waits for the device then.
+    void grow(std::int64_t size, std::int64_t most = std::numeric_limits<std::int64_t>::max()) {
         if (size <= size_) return;
-        size = std::max(size, 2 * size_);
+        size = std::max(size, std::min(2 * size_, most));
         check(cudaFree(std::exchange(data_, nullptr)), "cudaFree", name_);
         size_ = 0;
         const std::size_t bytes = static_cast<std::size_t>(size) * sizeof(T);
@@ -119,7 +121,9 @@ class DeviceArray {
     std::int64_t size_ = 0;
 };
 
-// Queues the copy, if there is anything to copy; `from` may change afterwards, unless it is pinned.
+// Queues the copy, if there is anything to copy. `from` must stay as it is until the stream is waited for:
+// memory that is not pinned is copied at once by most drivers, but read in place where the GPU shares the
+// host's page tables (Grace Hopper).
 template <typename T>
 void upload(std::span<const T> from, T* to, cudaStream_t stream, const char* what) {
     if (from.empty()) return;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <set>
 
 #include "cuda_runtime.h"
 
@@ -13,6 +14,10 @@ namespace cuda_on_cpu {
 // before the work of other streams, as far as they need not wait for it, else when something waits for them.
 // Another order must not change any result. At first what CUDA_ON_CPU_ORDER says.
 void set_order(std::uint64_t seed);
+
+// The GPUs on which CUDA has taken memory for this process, since this was last asked: those that were
+// current in a thread that called it, whatever the call was about.
+std::set<int> opened_devices();
 
 // How many GPUs there are: at first as many as CUDA_ON_CPU_DEVICES says, or 8.
 void set_device_count(int count);
