@@ -14,7 +14,7 @@ constexpr std::int64_t number = sizeof(float);
 constexpr std::int64_t code_bytes = 28;                        // of a code: by row, and by latent
 constexpr std::int64_t candidate_bytes = 2 * 2 * 12;           // two lists, of twice as many
 constexpr std::int64_t tile_rows = 1024, tile_latents = 4096;  // of the encoder's product
-constexpr std::int64_t latent_bytes = 256;                     // sums, limits and bounds of a latent
+constexpr std::int64_t latent_bytes = 384;                     // sums, limits and bounds of a latent
 constexpr std::int64_t bias_latents = 512;                     // whose encoder rows one sum holds
 constexpr std::int64_t most_counts = std::int64_t{1} << 24;    // of codes by latent and chunk of rows
 constexpr std::int64_t most_chunks = 128;
@@ -51,6 +51,8 @@ RankMemory gpu_memory(const Job& job, const Config& config, const Place& place) 
     const double codes = most.codes_of_row * static_cast<double>(rows);
     m.codes = static_cast<std::int64_t>(codes * (code_bytes + candidate_bytes)) +
               static_cast<std::int64_t>(8 * (4 * most.codes_of_row + 64)) * std::min(rows, tile_rows);
+    if (most.row_top > 0)  // lists that hold all latents of a tile
+        m.codes += 8 * (4 * most.row_top + std::min(most.width, tile_latents)) * std::min(rows, tile_rows);
     if (most.aux_k > 0)  // with the encoders of the dead, in the worst case all
         m.auxiliary = number * row_elements + rows * most.aux_k * (code_bytes + candidate_bytes) +
                       number * n * most.width;

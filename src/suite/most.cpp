@@ -24,9 +24,12 @@ Most most_of(const Job& job, std::int64_t rows) {
         most.codes_of_row = std::max(most.codes_of_row, sets * codes);
         if (!kind.elementwise() && sae.aux_coefficient > 0)
             most.aux_k = std::max(most.aux_k, sae::auxiliary_codes(sae, job.dataset.n));
+        if (kind.inference == sae::Inference::row_top)
+            most.row_top = std::max(most.row_top, static_cast<std::int64_t>(sae.k));
         if (kind.elementwise()) most.dense = std::max<std::int64_t>(most.dense, sae.kind == "gated" ? 3 : 2);
         most.batch_rule = most.batch_rule || kind.inference == sae::Inference::threshold;
     }
+    most.row_top = std::max(most.row_top, most.aux_k);
     return most;
 }
 

@@ -13,7 +13,8 @@ struct Most {
     bool skip = false;
     double codes_of_row = 0;  // of all sets
     std::int64_t aux_k = 0;
-    std::int64_t dense = 0;  // arrays of pre-activations
+    std::int64_t row_top = 0;  // of the codes that are the largest of a row; 0: none are
+    std::int64_t dense = 0;    // arrays of pre-activations
     bool batch_rule = false;
 };
 
