@@ -89,8 +89,8 @@ void scan(benchmark::State& state, const Kernels& k) {
 
 void optimize(benchmark::State& state, const Kernels& k) {
     Data& d = data();
-    const device::OptimizerStep step{.lr = 1e-9F};
-    for (auto _ : state) k.optimize(d.w.data(), d.out.data(), d.v.data(), d.g.data(), rows * n, step);
+    const device::Rates rates = device::rates_of({.lr = 1e-9F});
+    for (auto _ : state) k.optimize(d.w.data(), d.out.data(), d.v.data(), d.g.data(), rows * n, rates);
     report(state, rows * n, 28 * rows * n);
 }
 

@@ -1,5 +1,9 @@
 #include "device/device.h"
 
+#include <utility>
+
+#include "device/element.h"
+
 namespace strata::device {
 
 Tensors make_tensors(Device& device, const Shape& shape) {
@@ -30,8 +34,42 @@ std::array<std::span<float>, 4> Tensors::small() const {
             std::span(w_skip.data(), skip ? length * length : 0)};
 }
 
-float OptimizerStep::rate_here() const {
-    return lr * (1.0F - beta1 * (1.0F - average));
+Rates rates_of(const OptimizerStep& step) {
+    const bool adam = step.kind == OptimizerStep::Kind::adam;
+    const float scale = step.gradient_scale;
+    return {step.kind,
+            step.beta1,
+            step.beta2,
+            (1.0F - step.beta1) * scale,
+            adam ? (1.0F - step.beta2) * scale * scale : 1.0F - step.beta2,
+            step.lr / step.correction1,
+            1.0F / std::sqrt(step.correction2),
+            step.epsilon,
+            scale,
+            step.lr,
+            step.lr * (1.0F - step.beta1 * (1.0F - step.average)),
+            step.average};
+}
+
+DenseReport dense_report(const DecodeSums& rows, std::span<const double> by_latent, std::int64_t width) {
+    const auto part = [&](DenseSum which) {
+        const auto own =
+            by_latent.subspan(static_cast<std::size_t>(which * width), static_cast<std::size_t>(width));
+        return std::vector<double>(own.begin(), own.end());
+    };
+    const std::vector<double> none(static_cast<std::size_t>(width), 0.0);
+    DenseReport report;
+    report.sums = rows;
+    report.frozen_error = std::exchange(report.sums.l1, 0.0);
+    report.main = {part(main_count), part(main_value), part(main_gradient), part(main_both)};
+    report.observed = {part(observed_count), part(observed_value), part(observed_gradient), none};
+    report.window = {part(window_count), none, part(window_gradient), none};
+    report.gate = {part(gate_count), part(gate_value), part(gate_gradient), none};
+    for (std::size_t j = 0; j < none.size(); ++j) {
+        report.sums.active += static_cast<std::uint64_t>(report.main.count[j]);
+        report.sums.l1 += report.main.value[j];
+    }
+    return report;
 }
 
 DecodeSums& DecodeSums::operator+=(const DecodeSums& other) {

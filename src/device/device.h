@@ -208,9 +208,6 @@ struct OptimizerStep {
     float correction1 = 1, correction2 = 1;  // c1, c2: 1 - beta^t
     float gradient_scale = 1;                // clipping
     float average = 1;                       // c, weight of z in the average
-
-    // lr (1 - b1 (1 - c)), the same bits for every device.
-    float rate_here() const;
 };
 
 class Device {
@@ -252,7 +249,8 @@ class Device {
     // Collective over the group, as accumulate() then is.
     virtual void join([[maybe_unused]] Communicator* group) {}
 
-    // From now until the next center(): the verbs below that say so leave out masked pairs.
+    // From now until the next center(): the verbs below that say so leave out masked pairs. The arrays stay
+    // where they are until then.
     virtual void mask(const Mask& mask) = 0;
 
     // The verbs from screen_above() to accumulate() that the head of this file names for ranges work on the

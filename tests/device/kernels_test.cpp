@@ -244,7 +244,7 @@ TEST_P(EveryKernel, ScheduleFreeIsTheFormula) {
             std::vector<float> g = numbers(length, 16);
             g[0] = 0;
             Guarded w(w0), z(z0), v(v0);
-            set.optimize(w.data(), z.data(), v.data(), g.data(), n, step);
+            set.optimize(w.data(), z.data(), v.data(), g.data(), n, rates_of(step));
             EXPECT_TRUE(w.intact() && z.intact() && v.intact());
             for (std::size_t i = 0; i < length; ++i) {
                 const double gradient = 0.37 * g[i];
@@ -277,7 +277,7 @@ TEST_P(EveryKernel, AdamIsTheFormula) {
         std::vector<float> g = numbers(length, 16);
         g[0] = 0;
         Guarded w(w0), m(m0), v(v0);
-        set.optimize(w.data(), m.data(), v.data(), g.data(), n, step);
+        set.optimize(w.data(), m.data(), v.data(), g.data(), n, rates_of(step));
         EXPECT_TRUE(w.intact() && m.intact() && v.intact());
         for (std::size_t i = 0; i < length; ++i) {
             const double gradient = 0.37 * g[i];
@@ -315,8 +315,9 @@ TEST_P(EveryKernel, HasTheBitsOfTheBestSetIfItFuses) {
             out.push_back(k.subtract(a.data(), base.data(), n, difference.data()));
             k.multiply(0.3F, n, scaled.data());
             for (float& x : v) x *= x;
-            k.optimize(w.data(), m.data(), v.data(), base.data(), n,
-                       {.lr = 0.01F, .correction1 = 0.1F, .correction2 = 0.001F, .gradient_scale = 0.7F});
+            k.optimize(
+                w.data(), m.data(), v.data(), base.data(), n,
+                rates_of({.lr = 0.01F, .correction1 = 0.1F, .correction2 = 0.001F, .gradient_scale = 0.7F}));
             for (const auto* part : {&sum, &difference, &scaled, &added, &w, &m, &v})
                 out.insert(out.end(), part->begin(), part->end());
             return out;

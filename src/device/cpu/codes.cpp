@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <numeric>
 
 #include "base/error.h"
@@ -62,6 +61,12 @@ void CpuDevice::cap_rows(std::int64_t cap) {
 
 void CpuDevice::candidate_values(std::vector<float>& values) {
     values.insert(values.end(), candidates_.value.begin(), candidates_.value.begin() + candidates_.size());
+}
+
+GateView CpuDevice::view_of(const Gate& gate, const Tensors& sae) {
+    const auto data = [](std::span<const float> of) { return of.empty() ? nullptr : of.data(); };
+    return {data(gate.threshold), data(gate.gain), data(gate.offset), data(gate.penalty),
+            sae.b_enc.data(),     gate.window,     gate.frozen,       gate.observe};
 }
 
 // `passes(row, entry)` must be the same each time it is asked; value(entry) is the code.
@@ -145,33 +150,20 @@ void CpuDevice::keep_row_top(CodeSet set, std::int64_t k, bool with_mask) {
 
 void CpuDevice::keep_gate(const Gate& gate, const Tensors& sae, bool with_mask) {
     const PairsByRow& from = candidates_;
-    const auto open = [&](std::size_t row, std::uint32_t e) {
-        return !(with_mask && masked(row, from.latent[e]));
-    };
-    const auto active = [&](std::uint32_t e) { return from.value[e] > gate.threshold[from.latent[e]]; };
-    const auto code = [&](std::uint32_t e) {
-        const std::uint32_t j = from.latent[e];
-        const float z = from.value[e];
-        return gate.gain.empty() ? z : gate.gain[j] * (z - sae.b_enc.data()[j]) + gate.offset[j];
-    };
-    const auto observed = [&](std::size_t, std::uint32_t e) { return active(e) && code(e) > 0; };
-    if (with_mask) keep_if(CodeSet::observed, from, observed, code);
-    keep_if(
-        CodeSet::main, from, [&](std::size_t r, std::uint32_t e) { return observed(r, e) && open(r, e); },
-        code);
-    const auto value = [&](std::uint32_t e) { return from.value[e]; };
-    if (gate.frozen)
+    const GateView view = view_of(gate, sae);
+    const auto keep_by = [&](CodeSet set, bool open_only) {
         keep_if(
-            CodeSet::gate, from, [&](std::size_t r, std::uint32_t e) { return active(e) && open(r, e); },
-            value);
-    if (gate.window > 0)
-        keep_if(
-            CodeSet::window, from,
+            set, from,
             [&](std::size_t r, std::uint32_t e) {
-                return std::abs(from.value[e] - gate.threshold[from.latent[e]]) < gate.window / 2 &&
-                       open(r, e);
+                return view.takes(set, from.latent[e], from.value[e]) &&
+                       !(open_only && masked(r, from.latent[e]));
             },
-            value);
+            [&](std::uint32_t e) { return view.value(set, from.latent[e], from.value[e]); });
+    };
+    if (with_mask) keep_by(CodeSet::observed, false);
+    keep_by(CodeSet::main, with_mask);
+    if (gate.frozen) keep_by(CodeSet::gate, with_mask);
+    if (gate.window > 0) keep_by(CodeSet::window, with_mask);
 }
 
 void CpuDevice::keep_unmasked(CodeSet from, CodeSet set) {

@@ -17,6 +17,7 @@
 #include "device/cpu/kernels.h"
 #include "device/cpu/screen.h"
 #include "device/device.h"
+#include "device/element.h"
 
 namespace strata::device {
 
@@ -106,7 +107,7 @@ struct DenseScratch {
     Array<float> z, code, gate;          // [rows, M]
     std::vector<Array<float>> residual;  // by group, [rows, n]
     Array<float> gate_residual;          // [rows, n]
-    std::vector<double> encoder_sums;    // [M] of dL/dz
+    std::vector<double> sums;            // [dense_sums, M]
 };
 
 // What accumulate() sums over: this rank's rows, or those of all ranks of the host.
@@ -239,6 +240,7 @@ class CpuDevice final : public Device {
     bool masked(std::size_t row, std::uint32_t latent) const {
         return !mask_.empty() && mask_.draw[row] < mask_.probability[latent];
     }
+    static GateView view_of(const Gate& gate, const Tensors& sae);
     template <typename Passes, typename Value>
     void keep_if(CodeSet set, const PairsByRow& from, const Passes& passes, const Value& value);
     template <typename Wanted, typename Pair>
@@ -252,13 +254,11 @@ class CpuDevice final : public Device {
     Summands summands(std::span<const SetUse> sets, std::int64_t width);
     double accumulate_group(const Summands& from, const Tensors& sae, Tensors& gradient, Slice latents,
                             std::int64_t tile) const;
-    void dense_encode(const Gate& gate, const Tensors& sae, std::span<const LatentTile> tiles,
+    void dense_encode(const GateView& gate, const Tensors& sae, std::span<const LatentTile> tiles,
                       std::int64_t first, std::int64_t count);
-    void dense_decode(const Gate& gate, const Tensors& sae, std::int64_t first, std::int64_t count);
-    void dense_backprop(const Gate& gate, const Tensors& sae, std::span<const LatentTile> tiles,
+    void dense_decode(const GateView& gate, const Tensors& sae, std::int64_t first, std::int64_t count);
+    void dense_backprop(const GateView& gate, const Tensors& sae, std::span<const LatentTile> tiles,
                         std::int64_t first, std::int64_t count, float gradient_scale, Tensors& gradient);
-    void dense_observe(const Gate& gate, const Tensors& sae, const LatentTile& tile, std::int64_t row,
-                       const float* z, const float* dot, float gradient_scale);
     void finish_outputs(const Tensors& sae, std::span<const double> residual, float gradient_scale,
                         Tensors& gradient);
     void unit_row(float* d) const;
@@ -300,7 +300,6 @@ class CpuDevice final : public Device {
     std::vector<float> along_;
     std::vector<float> square_weight_;  // [M] of weigh_squares()
     DenseScratch dense_scratch_;
-    DenseReport dense_report_;
 };
 
 }  // namespace strata::device

@@ -170,13 +170,14 @@ std::uint64_t CpuDevice::observe(const Tensors& sae) {
                 continue;
             }
             while (main.pairs.latent[m] < pairs.latent[e]) ++m;
-            observed.gradient[e] = -2 * pairs.value[e] * main.gradient[m] / main.gradient_scale + square(e);
+            observed.gradient[e] =
+                change_without(pairs.value[e], main.gradient[m], main.gradient_scale, square(e), false);
         }
     }
     for_each_dot(
         pairs, sae, [&](std::size_t r, std::uint32_t e) { return masked(r, pairs.latent[e]); },
         [&](std::size_t, std::uint32_t e, float dot) {
-            observed.gradient[e] = -2 * pairs.value[e] * dot - square(e);
+            observed.gradient[e] = change_without(pairs.value[e], dot, 1, square(e), true);
         });
     return left_out;
 }

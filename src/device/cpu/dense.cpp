@@ -46,14 +46,7 @@ DenseReport CpuDevice::dense(const Gate& gate, const Tensors& sae, float gradien
     own.residual.resize(static_cast<std::size_t>(sae.groups()));
     for (Array<float>& r : own.residual) r.grow(row_elements);
     if (gate.frozen) own.gate_residual.grow(row_elements);
-    own.encoder_sums.assign(static_cast<std::size_t>(sae.width), 0.0);
-
-    DenseReport& report = dense_report_;
-    report.sums = {};
-    report.frozen_error = 0;
-    report.square_norm = 0;
-    for (LatentSums* sums : {&report.main, &report.observed, &report.window, &report.gate})
-        sums->reset(sae.width);
+    own.sums.assign(static_cast<std::size_t>(dense_sums * sae.width), 0.0);
     if (rows_ == 0 && gradient_scale != 0) {
         std::fill_n(gradient.w_enc.data(), sae.width * n_, 0.0F);
         std::fill_n(gradient.w_dec.data(), sae.width * n_, 0.0F);
@@ -61,37 +54,32 @@ DenseReport CpuDevice::dense(const Gate& gate, const Tensors& sae, float gradien
     }
     const std::vector<LatentTile> tiles = tiles_of(sae);
     if (gate.observe) weigh_squares(sae);
+    const GateView view = view_of(gate, sae);
     std::vector<double> columns(static_cast<std::size_t>(n_), 0.0);
     for (std::int64_t first = 0; first < rows_; first += block) {
         const std::int64_t count = std::min(block, rows_ - first);
-        dense_encode(gate, sae, tiles, first, count);
-        dense_decode(gate, sae, first, count);
+        dense_encode(view, sae, tiles, first, count);
+        dense_decode(view, sae, first, count);
         for (std::int64_t b = 0; b < count; ++b)
             for (std::int64_t c = 0; c < n_; ++c)
                 columns[static_cast<std::size_t>(c)] +=
                     own.residual.front()[static_cast<std::size_t>(b * n_ + c)];
-        if (gradient_scale != 0) dense_backprop(gate, sae, tiles, first, count, gradient_scale, gradient);
+        if (gradient_scale != 0) dense_backprop(view, sae, tiles, first, count, gradient_scale, gradient);
         if (sae.skip && gradient_scale != 0)
             add_skip_gradient(own.residual.front().data(), count, first, gradient_scale,
                               first > 0 ? 1.0F : 0.0F, gradient);
     }
-    for (std::int64_t b = 0; b < rows_; ++b) {
-        const DecodeSums& s = row_sums_[static_cast<std::size_t>(b)];
-        report.sums += s;
-        report.frozen_error += s.l1;  // of the row; see dense_decode()
-    }
-    report.sums.l1 = 0;
-    for (std::size_t j = 0; j < report.main.count.size(); ++j) {
-        report.sums.active += static_cast<std::uint64_t>(report.main.count[j]);
-        report.sums.l1 += report.main.value[j];
-    }
+    DecodeSums of_rows;
+    for (std::int64_t b = 0; b < rows_; ++b) of_rows += row_sums_[static_cast<std::size_t>(b)];
+    DenseReport report = dense_report(of_rows, own.sums, sae.width);
     if (gradient_scale == 0) return report;
 
     part_norms_.assign(static_cast<std::size_t>(sae.width), 0.0);
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t j = 0; j < sae.width; ++j) {
         const auto latent = static_cast<std::size_t>(j);
-        gradient.b_enc.data()[j] = static_cast<float>(own.encoder_sums[latent]);
+        gradient.b_enc.data()[j] =
+            static_cast<float>(own.sums[static_cast<std::size_t>(encoder_gradient * sae.width) + latent]);
         double along = sae.unit_rows ? report.main.value_gradient[latent] : 0;
         if (!shrink.empty()) along -= shrink[latent] * report.main.value[latent];
         float* d = gradient.w_dec.data() + j * n_;
@@ -105,7 +93,7 @@ DenseReport CpuDevice::dense(const Gate& gate, const Tensors& sae, float gradien
 }
 
 // Pre-activations and codes of a block of rows.
-void CpuDevice::dense_encode(const Gate& gate, const Tensors& sae, std::span<const LatentTile> tiles,
+void CpuDevice::dense_encode(const GateView& gate, const Tensors& sae, std::span<const LatentTile> tiles,
                              std::int64_t first, std::int64_t count) {
     DenseScratch& own = dense_scratch_;
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
@@ -117,16 +105,10 @@ void CpuDevice::dense_encode(const Gate& gate, const Tensors& sae, std::span<con
             float* z = own.z.data() + b * sae.width;
             float* code = own.code.data() + b * sae.width;
             float* open = gate.frozen ? own.gate.data() + b * sae.width : nullptr;
-            const float* bias = sae.b_enc.data();
             for (std::int64_t j = begin; j < end; ++j) {
-                const auto latent = static_cast<std::size_t>(j);
-                z[j] += bias[j];
-                const float active = z[j] > gate.threshold[latent] ? z[j] : 0.0F;
-                if (open != nullptr) open[j] = active;
-                code[j] = gate.gain.empty() ? active
-                          : active > 0
-                              ? std::max(0.0F, gate.gain[latent] * (z[j] - bias[j]) + gate.offset[latent])
-                              : 0.0F;
+                z[j] += gate.bias[j];
+                if (open != nullptr) open[j] = gate.active(j, z[j]) ? z[j] : 0.0F;
+                code[j] = gate.open_code(j, z[j]);
             }
             if (mask_.empty()) continue;
             for (std::int64_t j = begin; j < end; ++j) {
@@ -139,7 +121,8 @@ void CpuDevice::dense_encode(const Gate& gate, const Tensors& sae, std::span<con
 }
 
 // Residuals of a block of rows, R^(g) by group; a row's error of the frozen reconstruction goes into its l1.
-void CpuDevice::dense_decode(const Gate& gate, const Tensors& sae, std::int64_t first, std::int64_t count) {
+void CpuDevice::dense_decode(const GateView& gate, const Tensors& sae, std::int64_t first,
+                             std::int64_t count) {
     DenseScratch& own = dense_scratch_;
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
     for (std::int64_t begin = 0; begin < count; begin += decoded_rows) {
@@ -186,11 +169,10 @@ void CpuDevice::dense_decode(const Gate& gate, const Tensors& sae, std::int64_t 
 }
 
 // dL/dz in place of z, the sums by latent, and what the block adds to the gradients.
-void CpuDevice::dense_backprop(const Gate& gate, const Tensors& sae, std::span<const LatentTile> tiles,
+void CpuDevice::dense_backprop(const GateView& gate, const Tensors& sae, std::span<const LatentTile> tiles,
                                std::int64_t first, std::int64_t count, float gradient_scale,
                                Tensors& gradient) {
     DenseScratch& own = dense_scratch_;
-    DenseReport& report = dense_report_;
     const float keep = first > 0 ? 1.0F : 0.0F;
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
     for (std::int64_t t = 0; t < std::ssize(tiles); ++t) {
@@ -203,70 +185,26 @@ void CpuDevice::dense_backprop(const Gate& gate, const Tensors& sae, std::span<c
         const float* d = sae.w_dec.data() + begin * n_;
         float* dots = mine.dense.data();
         float* frozen = gate.frozen ? dots + size : nullptr;
+        double* sums = own.sums.data();
         multiply('N', 'T', count, columns, n_, gradient_scale, residual, d, 0, dots);
         if (gate.frozen)
             multiply('N', 'T', count, columns, n_, gradient_scale, own.gate_residual.data(), d, 0, frozen);
         for (std::int64_t b = 0; b < count; ++b) {
             float* z = own.z.data() + b * sae.width + begin;
             const float* code = own.code.data() + b * sae.width + begin;
-            const float* dot = dots + b * columns;
-            if (gate.observe)
-                dense_observe(gate, sae, tiles[static_cast<std::size_t>(t)], first + b, z, dot,
-                              gradient_scale);
             for (std::int64_t c = 0; c < columns; ++c) {
-                const auto j = static_cast<std::size_t>(begin + c);
+                const std::int64_t j = begin + c, at = b * columns + c;
                 const bool out = masked(static_cast<std::size_t>(first + b), static_cast<std::uint32_t>(j));
-                const float g = dot[c];
-                const bool active = z[c] > gate.threshold[j] && !out;
-                if (gate.window > 0 && z[c] > 0 && !out &&
-                    std::abs(z[c] - gate.threshold[j]) < gate.window / 2) {
-                    report.window.count[j] += 1;
-                    report.window.gradient[j] += g;
-                }
-                float dz = 0;
-                if (code[c] > 0) {
-                    report.main.count[j] += 1;
-                    report.main.value[j] += code[c];
-                    report.main.gradient[j] += g;
-                    report.main.value_gradient[j] += static_cast<double>(code[c]) * g;
-                    dz = gate.gain.empty() ? g : gate.gain[j] * g;
-                }
-                if (active) {
-                    if (!gate.penalty.empty()) dz += gate.penalty[j];
-                    if (frozen != nullptr) {
-                        dz += frozen[b * columns + c];
-                        report.gate.count[j] += 1;
-                        report.gate.value[j] += z[c];
-                        report.gate.gradient[j] +=
-                            frozen[b * columns + c] + (gate.penalty.empty() ? 0.0F : gate.penalty[j]);
-                    }
-                }
-                own.encoder_sums[j] += dz;
-                z[c] = dz;
+                z[c] = backprop_pair(
+                    gate, j, {z[c], code[c], dots[at], frozen == nullptr ? nullptr : frozen + at, out},
+                    square_weight_.data(), gradient_scale,
+                    [&](DenseSum which, double value) { sums[which * sae.width + j] += value; });
             }
         }
         multiply('T', 'N', columns, n_, count, gradient_scale, own.code.data() + begin, residual, keep,
                  gradient.w_dec.data() + begin * n_, {.a = sae.width});
         multiply('T', 'N', columns, n_, count, 1, own.z.data() + begin, xc(first), keep,
                  gradient.w_enc.data() + begin * n_, {.a = sae.width});
-    }
-}
-
-// The observed codes of one row in one tile: what the rule takes without the mask.
-void CpuDevice::dense_observe(const Gate& gate, const Tensors& sae, const LatentTile& tile, std::int64_t row,
-                              const float* z, const float* dot, float gradient_scale) {
-    LatentSums& observed = dense_report_.observed;
-    for (std::int64_t c = 0; c < tile.last - tile.first; ++c) {
-        const auto j = static_cast<std::size_t>(tile.first + c);
-        if (!(z[c] > gate.threshold[j])) continue;
-        const float f =
-            gate.gain.empty() ? z[c] : gate.gain[j] * (z[c] - sae.b_enc.data()[j]) + gate.offset[j];
-        if (!(f > 0)) continue;
-        observed.count[j] += 1;
-        observed.value[j] += f;
-        const bool out = masked(static_cast<std::size_t>(row), static_cast<std::uint32_t>(j));
-        const float square = square_weight_[j] * f * f;
-        observed.gradient[j] += -2 * f * dot[c] / gradient_scale + (out ? -square : square);
     }
 }
 

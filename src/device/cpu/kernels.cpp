@@ -300,86 +300,54 @@ std::int64_t Scan(const float* HWY_RESTRICT z, const float* HWY_RESTRICT bias, s
 
 // Schedule-free: z in the place of m.
 void ScheduleFree(float* HWY_RESTRICT w, float* HWY_RESTRICT z, float* HWY_RESTRICT v,
-                  const float* HWY_RESTRICT g, std::int64_t n, const OptimizerStep& step) {
+                  const float* HWY_RESTRICT g, std::int64_t n, const Rates& r) {
     const D d;
-    const bool sign = step.kind == OptimizerStep::Kind::signum;
-    const V beta2 = hn::Set(d, step.beta2);
-    const V scale = hn::Set(d, step.gradient_scale);
-    const V rest2 = hn::Set(d, 1.0F - step.beta2);
-    const V roots = hn::Set(d, 1.0F / std::sqrt(step.correction2));
-    const V epsilon = hn::Set(d, step.epsilon);
-    const V lr = hn::Set(d, step.lr);
-    const V average = hn::Set(d, step.average);
-    const V lr_here = hn::Set(d, step.rate_here());
-    const V one = hn::Set(d, 1.0F);
-    const auto advance = [&](V gs, V& ws, V& zs, V& vs) {
-        V u;
+    const bool sign = r.kind == OptimizerStep::Kind::signum;
+    const V beta2 = hn::Set(d, r.beta2), rest2 = hn::Set(d, r.rest2), roots = hn::Set(d, r.root),
+            epsilon = hn::Set(d, r.epsilon), scale = hn::Set(d, r.scale), lr = hn::Set(d, r.lr),
+            average = hn::Set(d, r.average), lr_here = hn::Set(d, r.lr_here), one = hn::Set(d, 1.0F);
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        V gs = hn::LoadU(d, g + i), u;
         if (sign) {
             u = hn::IfThenElseZero(hn::Ne(gs, hn::Zero(d)), hn::CopySign(one, gs));
         } else {
             gs = hn::Mul(scale, gs);
-            vs = hn::MulAdd(beta2, vs, hn::Mul(rest2, hn::Mul(gs, gs)));
+            const V vs = hn::MulAdd(beta2, hn::LoadU(d, v + i), hn::Mul(rest2, hn::Mul(gs, gs)));
+            hn::StoreU(vs, d, v + i);
             u = hn::Div(gs, hn::MulAdd(hn::Sqrt(vs), roots, epsilon));
         }
-        ws = hn::NegMulAdd(lr_here, u, hn::MulAdd(average, hn::Sub(zs, ws), ws));
-        zs = hn::NegMulAdd(lr, u, zs);
-    };
-    std::int64_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
-        V ws = hn::LoadU(d, w + i), zs = hn::LoadU(d, z + i), vs = hn::LoadU(d, v + i);
-        advance(hn::LoadU(d, g + i), ws, zs, vs);
-        hn::StoreU(ws, d, w + i);
-        hn::StoreU(zs, d, z + i);
-        if (!sign) hn::StoreU(vs, d, v + i);
+        const V ws = hn::LoadU(d, w + i), zs = hn::LoadU(d, z + i);
+        hn::StoreU(hn::NegMulAdd(lr_here, u, hn::MulAdd(average, hn::Sub(zs, ws), ws)), d, w + i);
+        hn::StoreU(hn::NegMulAdd(lr, u, zs), d, z + i);
     }
-    if (i == n) return;
-    V ws = load_first(d, w + i, n - i), zs = load_first(d, z + i, n - i), vs = load_first(d, v + i, n - i);
-    advance(load_first(d, g + i, n - i), ws, zs, vs);
-    store_first(d, ws, w + i, n - i);
-    store_first(d, zs, z + i, n - i);
-    store_first(d, vs, v + i, n - i);
+    for (; i < n; ++i) optimize(r, g[i], w[i], z[i], v + i);
 }
 
 void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, const float* HWY_RESTRICT g,
-          std::int64_t n, const OptimizerStep& step) {
+          std::int64_t n, const Rates& r) {
     const D d;
-    const float rate = step.lr / step.correction1;
-    const float root = 1.0F / std::sqrt(step.correction2);
-    const V beta1 = hn::Set(d, step.beta1);
-    const V beta2 = hn::Set(d, step.beta2);
-    const V rest1 = hn::Set(d, (1.0F - step.beta1) * step.gradient_scale);
-    const V rest2 = hn::Set(d, (1.0F - step.beta2) * step.gradient_scale * step.gradient_scale);
-    const V rates = hn::Set(d, rate);
-    const V roots = hn::Set(d, root);
-    const V epsilon = hn::Set(d, step.epsilon);
-    const auto one = [&](V gs, V ms, V vs, V& w_step, V& m_new, V& v_new) {
-        m_new = hn::MulAdd(beta1, ms, hn::Mul(rest1, gs));
-        v_new = hn::MulAdd(beta2, vs, hn::Mul(rest2, hn::Mul(gs, gs)));
-        w_step = hn::Div(hn::Mul(rates, m_new), hn::MulAdd(hn::Sqrt(v_new), roots, epsilon));
-    };
-    V w_step, m_new, v_new;
+    const V beta1 = hn::Set(d, r.beta1), beta2 = hn::Set(d, r.beta2), rest1 = hn::Set(d, r.rest1),
+            rest2 = hn::Set(d, r.rest2), rates = hn::Set(d, r.rate), roots = hn::Set(d, r.root),
+            epsilon = hn::Set(d, r.epsilon);
     std::int64_t i = 0;
     for (; i + lanes <= n; i += lanes) {
-        one(hn::LoadU(d, g + i), hn::LoadU(d, m + i), hn::LoadU(d, v + i), w_step, m_new, v_new);
-        hn::StoreU(m_new, d, m + i);
-        hn::StoreU(v_new, d, v + i);
-        hn::StoreU(hn::Sub(hn::LoadU(d, w + i), w_step), d, w + i);
+        const V gs = hn::LoadU(d, g + i);
+        const V ms = hn::MulAdd(beta1, hn::LoadU(d, m + i), hn::Mul(rest1, gs));
+        const V vs = hn::MulAdd(beta2, hn::LoadU(d, v + i), hn::Mul(rest2, hn::Mul(gs, gs)));
+        const V move = hn::Div(hn::Mul(rates, ms), hn::MulAdd(hn::Sqrt(vs), roots, epsilon));
+        hn::StoreU(ms, d, m + i);
+        hn::StoreU(vs, d, v + i);
+        hn::StoreU(hn::Sub(hn::LoadU(d, w + i), move), d, w + i);
     }
-    if (i < n) {
-        one(load_first(d, g + i, n - i), load_first(d, m + i, n - i), load_first(d, v + i, n - i), w_step,
-            m_new, v_new);
-        const V w_new = hn::Sub(load_first(d, w + i, n - i), w_step);
-        store_first(d, m_new, m + i, n - i);
-        store_first(d, v_new, v + i, n - i);
-        store_first(d, w_new, w + i, n - i);
-    }
+    for (; i < n; ++i) optimize(r, g[i], w[i], m[i], v + i);
 }
 
-void Optimize(float* w, float* m, float* v, const float* g, std::int64_t n, const OptimizerStep& step) {
-    if (step.kind == OptimizerStep::Kind::adam)
-        Adam(w, m, v, g, n, step);
+void Optimize(float* w, float* m, float* v, const float* g, std::int64_t n, const Rates& rates) {
+    if (rates.kind == OptimizerStep::Kind::adam)
+        Adam(w, m, v, g, n, rates);
     else
-        ScheduleFree(w, m, v, g, n, step);
+        ScheduleFree(w, m, v, g, n, rates);
 }
 
 Kernels Table() {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "device/device.h"
+#include "device/element.h"
 
 namespace strata::device {
 
@@ -60,7 +60,7 @@ struct Kernels {
                          std::uint32_t first_latent, std::uint32_t* latent, float* value);
 
     // w, m (or z), v after one step of the optimiser on g.
-    void (*optimize)(float* w, float* m, float* v, const float* g, std::int64_t n, const OptimizerStep& step);
+    void (*optimize)(float* w, float* m, float* v, const float* g, std::int64_t n, const Rates& rates);
 };
 
 // The best set this CPU has.

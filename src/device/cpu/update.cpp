@@ -15,6 +15,7 @@ void CpuDevice::unit_row(float* d) const {
 
 void CpuDevice::update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
                        const OptimizerStep& step, std::int64_t first, std::int64_t last) {
+    const Rates rates = rates_of(step);
     const bool averaging = step.kind != OptimizerStep::Kind::adam;
     // The encoder's integers are made while the new weights are in cache, if a rank will use them. What ranks
     // want was said before the barrier ahead of this step.
@@ -24,11 +25,11 @@ void CpuDevice::update(Tensors& sae, const Tensors& gradient, Tensors& first_mom
     if (encode) start_screen(screen_, n_, threads_);
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t j = first; j < last; ++j) {
-        kernels_.optimize(sae.enc(j), first_moment.enc(j), second_moment.enc(j), gradient.enc(j), n_, step);
+        kernels_.optimize(sae.enc(j), first_moment.enc(j), second_moment.enc(j), gradient.enc(j), n_, rates);
         if (encode) make_integers(screen_, integers, j, sae.enc(j));
         float* d = sae.dec(j);
         float* z = first_moment.dec(j);
-        kernels_.optimize(d, z, second_moment.dec(j), gradient.dec(j), n_, step);
+        kernels_.optimize(d, z, second_moment.dec(j), gradient.dec(j), n_, rates);
         if (!sae.unit_rows) continue;
         unit_row(d);
         if (averaging) unit_row(z);
@@ -37,7 +38,7 @@ void CpuDevice::update(Tensors& sae, const Tensors& gradient, Tensors& first_mom
     const auto w = sae.small(), m = first_moment.small(), v = second_moment.small(), g = gradient.small();
     for (std::size_t i = 0; i < w.size(); ++i)
         if (!w[i].empty())
-            kernels_.optimize(w[i].data(), m[i].data(), v[i].data(), g[i].data(), std::ssize(w[i]), step);
+            kernels_.optimize(w[i].data(), m[i].data(), v[i].data(), g[i].data(), std::ssize(w[i]), rates);
 }
 
 void CpuDevice::average(Tensors& sae, const Tensors& z, float beta1, std::int64_t first, std::int64_t last) {

@@ -69,33 +69,14 @@ struct AboveThreshold {
     __device__ float code(std::uint32_t, float value) const { return value; }
 };
 
-// Pairs by a rule of one pre-activation at a time.
+// Pairs that a set takes by a rule of one pre-activation at a time.
 struct ByGate {
-    enum class What { observed, main, gate, window } what;
-    const float* threshold;
-    const float* gain;  // null: f = z
-    const float* offset;
-    const float* bias;
-    float window;
+    GateView gate;
+    CodeSet set;
     DeviceMask mask;
-    __device__ float code(std::uint32_t j, float z) const {
-        return gain == nullptr || what == What::gate || what == What::window
-                   ? z
-                   : gain[j] * (z - bias[j]) + offset[j];
-    }
+    __device__ float code(std::uint32_t j, float z) const { return gate.value(set, j, z); }
     __device__ bool operator()(std::int64_t row, std::uint32_t, std::uint32_t j, float z) const {
-        const bool active = z > threshold[j];
-        switch (what) {
-            case What::observed:
-                return active && code(j, z) > 0;
-            case What::main:
-                return active && code(j, z) > 0 && !mask(row, j);
-            case What::gate:
-                return active && !mask(row, j);
-            case What::window:
-                return fabsf(z - threshold[j]) < window / 2 && !mask(row, j);
-        }
-        return false;
+        return gate.takes(set, j, z) && !mask(row, j);
     }
 };
 
@@ -142,26 +123,30 @@ void CudaDevice::keep(CodeSet set, float threshold, std::uint64_t ties, bool mas
 }
 
 void CudaDevice::keep_gate(const Gate& gate, const Tensors& sae, bool masked) {
-    upload_gate(gate);
-    ByGate rule{
-        ByGate::What::observed, gate_threshold_.data(), gate.gain.empty() ? nullptr : gate_gain_.data(),
-        gate_offset_.data(),    sae.b_enc.data(),       gate.window,
-        device_mask(masked)};
-    const auto keep_by = [&](CodeSet set, ByGate::What what) {
-        rule.what = what;
-        keep_if(set, candidates_, rule);
+    const GateView view = upload_gate(gate, sae);
+    const auto keep_by = [&](CodeSet set, bool open_only) {
+        keep_if(set, candidates_, ByGate{view, set, device_mask(open_only)});
     };
-    if (masked) keep_by(CodeSet::observed, ByGate::What::observed);
-    keep_by(CodeSet::main, ByGate::What::main);
-    if (gate.frozen) keep_by(CodeSet::gate, ByGate::What::gate);
-    if (gate.window > 0) keep_by(CodeSet::window, ByGate::What::window);
+    if (masked) keep_by(CodeSet::observed, false);
+    keep_by(CodeSet::main, masked);
+    if (gate.frozen) keep_by(CodeSet::gate, masked);
+    if (gate.window > 0) keep_by(CodeSet::window, masked);
 }
 
-void CudaDevice::upload_gate(const Gate& gate) {
-    cuda::upload(gate.threshold, gate_threshold_, stream_);
-    cuda::upload(gate.gain, gate_gain_, stream_);
-    cuda::upload(gate.offset, gate_offset_, stream_);
-    cuda::upload(gate.penalty, gate_penalty_, stream_);
+// The gate, with its arrays on the GPU.
+GateView CudaDevice::upload_gate(const Gate& gate, const Tensors& sae) {
+    const auto sent = [&](std::span<const float> from, DeviceArray<float>& to) -> const float* {
+        cuda::upload(from, to, stream_);
+        return from.empty() ? nullptr : to.data();
+    };
+    return {sent(gate.threshold, gate_threshold_),
+            sent(gate.gain, gate_gain_),
+            sent(gate.offset, gate_offset_),
+            sent(gate.penalty, gate_penalty_),
+            sae.b_enc.data(),
+            gate.window,
+            gate.frozen,
+            gate.observe};
 }
 
 void CudaDevice::keep_unmasked(CodeSet from, CodeSet set) {

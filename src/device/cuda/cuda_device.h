@@ -9,6 +9,7 @@
 #include "device/cuda/product.h"
 #include "device/cuda/tables.h"
 #include "device/device.h"
+#include "device/element.h"
 
 namespace strata::device {
 
@@ -93,7 +94,7 @@ class CudaDevice final : public Device {
     void mark_row_top(std::int64_t k, bool masked, std::uint32_t bit, bool clear);
     void keep_marked();
 
-    void upload_gate(const Gate& gate);
+    GateView upload_gate(const Gate& gate, const Tensors& sae);
     template <typename Passes>
     void keep_if(CodeSet set, const cuda::Pairs& from, const Passes& passes);
     template <typename Passes>
@@ -107,7 +108,6 @@ class CudaDevice final : public Device {
     void add_columns(const float* rows, std::int64_t count, double* sums, bool keep);
     DecodeSums sum_rows(const double* row_sums, std::int64_t first, std::int64_t last);
     double sum_parts(const double* parts, std::int64_t count);
-    DenseReport dense_report(std::int64_t width);
     void weigh_squares(const Tensors& sae);
     void finish_outputs(const Tensors& sae, float gradient_scale, Tensors& gradient);
     void download_counts(std::span<std::uint64_t> counts);

@@ -160,7 +160,7 @@ __global__ void observe_pairs(PairsView pairs, PairsView main, const float* main
             const float dot = warp_dot(residuals.of(row, j),
                                        w_dec + static_cast<std::int64_t>(j) * residuals.n, residuals.n);
             if (lane() == 0) {
-                gradient[e] = -2 * f * dot - square;
+                gradient[e] = change_without(f, dot, 1, square, true);
                 atomicAdd(left_out, 1ULL);
             }
             continue;
@@ -173,7 +173,7 @@ __global__ void observe_pairs(PairsView pairs, PairsView main, const float* main
             else
                 high = middle;
         }
-        if (lane() == 0) gradient[e] = -2 * f * main_gradient[low] / main_scale + square;
+        if (lane() == 0) gradient[e] = change_without(f, main_gradient[low], main_scale, square, false);
     }
 }
 
@@ -208,7 +208,7 @@ DecodeSums CudaDevice::decode(CodeSet set, const Tensors& sae, float gradient_sc
     Groups groups = groups_of(sae);
     if (set != CodeSet::main) groups = {1, {sae.width}};
     const std::int64_t stride = capacity_ * n_;
-    if (set != CodeSet::gate) codes.residual.grow(groups.count * stride);
+    if (set != CodeSet::gate) codes.residual.grow(groups.count * stride, groups.count * stride);
     DeviceArray<double>& row_sums = set == CodeSet::main ? row_sums_ : other_row_sums_;
     row_sums.grow(row_numbers * capacity_);
     const bool auxiliary = set == CodeSet::auxiliary;

@@ -4,8 +4,6 @@
 // a block.
 
 #include <algorithm>
-#include <cmath>
-#include <utility>
 
 #include "device/cuda/cuda_device.h"
 #include "device/cuda/device_code.h"
@@ -13,50 +11,17 @@
 namespace strata::device {
 namespace cuda {
 
-// What sums by latent there are, [.., M] doubles.
-enum DenseSum {
-    main_count,
-    main_value,
-    main_gradient,
-    main_both,
-    observed_count,
-    observed_value,
-    observed_gradient,
-    window_count,
-    window_gradient,
-    gate_count,
-    gate_value,
-    gate_gradient,
-    encoder_gradient,
-    dense_sums
-};
-
-struct DenseGate {
-    const float* threshold;
-    const float* gain;  // null: f = z
-    const float* offset;
-    const float* penalty;  // null: none
-    const float* bias;
-    float window;
-    bool frozen, observe;
-    DeviceMask mask;
-    __device__ float code(std::int64_t j, float z) const {
-        return gain == nullptr ? z : fmaxf(0.0F, gain[j] * (z - bias[j]) + offset[j]);
-    }
-};
-
 // z + b_enc in place of the product, codes, and the gate's codes; a thread to a pair. 12 bytes a pair, or 16.
-__global__ void make_dense_codes(DenseGate gate, std::int64_t first_row, std::int64_t rows,
+__global__ void make_dense_codes(GateView gate, DeviceMask mask, std::int64_t first_row, std::int64_t rows,
                                  std::int64_t width, float* z, float* code, float* open) {
     const std::int64_t i = global_thread();
     if (i >= rows * width) return;
     const std::int64_t j = i % width;
     const float value = z[i] + gate.bias[j];
     z[i] = value;
-    const bool active =
-        value > gate.threshold[j] && !gate.mask(first_row + i / width, static_cast<std::uint32_t>(j));
-    code[i] = active ? gate.code(j, value) : 0.0F;
-    if (gate.frozen) open[i] = active ? value : 0.0F;
+    const bool out = mask(first_row + i / width, static_cast<std::uint32_t>(j));
+    code[i] = out ? 0.0F : gate.open_code(j, value);
+    if (gate.frozen) open[i] = gate.active(j, value) && !out ? value : 0.0F;
 }
 
 __global__ void copy_scaled(const float* from, std::int64_t count, float factor, float* to) {
@@ -111,50 +76,19 @@ struct DenseBlock {
 // added in their order. 16 bytes a pair, or 20, coalesced; `dense_shared` bytes of shared memory.
 constexpr unsigned dense_warps = 8;
 constexpr std::size_t dense_shared = dense_warps * dense_sums * 32 * sizeof(double);
-__global__ void backprop_dense(DenseGate gate, DenseBlock block) {
+__global__ void backprop_dense(GateView gate, DeviceMask mask, DenseBlock block) {
     auto* parts = reinterpret_cast<double*>(strata_shared);  // [warps, sums, 32]
     const std::int64_t j = static_cast<std::int64_t>(blockIdx.x) * 32 + lane(), width = block.width;
     double sums[dense_sums] = {};
     const std::int64_t end = j < width ? block.rows * (warp() + 1) / dense_warps : 0;
-    const float threshold = j < width ? gate.threshold[j] : 0.0F;
     for (std::int64_t b = block.rows * warp() / dense_warps; b < end; ++b) {
         const std::int64_t at = b * width + j;
-        const float z = block.z[at], code = block.code[at], g = block.dots[at];
-        const bool out = gate.mask(block.first_row + b, static_cast<std::uint32_t>(j));
-        const bool active = z > threshold && !out;
-        if (gate.observe && z > threshold) {
-            const float f = gate.gain == nullptr ? z : gate.gain[j] * (z - gate.bias[j]) + gate.offset[j];
-            if (f > 0) {
-                const float square = block.square_weight[j] * f * f;
-                sums[observed_count] += 1;
-                sums[observed_value] += f;
-                sums[observed_gradient] += -2 * f * g / block.gradient_scale + (out ? -square : square);
-            }
-        }
-        if (gate.window > 0 && z > 0 && !out && fabsf(z - threshold) < gate.window / 2) {
-            sums[window_count] += 1;
-            sums[window_gradient] += g;
-        }
-        float dz = 0;
-        if (code > 0) {
-            sums[main_count] += 1;
-            sums[main_value] += code;
-            sums[main_gradient] += g;
-            sums[main_both] += static_cast<double>(code) * g;
-            dz = gate.gain == nullptr ? g : gate.gain[j] * g;
-        }
-        if (active) {
-            const float penalty = gate.penalty == nullptr ? 0.0F : gate.penalty[j];
-            dz += penalty;
-            if (block.frozen != nullptr) {
-                dz += block.frozen[at];
-                sums[gate_count] += 1;
-                sums[gate_value] += z;
-                sums[gate_gradient] += block.frozen[at] + penalty;
-            }
-        }
-        sums[encoder_gradient] += dz;
-        block.z[at] = dz;
+        const bool out = mask(block.first_row + b, static_cast<std::uint32_t>(j));
+        block.z[at] = backprop_pair(gate, j,
+                                    {block.z[at], block.code[at], block.dots[at],
+                                     block.frozen == nullptr ? nullptr : block.frozen + at, out},
+                                    block.square_weight, block.gradient_scale,
+                                    [&](DenseSum which, double value) { sums[which] += value; });
     }
     for (unsigned s = 0; s < dense_sums; ++s) parts[(warp() * dense_sums + s) * 32 + lane()] = sums[s];
     __syncthreads();
@@ -217,17 +151,8 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
         fill_zero(gradient.w_dec.data(), width * n_, stream_, "gradients");
         if (sae.skip) fill_zero(gradient.w_skip.data(), n_ * n_, stream_, "gradients");
     }
-    upload_gate(gate);
+    const GateView view = upload_gate(gate, sae);
     if (gate.observe) weigh_squares(sae);
-    const DenseGate rule{gate_threshold_.data(),
-                         gate.gain.empty() ? nullptr : gate_gain_.data(),
-                         gate_offset_.data(),
-                         gate.penalty.empty() ? nullptr : gate_penalty_.data(),
-                         sae.b_enc.data(),
-                         gate.window,
-                         gate.frozen,
-                         gate.observe,
-                         device_mask()};
 
     for (std::int64_t first = 0; first < rows_; first += block) {
         const std::int64_t count = std::min(block, rows_ - first);
@@ -236,7 +161,7 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
         product_.multiply(count, width, n_, 1, {xc, n_}, {sae.w_enc.data(), n_, true}, 0, z_.data(), width,
                           stream_);
         launch("make_dense_codes", make_dense_codes, blocks_of(count * width, block_threads), block_threads,
-               0, stream_, rule, first, count, width, z_.data(), code_.data(), gate_.data());
+               0, stream_, view, device_mask(), first, count, width, z_.data(), code_.data(), gate_.data());
 
         const auto begin_residual = [&](const float* from, float factor, float* to) {
             launch("copy_scaled", copy_scaled, blocks_of(count * n_, block_threads), block_threads, 0,
@@ -276,7 +201,7 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
             product_.multiply(count, width, n_, gradient_scale, {gate_residual_.data(), n_},
                               {sae.w_dec.data(), n_, true}, 0, frozen_dots_.data(), width, stream_);
         launch("backprop_dense", backprop_dense, blocks_of(width, 32), 32 * dense_warps, dense_shared,
-               stream_, rule,
+               stream_, view, device_mask(),
                DenseBlock{first, count, width, z_.data(), code_.data(), dots_.data(),
                           gate.frozen ? frozen_dots_.data() : nullptr, square_weight_.data(), gradient_scale,
                           dense_sums_.data()});
@@ -291,7 +216,10 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
                               keep, gradient.w_skip.data(), n_, stream_);
     }
 
-    DenseReport report = dense_report(width);
+    std::vector<double> by_latent(static_cast<std::size_t>(dense_sums * width));
+    const DecodeSums of_rows = sum_rows(row_sums_.data(), 0, rows_);
+    cuda::download(dense_sums_.data(), std::span(by_latent), stream_, "sums by latent");
+    DenseReport report = dense_report(of_rows, by_latent, width);
     if (!backward) return report;
     cuda::upload(shrink, shrink_, stream_);
     parts_.grow(width);
@@ -301,30 +229,6 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
            parts_.data());
     report.square_norm = sum_parts(parts_.data(), width);
     finish_outputs(sae, gradient_scale, gradient);
-    return report;
-}
-
-// What the sums over rows and by latent say.
-DenseReport CudaDevice::dense_report(std::int64_t width) {
-    DenseReport report;
-    report.sums = sum_rows(row_sums_.data(), 0, rows_);
-    report.frozen_error = std::exchange(report.sums.l1, 0.0);
-    const auto size = static_cast<std::size_t>(width);
-    std::vector<double> all(dense_sums * size);
-    cuda::download(dense_sums_.data(), std::span(all), stream_, "sums by latent");
-    const auto part = [&](DenseSum which) {
-        const auto from = all.begin() + static_cast<std::ptrdiff_t>(which) * width;
-        return std::vector<double>(from, from + width);
-    };
-    const std::vector<double> none(size, 0.0);
-    report.main = {part(main_count), part(main_value), part(main_gradient), part(main_both)};
-    report.observed = {part(observed_count), part(observed_value), part(observed_gradient), none};
-    report.window = {part(window_count), none, part(window_gradient), none};
-    report.gate = {part(gate_count), part(gate_value), part(gate_gradient), none};
-    for (std::size_t j = 0; j < size; ++j) {
-        report.sums.active += static_cast<std::uint64_t>(report.main.count[j]);
-        report.sums.l1 += report.main.value[j];
-    }
     return report;
 }
 

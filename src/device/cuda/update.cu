@@ -1,39 +1,11 @@
 // The optimiser, then unit decoder rows; a warp to a row.
 
-#include <cmath>
-
 #include "device/cuda/cuda_device.h"
 #include "device/cuda/device_code.h"
+#include "device/element.h"
 
 namespace strata::device {
 namespace cuda {
-
-// Numbers of an OptimizerStep as the kernels take them.
-struct Rates {
-    OptimizerStep::Kind kind;
-    float beta1, beta2, rest1, rest2;
-    float rate;  // Adam's lr / c1
-    float root;  // 1 / sqrt(c2)
-    float epsilon, scale, lr, lr_here, average;
-};
-
-// One element; the operations, and their roundings, are those of the CPU's vectors.
-__device__ inline void optimize(const Rates& r, float g, float& w, float& m, float* v) {
-    if (r.kind == OptimizerStep::Kind::adam) {
-        m = fmaf(r.beta1, m, r.rest1 * g);
-        *v = fmaf(r.beta2, *v, r.rest2 * (g * g));
-        w -= r.rate * m / fmaf(sqrtf(*v), r.root, r.epsilon);
-        return;
-    }
-    float u = g == 0 ? 0.0F : copysignf(1.0F, g);
-    if (r.kind != OptimizerStep::Kind::signum) {
-        g *= r.scale;
-        *v = fmaf(r.beta2, *v, r.rest2 * (g * g));
-        u = g / fmaf(sqrtf(*v), r.root, r.epsilon);
-    }
-    w = fmaf(-r.lr_here, u, fmaf(r.average, m - w, w));
-    m = fmaf(-r.lr, u, m);
-}
 
 // Divides a row by its norm; a warp to a row.
 __device__ inline void unit_row(float* d, std::int64_t n) {
@@ -95,19 +67,7 @@ void by_rows(std::int64_t size, const Each& each) {
 void CudaDevice::update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
                         const OptimizerStep& step, std::int64_t first, std::int64_t last) {
     const bool adam = step.kind == OptimizerStep::Kind::adam;
-    const float scale = step.gradient_scale;
-    const Rates rates{step.kind,
-                      step.beta1,
-                      step.beta2,
-                      (1.0F - step.beta1) * scale,
-                      adam ? (1.0F - step.beta2) * scale * scale : 1.0F - step.beta2,
-                      step.lr / step.correction1,
-                      1.0F / std::sqrt(step.correction2),
-                      step.epsilon,
-                      scale,
-                      step.lr,
-                      step.rate_here(),
-                      step.average};
+    const Rates rates = rates_of(step);
     const auto update_matrix = [&](float* w, float* m, float* v, const float* g, std::int64_t count,
                                    std::int64_t n, bool unit) {
         launch("update_rows", update_rows, blocks_of(count, block_warps), block_threads, 0, stream_,
