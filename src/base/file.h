@@ -14,7 +14,8 @@ namespace strata {
 // the system's reason.
 void write_file(const std::filesystem::path& path, std::string_view contents);
 
-// The same for several pieces one after another, without joining them in memory.
+// The same for several pieces one after another, without joining them in memory. Large ones that lie in whole
+// pages, in memory and in the file, go to the disk without a copy, where the file system can.
 void write_file(const std::filesystem::path& path, std::span<const std::span<const std::byte>> pieces);
 
 // RunError if it cannot be read.

@@ -145,8 +145,8 @@ std::size_t size_of(std::string_view dtype) {
     return 0;
 }
 
-void write(const std::filesystem::path& path, std::span<const Tensor> tensors,
-           const std::map<std::string, std::string>& metadata) {
+std::string header_of(const std::filesystem::path& path, std::span<const Tensor> tensors,
+                      const std::map<std::string, std::string>& metadata, std::size_t unit) {
     Json header = Json::object();
     if (!metadata.empty()) header["__metadata__"] = metadata;
     std::uint64_t offset = 0;
@@ -162,12 +162,19 @@ void write(const std::filesystem::path& path, std::span<const Tensor> tensors,
                                {"data_offsets", {offset, offset + tensor.data.size()}}};
         offset += tensor.data.size();
     }
-    std::string text = header.dump(-1, ' ', false, Json::error_handler_t::replace);
+    std::string text(length_bytes, '\0');
+    text += header.dump(-1, ' ', false, Json::error_handler_t::replace);
     // Spaces are the format's own padding, and let readers map the tensors in place.
-    text.resize((text.size() + length_bytes - 1) / length_bytes * length_bytes, ' ');
-    const std::uint64_t length = text.size();
-    std::vector<std::span<const std::byte>> pieces = {std::as_bytes(std::span(&length, 1)),
-                                                      std::as_bytes(std::span(text))};
+    text.resize((text.size() + unit - 1) / unit * unit, ' ');
+    const std::uint64_t length = text.size() - length_bytes;
+    std::memcpy(text.data(), &length, length_bytes);
+    return text;
+}
+
+void write(const std::filesystem::path& path, std::span<const Tensor> tensors,
+           const std::map<std::string, std::string>& metadata) {
+    const std::string header = header_of(path, tensors, metadata, length_bytes);
+    std::vector<std::span<const std::byte>> pieces = {std::as_bytes(std::span(header))};
     for (const Tensor& tensor : tensors) pieces.push_back(tensor.data);
     write_file(path, pieces);
 }

@@ -29,6 +29,11 @@ std::size_t size_of(std::string_view dtype);
 void write(const std::filesystem::path& path, std::span<const Tensor> tensors,
            const std::map<std::string, std::string>& metadata = {});
 
+// What stands in a file before the bytes of these tensors, padded to a multiple of `unit` bytes, which is one
+// of 8. RunError naming `path`, as of write().
+std::string header_of(const std::filesystem::path& path, std::span<const Tensor> tensors,
+                      const std::map<std::string, std::string>& metadata, std::size_t unit);
+
 // A file held in memory, checked when it was read.
 struct File {
     std::filesystem::path path;

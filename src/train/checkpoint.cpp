@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr int format_version = 3;
+constexpr std::size_t header_bytes = 4096;  // a page; the dozen tensors of an SAE take less
 constexpr std::array<const char*, 3> set_names = {"parameters", "first_moment", "second_moment"};
 
 device::Tensors& tensors_of(TrainedSae& sae, std::size_t set) {
@@ -65,9 +66,10 @@ std::int64_t elements_of(const std::vector<std::int64_t>& shape) {
     return size;
 }
 
-// A copy of this rank's share of one set of tensors, and what describes it as a file.
-void stage_share(TrainedSae& sae, std::size_t set, device::Device& device, Slice slice, int rank,
-                 Array<std::byte>& bytes, std::vector<safetensors::Tensor>& tensors) {
+// This rank's share of one set of tensors as a file: all of it in `bytes`, so that it goes to the disk in one
+// piece.
+void stage_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::Device& device, Slice slice,
+                 int rank, Array<std::byte>& bytes, std::vector<safetensors::Tensor>& tensors) {
     const auto visit_parts = [&](const auto& part) {
         visit_share(tensors_of(sae, set), slice, rank == 0,
                     [&](const std::string& name, const float* from, const std::vector<std::int64_t>& shape) {
@@ -82,11 +84,11 @@ void stage_share(TrainedSae& sae, std::size_t set, device::Device& device, Slice
     const auto bytes_of_part = [](const char* type, const std::vector<std::int64_t>& shape) {
         return static_cast<std::size_t>(elements_of(shape)) * safetensors::size_of(type);
     };
-    std::size_t size = 0;
+    std::size_t size = header_bytes;
     visit_parts([&](const std::string&, const char* type, const std::vector<std::int64_t>& shape,
                     const auto&) { size += bytes_of_part(type, shape); });
     bytes.grow(size);
-    std::byte* at = bytes.data();
+    std::byte* at = bytes.data() + header_bytes;
     tensors.clear();
     visit_parts([&](const std::string& name, const char* type, const std::vector<std::int64_t>& shape,
                     const auto& fetch) {
@@ -95,6 +97,9 @@ void stage_share(TrainedSae& sae, std::size_t set, device::Device& device, Slice
         tensors.push_back({name, type, shape, room});
         at += room.size();
     });
+    const std::string header = safetensors::header_of(path, tensors, {}, header_bytes);
+    STRATA_ASSERT(header.size() == header_bytes);
+    std::ranges::copy(std::as_bytes(std::span(header)), bytes.data());
 }
 
 // A tensor's bytes; RunError unless it is of this type and shape.
@@ -256,7 +261,7 @@ void CheckpointWriter::begin(const Progress& progress, std::span<TrainedSae> sae
         for (std::size_t set = 0; set < set_names.size(); ++set) {
             StagedFile& file = files_[i * set_names.size() + set];
             file.path = file_of(unfinished_, saes[i].name, set, comm.rank(), comm.size());
-            stage_share(saes[i], set, device_, slice, comm.rank(), file.bytes, file.tensors);
+            stage_share(file.path, saes[i], set, device_, slice, comm.rank(), file.bytes, file.tensors);
         }
     }
     written_ = false;
@@ -268,7 +273,8 @@ void CheckpointWriter::begin(const Progress& progress, std::span<TrainedSae> sae
                 std::uint32_t crc = 0;
                 for (const safetensors::Tensor& tensor : file.tensors) crc = checksum(tensor.data, crc);
                 checksums_.push_back(crc);
-                safetensors::write(file.path, file.tensors);
+                const std::array all = {std::span<const std::byte>(file.bytes)};
+                write_file(file.path, all);
             }
         } catch (...) {
             error_ = std::current_exception();

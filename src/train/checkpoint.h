@@ -58,7 +58,7 @@ class CheckpointWriter {
   private:
     struct StagedFile {
         std::filesystem::path path;
-        Array<std::byte> bytes;
+        Array<std::byte> bytes;                    // all of it
         std::vector<safetensors::Tensor> tensors;  // in `bytes`
     };
     void give_up();

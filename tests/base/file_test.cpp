@@ -5,8 +5,11 @@
 
 #include <array>
 #include <fstream>
+#include <span>
+#include <vector>
 
 #include "base/error.h"
+#include "base/memory.h"
 
 namespace strata {
 namespace {
@@ -42,6 +45,25 @@ TEST_F(Files, PiecesAreJoinedInOrder) {
         std::as_bytes(std::span(a)), std::as_bytes(std::span(b)), std::as_bytes(std::span(c))};
     write_file(folder / "a", pieces);
     EXPECT_EQ(read_file(folder / "a"), "first third");
+}
+
+// Of blocks written past the page cache and the rest, or of places in memory and in the file where that
+// cannot be.
+TEST_F(Files, LargePiecesAreWholeWhereverTheyLie) {
+    Array<std::byte> bytes((std::size_t{3} << 20) + 1234);
+    for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 2654435761U >> 24U);
+    const std::span<const std::byte> all(bytes);
+    const std::string before = "x";
+    for (const std::size_t begin : {0U, 4096U, 512U, 1U})
+        for (const bool shifted : {false, true}) {
+            std::vector<std::span<const std::byte>> pieces = {all.subspan(begin), all};
+            if (shifted) pieces.insert(pieces.begin(), std::as_bytes(std::span(before)));
+            std::string expected;
+            for (const auto piece : pieces)
+                expected.append(reinterpret_cast<const char*>(piece.data()), piece.size());
+            write_file(folder / "a", pieces);
+            EXPECT_TRUE(read_file(folder / "a") == expected) << begin << " " << shifted;
+        }
 }
 
 TEST_F(Files, ErrorsNameTheFileAndLeaveTheOldOne) {
