@@ -18,12 +18,14 @@ constexpr std::int64_t thread_bytes = std::int64_t{2} << 20;    // stack and hea
 constexpr std::int64_t gpu_process_bytes = std::int64_t{512}
                                            << 20;  // CUDA's, cuBLASLt's and NCCL's libraries
 
-// Of what a pair takes (device/cpu/cpu_device.h). Lists grow by doubling: by half more than is needed, on the
-// average.
+// Of what a pair takes (device/cpu/cpu_device.h). Lists by block of rows grow by doubling: by half more than
+// is needed, on the average.
 constexpr std::int64_t code_bytes = 24;           // of a code: value, latent, gradient, and all by latent
 constexpr std::int64_t candidate_bytes = 8 + 18;  // joined; by block of rows, grown
 constexpr std::int64_t integer_bytes = 24;        // of a latent beside its integers (device/cpu/screen.h)
 constexpr double candidates_of_code = 1.25;       // the guess of a batch rule lies below its threshold
+// A listed pair is a code, or two of another set; all pairs of a window at the most, half of them codes.
+constexpr double window_sets = 1.5;
 constexpr std::int64_t most_rows_of_block = 512;  // of a product
 constexpr std::int64_t columns_of_block = 384;
 constexpr std::int64_t dense_elements = std::int64_t{1} << 22;
@@ -74,11 +76,12 @@ RankMemory rank_memory(const Job& job, const Config& config, const Place& place,
 
     const std::int64_t row_elements = rows * ((n + 63) / 64 * 64);
     m.rows = number * row_elements * (2 + most.groups + (job.dataset.target ? 1 : 0)) + 120 * rows;
-    const double codes = most.codes_of_row * static_cast<double>(rows);
+    const double codes = most.selected_of_row * static_cast<double>(rows);
     // A rank's part of the codes of a batch goes up and down, and beyond what was made ready lists double.
     const double grown = most.batch_rule && ranks > 1 ? 2 : 1;
-    m.codes = static_cast<std::int64_t>(codes *
-                                        (grown * code_bytes + 2 * 8 + candidates_of_code * candidate_bytes));
+    const double selected = codes * (grown * code_bytes + 2 * 8 + candidates_of_code * candidate_bytes);
+    m.codes = static_cast<std::int64_t>(
+        std::max(selected, most.listed * (candidate_bytes + (most.windows ? window_sets : 1) * code_bytes)));
     if (most.aux_k > 0)
         m.auxiliary = number * row_elements + rows * most.aux_k * (code_bytes + candidate_bytes) +
                       threads * std::min(rows, most_rows_of_block) * (4 * most.aux_k + columns_of_block) * 8;
@@ -93,7 +96,7 @@ RankMemory rank_memory(const Job& job, const Config& config, const Place& place,
     // Gradients are given back before the end: their room serves the candidates of the threshold, then, with
     // that of the stream, the copies that saving makes.
     const auto calibrated = static_cast<std::int64_t>(
-        most.batch_rule ? 12 * most.codes_of_row * 65536 / static_cast<double>(ranks) : 0);
+        most.batch_rule ? 12 * most.selected_of_row * 65536 / static_cast<double>(ranks) : 0);
     m.finish =
         std::max<std::int64_t>({0, calibrated - m.gradients, first ? saved - m.gradients - m.stream : 0});
     m.process = process_bytes + thread_bytes * threads;

@@ -11,7 +11,10 @@ namespace strata::suite {
 struct Most {
     std::int64_t width = 0, per_latent = 0, groups = 1;
     bool skip = false;
-    double codes_of_row = 0;  // of all sets
+    double codes_of_row = 0;     // of all sets
+    double selected_of_row = 0;  // of those, what selection kinds take
+    double listed = 0;           // pairs of a range of rows, by lists of an elementwise kind
+    bool windows = false;        // of which one set are the pairs around a threshold
     std::int64_t aux_k = 0;
     std::int64_t row_top = 0;  // of the codes that are the largest of a row; 0: none are
     std::int64_t dense = 0;    // arrays of pre-activations
