@@ -71,6 +71,6 @@ void lost(benchmark::State& state) {
     state.counters["step_ms"] = 1e3 * median(quiet);
     state.counters["lost_of_100_steps_percent"] = median(losses) / median(quiet);
 }
-BENCHMARK(lost)->Name("Lost")->Iterations(12)->UseRealTime()->Unit(benchmark::kSecond);
+BENCHMARK(lost)->Name("Lost")->Iterations(10)->UseRealTime()->Unit(benchmark::kSecond);
 
 }  // namespace

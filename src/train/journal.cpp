@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/log.h"
 
 namespace strata::train {
 namespace {
@@ -64,6 +65,7 @@ Journal::Journal(const fs::path& output, const Config& config, const std::vector
             {"saes_per_job", saes_per_job},
             {"steps", config.train.steps()},
             {"batch_size", config.train.batch_size},
+            {"time", log_time()},
             {"jobs", list}});
 }
 

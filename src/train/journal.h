@@ -2,12 +2,12 @@
 // OUTPUT/journal.jsonl: which jobs a run has and what became of them, one JSON object a line, written by the
 // coordinator alone.
 //   {"event": "jobs", "fingerprint": ..., "saes_per_job": P, "steps": T, "batch_size": B,
-//    "jobs": [{"name": ..., "dataset": ..., "saes": [...]}, ...]}      of every session first
+//    "time": ..., "jobs": [{"name": ..., "dataset": ..., "saes": [...]}, ...]}      of every session first
 //   {"event": "start", "job": NAME, "group": G, "step": S, "time": ...}
 //   {"event": "done", "job": NAME, "time": ...}                        its SAEs and their summary are on disk
 //   {"event": "stop", "time": ...}                                     on request; checkpoints are saved
-// Times are UTC, as in 2026-01-31T23:59:59Z. The file is replaced as a whole with every line: it is short,
-// and so never cut off.
+// Times are UTC, as in 2026-01-31T23:59:59Z; that of a session has milliseconds, as the logs have. The file
+// is replaced as a whole with every line: it is short, and so never cut off.
 
 #include <cstdint>
 #include <filesystem>

@@ -74,6 +74,8 @@ void take_event(const json& event, RunStatus& status) {
             job.saes = listed.at("saes").get<std::vector<std::string>>();
         }
         none_runs(status);
+        status.stopped = false;
+        status.begun = event.value("time", "");
     } else if (what == "start") {
         JobStatus& job = job_named(status, event.at("job"));
         const std::int64_t group = event.at("group");
@@ -113,9 +115,13 @@ void take_log(const fs::path& path, RunStatus& status) {
     each_line(path, status, [&](const std::string& line) {
         // TIME level: message
         const std::size_t level = line.find(' ') + 1;
-        if (line.compare(level, 9, "warning: ") != 0 && line.compare(level, 7, "error: ") != 0) return;
-        status.warnings.push_back(
-            fmt::format("{} {}", line.substr(0, level - 1), rank + " " + line.substr(level)));
+        const bool error = line.compare(level, 7, "error: ") == 0;
+        if (line.compare(level, 9, "warning: ") != 0 && !error) return;
+        // Every error ends a run. Times of one form are in the order of their letters.
+        const std::string time = line.substr(0, level - 1);
+        if (error && time > status.begun && (status.failed.empty() || time < status.failed))
+            status.failed = time;
+        status.warnings.push_back(fmt::format("{} {}", time, rank + " " + line.substr(level)));
     });
 }
 
@@ -135,11 +141,16 @@ const char* name_of(JobState state) {
 }
 
 bool silent(const RunStatus& status, std::int64_t now) {
-    return !status.done() && !status.stopped && now - status.last_written >= long_silence;
+    return !status.done() && !status.stopped && status.failed.empty() &&
+           now - status.last_written >= long_silence;
 }
 
 const char* state_of(const RunStatus& status, std::int64_t now) {
-    return status.done() ? "done" : status.stopped ? "stopped" : silent(status, now) ? "silent" : "running";
+    return status.done()            ? "done"
+           : !status.failed.empty() ? "failed"
+           : status.stopped         ? "stopped"
+           : silent(status, now)    ? "silent"
+                                    : "running";
 }
 
 }  // namespace
@@ -180,6 +191,8 @@ RunStatus read_status(const fs::path& output) {
     for (const auto& entry : fs::directory_iterator(output / "logs", none))
         if (entry.path().extension() == ".log") take_log(entry.path(), status);
     std::ranges::stable_sort(status.warnings);  // they begin with the time
+    if (status.done()) status.failed.clear();
+    if (!status.failed.empty()) none_runs(status);
     return status;
 }
 
@@ -220,7 +233,10 @@ std::string to_text(const RunStatus& status, std::int64_t now) {
                                    status.count(JobState::waiting));
     if (const auto left = status.seconds_left())
         text += fmt::format("{:.0f} rows/s, about {} left\n", status.rows_per_second(), duration(*left));
-    if (status.stopped && !status.done())
+    if (!status.failed.empty())
+        text += fmt::format("ended by an error at {}, below; the line that began it goes on with --resume\n",
+                            status.failed);
+    else if (status.stopped && !status.done())
         text += "stopped on request; the line that began it goes on with --resume\n";
     if (silent(status, now))
         text += fmt::format("nothing has been written since {}, for {}: look whether it still runs\n",

@@ -35,6 +35,8 @@ struct RunStatus {
     std::vector<JobStatus> jobs;
     std::map<std::string, SaeStatus> saes;
     bool stopped = false;               // it ended on request, and nothing has begun since
+    std::string begun;                  // the time at which the latest session began
+    std::string failed;                 // the time of the first error since, which ended it; empty: none
     std::int64_t last_written = 0;      // seconds since 1970: the newest of the files
     std::vector<std::string> warnings;  // and errors of all ranks' logs, by time, each with its rank
 

@@ -1,7 +1,10 @@
 #include "base/log.h"
 
 #include <gmock/gmock.h>
+#include <sys/resource.h>
 
+#include <algorithm>
+#include <csignal>
 #include <fstream>
 
 #include "base/file.h"
@@ -41,8 +44,8 @@ TEST(Log, EveryRankKeepsAllOfItsOwnAndTheScreenIsRankZeros) {
         }
     for (const int rank : {0, 1})
         EXPECT_THAT(read_file(folder / "logs" / ("rank-" + std::to_string(rank) + ".log")),
-                    MatchesRegex("(....-..-..T..:..:..Z info: some news\n"
-                                 "....-..-..T..:..:..Z warning: a warning\n){2}"))
+                    MatchesRegex("(....-..-..T..:..:..[.]...Z info: some news\n"
+                                 "....-..-..T..:..:..[.]...Z warning: a warning\n){2}"))
             << "added to, not begun anew";
 }
 
@@ -66,6 +69,33 @@ TEST(Log, WhatCannotBeKeptIsAWarning) {
     });
     EXPECT_THAT(screen, HasSubstr("logs/rank-3.log: the log is not kept: "));
     EXPECT_THAT(screen, HasSubstr("warning: goes on"));
+}
+
+// Of a disk that is full for a while: a limit on the sizes of this process' files.
+TEST(Log, GoesOnWhenThereIsRoomAgain) {
+    const test::Folder folder;
+    const auto before = std::signal(SIGXFSZ, SIG_IGN);
+    const auto limit = [](rlim_t bytes) {
+        rlimit limits{};
+        getrlimit(RLIMIT_FSIZE, &limits);
+        limits.rlim_cur = std::min(bytes, limits.rlim_max);
+        setrlimit(RLIMIT_FSIZE, &limits);
+    };
+    const std::string screen = screen_of(0, true, [&] {
+        keep_log(folder / "logs", 0);
+        log::info(std::string(4000, 'x'));  // the limit is no limit to the screen, which is a file here
+        limit(std::filesystem::file_size(folder / "logs/rank-0.log") + 10);
+        log::info("cut");
+        log::info("lost");
+        limit(RLIM_INFINITY);
+        log::info("after");
+        log::info("last");
+    });
+    std::signal(SIGXFSZ, before);
+    EXPECT_THAT(read_file(folder / "logs/rank-0.log"),
+                MatchesRegex(".{24} info: x*\n.{10}\n.{24} info: after\n.{24} info: last\n"));
+    EXPECT_THAT(screen, HasSubstr("rank-0.log: lines of the log are lost: "));
+    EXPECT_EQ(screen.find("lost: "), screen.rfind("lost: ")) << "told once";
 }
 
 }  // namespace

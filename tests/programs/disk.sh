@@ -22,7 +22,7 @@ spoil() {
   check test $? -eq 1
   check test "$(grep -c 'error: ' "$folder/log")" -eq 1
   check grep -qE "error: $run/.*$pattern" "$folder/log"
-  expect 0 '^.*: (running|stopped): 0 jobs done' "$STRATA" status "$run"
+  expect 0 '^.*: (failed|running): 0 jobs done' "$STRATA" status "$run"
 }
 
 check run_on "$folder/whole" --quiet
@@ -33,7 +33,7 @@ if [ "$(id -u)" -eq 0 ] && mkdir "$folder/small" && mount -t tmpfs -o size=3m tm
   rm "$folder/small/fill"
   check run_on "$folder/small/run" --quiet --resume
   same "$folder/whole" "$folder/small/run"
-  check test -z "$(grep -vhE '^[0-9T:-]{19}Z (info|warning|error): ' "$folder"/small/run/logs/*.log | grep -E '(info|warning): .*(info|warning): ')"
+  check test -z "$(grep -vhE '^[0-9T:.-]{23}Z (info|warning|error): ' "$folder"/small/run/logs/*.log | grep -E '(info|warning): .*(info|warning): ')"
 fi
 # What was not synced when the file system gave up is gone, as with the power of a host.
 truncate --size=16M "$folder/image"

@@ -98,6 +98,7 @@ for loss in cut spoil; do
   wait $pid
   check test $? -eq 1
   check grep -q 'error: .*lost.h5: resid_post/0: rows' "$folder/log"
+  expect 0 ': failed: 0 jobs done, 0 running' "$STRATA" status "$run"
   cat "$data" >"$folder/lost.h5"
   check run_on 2 "$run"
   check cmp "$folder"/unlost/saes/*/sae_weights.safetensors "$run"/saes/*/sae_weights.safetensors

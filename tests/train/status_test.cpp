@@ -125,6 +125,33 @@ TEST(Status, SaysSinceWhenNothingWasWritten) {
                                                        "for 2 h 01 min: look whether it still runs\n")));
 }
 
+TEST(Status, TellsAtOnceOfAnErrorOfTheLatestSession) {
+    RunFolder run;
+    const auto session = [&](const char* time) {
+        run.event(
+            fmt::format(R"("jobs","jobs":[{{"name":"r.1","dataset":"r/1","saes":["r.1.a"]}}],"steps":100,)"
+                        R"("batch_size":10,"time":"{}")",
+                        time));
+    };
+    session("2026-01-01T00:00:05.000Z");
+    run.start("r.1", 0, 0);
+    run.add("logs/rank-1.log", "2026-01-01T00:00:04.999Z error: before it\n");
+    EXPECT_EQ(to_json(run.status(), written).at("state"), "running");
+    run.add("logs/rank-1.log", "2026-01-01T00:00:05.400Z warning: no end\n");
+    EXPECT_EQ(to_json(run.status(), written).at("state"), "running");
+    run.add("logs/rank-0.log", "2026-01-01T00:00:05.700Z error: the disk is full\n");
+    EXPECT_THAT(run.states(), ElementsAre(waiting));
+    EXPECT_THAT(to_text(run.status(), written + 100000),
+                AllOf(HasSubstr("failed: 0 jobs done, 0 running, 1 waiting\n"),
+                      HasSubstr("ended by an error at 2026-01-01T00:00:05.700Z, below; "),
+                      HasSubstr("rank-0 error: the disk is full\n"), Not(HasSubstr("nothing has been"))));
+    session("2026-01-01T00:00:06.000Z");
+    run.start("r.1", 0, 50);
+    EXPECT_EQ(to_json(run.status(), written).at("state"), "running");
+    run.done("r.1");
+    EXPECT_EQ(to_json(run.status(), written).at("state"), "done");
+}
+
 TEST(Status, ShowsTheLastWarningsOfAllRanks) {
     RunFolder run;
     for (int i = 0; i < 4; ++i) {
