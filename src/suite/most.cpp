@@ -22,11 +22,10 @@ Most most_of(const Job& job, std::int64_t rows) {
             kind.elementwise() ? std::min(listed, static_cast<double>(sae::most_list_pairs / rows)) : sae.k;
         const int sets = 1 + (kind.per_latent > 0 ? 1 : 0) + (sae.atm ? 1 : 0);
         most.codes_of_row = std::max(most.codes_of_row, sets * codes);
-        if (!kind.elementwise()) most.selected_of_row = std::max(most.selected_of_row, sets * codes);
         if (kind.elementwise())
-            most.listed =
-                std::max(most.listed, std::min(sae::dense_share * static_cast<double>(sae.width * rows),
-                                               static_cast<double>(sae::most_list_pairs)));
+            most.listed = std::max(most.listed, codes * static_cast<double>(rows));
+        else
+            most.selected_of_row = std::max(most.selected_of_row, sets * codes);
         most.windows = most.windows || sae.kind == "jumprelu";
         if (!kind.elementwise() && sae.aux_coefficient > 0)
             most.aux_k = std::max(most.aux_k, sae::auxiliary_codes(sae, job.dataset.n));
