@@ -114,7 +114,8 @@ Json job_json(const PlannedJob& one, const Config& config) {
     const auto saes = static_cast<double>(one.job.saes.size());
     const double rate = static_cast<double>(config.train.batch_size) / one.step_seconds;
     const double row = suite::row_bytes(one.job.dataset);
-    const suite::Traffic traffic = suite::traffic_of(one.job, one.place);
+    const suite::Traffic traffic =
+        suite::traffic_of(one.job, one.place, config.train.batch_size * one.place.on_host / one.place.ranks);
     double matrices = 0;
     for (const SaeConfig& sae : one.job.saes)
         matrices += 8.0 * static_cast<double>(one.job.dataset.n) * static_cast<double>(sae.width);
@@ -133,8 +134,8 @@ Json job_json(const PlannedJob& one, const Config& config) {
             {"memory", bytes_json(one.memory)},
             {"gpu_memory", one.place.on_gpus ? bytes_json(one.gpu) : Json()},
             {"step_bytes",
-             {{"gradients_written", matrices},
-              {"gradients_read_of_others", matrices * (one.place.sharing - 1) / one.place.sharing},
+             {{"gradients_written", matrices / one.place.sharing},
+              {"batch_shared", traffic.shared / one.place.on_host},
               {"weights_written", matrices / one.place.sharing},
               {"sent_by_host", traffic.sent}}},
             {"file_bytes_per_second", rate * row},
@@ -169,7 +170,7 @@ void print_table(const Json& plan) {
             job["name"].get<std::string>(), job["saes"].size(), job["group"].dump(), job["ranks"].dump(),
             1e3 * number(job["seconds_per_step"]), number(job["rows_per_second"]),
             number(job["memory"]["total"]) / gib,
-            (number(bytes["gradients_written"]) + number(bytes["gradients_read_of_others"])) / 1e6,
+            (number(bytes["gradients_written"]) + number(bytes["batch_shared"])) / 1e6,
             number(bytes["sent_by_host"]) / 1e6, number(job["file_bytes_per_second"]) / 1e6,
             number(job["start_hours"]), number(job["hours"]));
     }

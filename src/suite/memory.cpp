@@ -69,7 +69,9 @@ RankMemory rank_memory(const Job& job, const Config& config, const Place& place,
         counters += own;
         m.vectors += 3 * small + own + number * sae.width;  // and thresholds at the end
         m.checkpoint += (6 * matrix + own) / ranks + (first ? 3 * small : 0);
-        m.gradients = std::max(m.gradients, 2 * matrix + small);
+        // Dense steps make the gradients of all latents, the others those of a rank's slice.
+        const bool whole = sae::kind_of(sae.kind).elementwise();
+        m.gradients = std::max(m.gradients, 2 * matrix / (whole ? 1 : place.sharing) + small);
         saved = std::max(saved, 3 * matrix + small);
     }
     m.stream = data::stream_bytes(job.dataset, config.data, config.train.batch_size, place.ranks);
@@ -85,6 +87,12 @@ RankMemory rank_memory(const Job& job, const Config& config, const Place& place,
     if (most.aux_k > 0)
         m.auxiliary = number * row_elements + rows * most.aux_k * (code_bytes + candidate_bytes) +
                       threads * std::min(rows, most_rows_of_block) * (4 * most.aux_k + columns_of_block) * 8;
+    if (place.sharing >
+        1) {  // the batch of the host (device/cpu/host_batch.h): this rank's part, and its slice
+        m.rows += number * row_elements * (1 + most.groups);
+        m.codes += static_cast<std::int64_t>(std::max(codes, most.listed)) * code_bytes;
+        if (most.aux_k > 0) m.auxiliary += number * row_elements + rows * most.aux_k * code_bytes;
+    }
     const std::int64_t block_rows =
         std::min(rows, std::clamp<std::int64_t>(dense_elements / most.width / 64, 1, 8) * 64);
     m.encoder = (n + 36) * (rows + most.width) + 8 * n * std::max(rows, most.width) / 64 +

@@ -14,13 +14,15 @@ constexpr double passes = 17;
 
 }  // namespace
 
-Traffic traffic_of(const Job& job, const Place& place) {
+Traffic traffic_of(const Job& job, const Place& place, std::int64_t rows) {
     Traffic traffic;
     for (const SaeConfig& sae : job.saes) {
         const double matrices = 8.0 * static_cast<double>(job.dataset.n) * static_cast<double>(sae.width);
-        // Each rank but one writes gradients beyond those of a single process, which takes a read and a
-        // write; all parts are read again, and one of them gets the sum.
-        if (place.sharing > 1) traffic.gradients += (3.0 * place.sharing - 1) * matrices;
+        // Copies of the rows and of the residual of every prefix; codes twice (device/cpu/host_batch.h).
+        const auto copies = static_cast<double>(1 + std::max<std::size_t>(1, sae.prefixes.size()));
+        if (place.sharing > 1)
+            traffic.shared += static_cast<double>(rows) *
+                              (copies * 8 * static_cast<double>(job.dataset.n) + 24 * active_of(sae));
         // In a ring of s every member sends all but a part twice. Ranks that share have a ring for each
         // slice, which together send what one rank alone would; where none do all ranks are one ring.
         const int ring = place.ranks / place.sharing;
@@ -50,8 +52,8 @@ double sae_seconds(const Job& job, const SaeConfig& sae, std::int64_t rows, doub
 double step_seconds(const Job& job, const Config& config, const Place& place, int cores, const Rates& rates) {
     const double share = static_cast<double>(cores) / (place.on_host * place.threads);
     const std::int64_t rows = config.train.batch_size * place.on_host / place.ranks;
-    const Traffic traffic = traffic_of(job, place);
-    double seconds = share * (traffic.gradients / rates.memory + traffic.sent / rates.link);
+    const Traffic traffic = traffic_of(job, place, rows);
+    double seconds = share * (traffic.shared / rates.memory + traffic.sent / rates.link);
     for (const SaeConfig& sae : job.saes) seconds += share * rates.sae_seconds(job, sae, rows);
     // A thread of every rank reads, on the cores that the step wants; and no step ends before its rows are
     // there.

@@ -11,10 +11,11 @@ namespace strata::suite {
 
 // Bytes that a step of a job moves besides what each rank reads and writes of its own, all SAEs together.
 struct Traffic {
-    double gradients = 0;  // of a host's memory: parts of all its ranks written and added
-    double sent = 0;       // by the busiest host to others, and received as much: sums over hosts, in a ring
+    double shared = 0;  // of a host's memory: rows and codes that its ranks lay together for their gradients
+    double sent = 0;    // by the busiest host to others, and received as much: sums over hosts, in a ring
 };
-Traffic traffic_of(const Job& job, const Place& place);
+// `rows` of a batch that the host has.
+Traffic traffic_of(const Job& job, const Place& place, std::int64_t rows);
 
 // Bytes of the files of one row, its target's with it.
 double row_bytes(const data::Dataset& dataset);

@@ -43,7 +43,7 @@ TEST(Place, CountsTheRanksOfAGroupOnItsHosts) {
     EXPECT_EQ(place_of(machine, {2, 5}), (Place{3, 2, 2, 1, 2}));
 }
 
-TEST(RankMemory, RanksOfAHostShareWeightsAndMomentsButNotGradients) {
+TEST(RankMemory, RanksOfAHostShareWeightsMomentsAndGradients) {
     const Config config = config_of({32768, 16384});
     const Job job = job_of(config);
     const std::int64_t matrix = 4 * 64 * 32768;  // bytes of the wider
@@ -53,8 +53,9 @@ TEST(RankMemory, RanksOfAHostShareWeightsAndMomentsButNotGradients) {
     const RankMemory two = rank_memory(job, config, {.ranks = 2, .on_host = 2, .sharing = 2}, true);
     EXPECT_EQ(two.weights, alone.weights / 2);
     EXPECT_EQ(two.moments, alone.moments / 2);
-    EXPECT_EQ(two.gradients, alone.gradients);
-    EXPECT_GE(two.gradients, 2 * matrix);
+    EXPECT_EQ(alone.gradients - two.gradients, matrix);
+    EXPECT_GE(two.gradients, matrix);
+    EXPECT_GT(two.rows, alone.rows / 2);  // and a part of the host's batch
     EXPECT_LT(two.stream, alone.stream);
     const RankMemory apart = rank_memory(job, config, {.ranks = 2, .hosts = 2}, true);
     EXPECT_EQ(apart.weights, alone.weights);

@@ -22,21 +22,22 @@ Job job_of(const std::vector<std::int64_t>& widths) {
 }
 
 TEST(Traffic, IsNoneOfARankAlone) {
-    const Traffic traffic = traffic_of(job_of({1000}), {});
-    EXPECT_EQ(traffic.gradients, 0);
+    const Traffic traffic = traffic_of(job_of({1000}), {}, 512);
+    EXPECT_EQ(traffic.shared, 0);
     EXPECT_EQ(traffic.sent, 0);
 }
 
-TEST(Traffic, OfAHostIsItsGradientsAndBetweenHostsARingOfEachSlice) {
+TEST(Traffic, OfAHostIsItsBatchAndBetweenHostsARingOfEachSlice) {
     const double matrices = 8 * 100 * 1000;
-    const Traffic host = traffic_of(job_of({1000}), {.ranks = 2, .on_host = 2, .sharing = 2});
-    EXPECT_EQ(host.gradients, 5 * matrices);
+    const Traffic host = traffic_of(job_of({1000}), {.ranks = 2, .on_host = 2, .sharing = 2}, 512);
+    EXPECT_EQ(host.shared, 512 * (2 * 8 * 100 + 24 * SaeConfig{}.k));
     EXPECT_EQ(host.sent, 0);
     // 2 ranks on each of 4 hosts.
-    const Traffic hosts = traffic_of(job_of({1000}), {.ranks = 8, .on_host = 2, .hosts = 4, .sharing = 2});
+    const Traffic hosts =
+        traffic_of(job_of({1000}), {.ranks = 8, .on_host = 2, .hosts = 4, .sharing = 2}, 512);
     EXPECT_DOUBLE_EQ(hosts.sent, 2 * 3.0 / 4 * matrices);
     // 3 ranks on 2 hosts, each by itself.
-    EXPECT_DOUBLE_EQ(traffic_of(job_of({1000}), {.ranks = 3, .on_host = 2, .hosts = 2}).sent,
+    EXPECT_DOUBLE_EQ(traffic_of(job_of({1000}), {.ranks = 3, .on_host = 2, .hosts = 2}, 512).sent,
                      2 * 2.0 / 3 * matrices);
 }
 
@@ -67,8 +68,9 @@ TEST(StepSeconds, AddUpSaesReadingAndExchange) {
     // Two ranks on each of two hosts of two cores: half of the rows on each host.
     const Place place{.ranks = 4, .on_host = 2, .hosts = 2, .sharing = 2};
     const double matrices = 8 * 100 * 3000;
-    EXPECT_DOUBLE_EQ(step_seconds(job, config, place, 2, rates),
-                     1.2 + 5 * matrices / 1e9 + 2 * 0.5 * matrices / 1e8 + 0.04 / 2);
+    EXPECT_DOUBLE_EQ(
+        step_seconds(job, config, place, 2, rates),
+        1.2 + 400 * 2 * (2 * 8 * 100 + 24 * SaeConfig{}.k) / 1e9 + 2 * 0.5 * matrices / 1e8 + 0.04 / 2);
     // No faster than its rows are read.
     rates.sae_seconds = [](const Job&, const SaeConfig&, std::int64_t) { return 0.0; };
     EXPECT_DOUBLE_EQ(step_seconds(job, config, {.threads = 4}, 4, rates), 0.08);
