@@ -88,7 +88,10 @@ void keep_log(const std::filesystem::path& folder, int rank) {
 
 std::string log_time() {
     using namespace std::chrono;
-    return fmt::format("{:%Y-%m-%dT%H:%M:%S}Z", floor<milliseconds>(system_clock::now()));
+    const auto now = floor<milliseconds>(system_clock::now());
+    const auto seconds = floor<std::chrono::seconds>(now);
+    return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z", fmt::gmtime(system_clock::to_time_t(seconds)),
+                       (now - seconds).count());
 }
 
 }  // namespace strata

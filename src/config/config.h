@@ -146,6 +146,9 @@ std::string to_yaml(const Config& config);
 // run.watchdog, run.time_limit, run.tensorboard, parallel.*.
 std::string fingerprint(const Config& config);
 
+// The keys in which two fingerprints differ, with both values, a line for each.
+std::string differences(std::string_view then, std::string_view now);
+
 // Seconds in "3600", "90:00" (minutes and seconds), "12:00:00" or "1-12:00:00" (with days), as Slurm writes
 // times, but a lone number counts seconds. nullopt where `text` is none of these.
 std::optional<std::int64_t> seconds_in(std::string_view text);

@@ -61,4 +61,20 @@ std::string fingerprint(const Config& config) {
     return all.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
 }
 
+std::string differences(std::string_view then, std::string_view now) {
+    using Json = nlohmann::ordered_json;
+    const Json before = Json::parse(then, nullptr, false), after = Json::parse(now, nullptr, false);
+    std::string text;
+    const auto line = [&](const std::string& key) {
+        const auto value = [&](const Json& of) { return of.contains(key) ? of.at(key).dump() : "not there"; };
+        text += fmt::format("\n  {}: {} then, {} now", key, value(before), value(after));
+    };
+    for (const auto& [key, value] : after.items())
+        if (!before.contains(key) || before.at(key) != value) line(key);
+    if (before.is_object())
+        for (const auto& [key, value] : before.items())
+            if (!after.contains(key)) line(key);
+    return text;
+}
+
 }  // namespace strata

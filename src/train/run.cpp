@@ -122,8 +122,8 @@ std::optional<JournalStart> journal_to_continue(const Config& config, bool resum
     if (journal && journal->fingerprint != now)
         refuse(
             "{}: made under another configuration; to continue it, restore these settings, or choose another "
-            "run.output\n  then: {}\n  now:  {}",
-            (fs::path(config.run.output) / "journal.jsonl").string(), journal->fingerprint, now);
+            "run.output{}",
+            (fs::path(config.run.output) / "journal.jsonl").string(), differences(journal->fingerprint, now));
     return journal;
 }
 

@@ -49,6 +49,12 @@ TEST(Log, EveryRankKeepsAllOfItsOwnAndTheScreenIsRankZeros) {
             << "added to, not begun anew";
 }
 
+// So that the two can be put in order.
+TEST(Log, ItsTimesHaveTheFormOfThoseInItsFiles) {
+    EXPECT_THAT(log_time(),
+                MatchesRegex("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{3}Z"));
+}
+
 TEST(Log, ALineThatWasCutStaysByItself) {
     const test::Folder folder;
     std::filesystem::create_directory(folder / "logs");

@@ -467,6 +467,13 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
     EXPECT_EQ(all.size(), deciding.size() + 1);
 }
 
+TEST(Fingerprint, IsComparedKeyByKey) {
+    EXPECT_EQ(
+        differences(R"({"a": "1", "b": ["2"], "d": "5"})", R"({"b": ["3"], "c": "4", "d": "5"})"),
+        "\n  b: [\"2\"] then, [\"3\"] now\n  c: not there then, \"4\" now\n  a: \"1\" then, not there now");
+    EXPECT_EQ(differences("damaged", R"({"b": "3"})"), "\n  b: not there then, \"3\" now");
+}
+
 TEST(NameOf, IsShort) {
     SaeConfig sae;
     EXPECT_EQ(name_of(sae), "batch_topk.w16384.k64");

@@ -52,9 +52,9 @@ TEST_P(PlanOfTheGpu, HoldsWhatTrainingTakes) {
     // Of the device's own, but for cuBLASLt's workspace, which is at most what is counted.
     const std::int64_t own = plan.rows + plan.codes + plan.auxiliary + plan.encoder - 32 * mib;
     const auto held = static_cast<std::int64_t>(training.device.workspace_bytes());
-    // Tiles and blocks of the tests' device are smaller than those that are counted.
+    // Tiles and blocks of the tests' device are smaller than those that are counted, and lists shorter.
     EXPECT_LE(held, own);
-    EXPECT_GE(held, own / 4);
+    EXPECT_GE(held, own / 5);
 }
 
 // What grows by doubling stops at the most that it can need, which is what the plan counts.

@@ -40,7 +40,7 @@ echo file >"$folder/occupied"
 expect 2 'occupied' train --set "run.output=$folder/occupied"
 expect 0 '' train
 expect 2 'already holds a run' train
-expect 2 'another configuration' train --resume --set sae.k=5
+expect 2 'sae.k: \[.*\] then, \[.*5.*\] now' train --resume --set sae.k=5
 check grep -q 'k: 4' "$folder/run/config.yaml"
 
 # A chunk that no longer fits its checksum; the reader meets it while training or measuring.
