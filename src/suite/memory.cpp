@@ -87,8 +87,8 @@ RankMemory rank_memory(const Job& job, const Config& config, const Place& place,
     if (most.aux_k > 0)
         m.auxiliary = number * row_elements + rows * most.aux_k * (code_bytes + candidate_bytes) +
                       threads * std::min(rows, most_rows_of_block) * (4 * most.aux_k + columns_of_block) * 8;
-    if (place.sharing >
-        1) {  // the batch of the host (device/cpu/host_batch.h): this rank's part, and its slice
+    // The batch of the host (device/cpu/host_batch.h): this rank's part of it, and the codes of its slice.
+    if (place.sharing > 1) {
         m.rows += number * row_elements * (1 + most.groups);
         m.codes += static_cast<std::int64_t>(std::max(codes, most.listed)) * code_bytes;
         if (most.aux_k > 0) m.auxiliary += number * row_elements + rows * most.aux_k * code_bytes;

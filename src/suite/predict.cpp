@@ -19,7 +19,7 @@ Traffic traffic_of(const Job& job, const Place& place, std::int64_t rows) {
     for (const SaeConfig& sae : job.saes) {
         const double matrices = 8.0 * static_cast<double>(job.dataset.n) * static_cast<double>(sae.width);
         // Copies of the rows and of the residual of every prefix; codes twice (device/cpu/host_batch.h).
-        const auto copies = static_cast<double>(1 + std::max<std::size_t>(1, sae.prefixes.size()));
+        const auto copies = static_cast<double>(1 + prefix_widths(sae).size());
         if (place.sharing > 1)
             traffic.shared += static_cast<double>(rows) *
                               (copies * 8 * static_cast<double>(job.dataset.n) + 24 * active_of(sae));

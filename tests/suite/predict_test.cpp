@@ -32,6 +32,11 @@ TEST(Traffic, OfAHostIsItsBatchAndBetweenHostsARingOfEachSlice) {
     const Traffic host = traffic_of(job_of({1000}), {.ranks = 2, .on_host = 2, .sharing = 2}, 512);
     EXPECT_EQ(host.shared, 512 * (2 * 8 * 100 + 24 * SaeConfig{}.k));
     EXPECT_EQ(host.sent, 0);
+    // A residual for each of matryoshka's five prefixes.
+    Job nested = job_of({1000});
+    nested.saes.front().kind = "matryoshka";
+    EXPECT_EQ(traffic_of(nested, {.ranks = 2, .on_host = 2, .sharing = 2}, 512).shared,
+              512 * (6 * 8 * 100 + 24 * SaeConfig{}.k));
     // 2 ranks on each of 4 hosts.
     const Traffic hosts =
         traffic_of(job_of({1000}), {.ranks = 8, .on_host = 2, .hosts = 4, .sharing = 2}, 512);
