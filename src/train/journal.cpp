@@ -1,8 +1,5 @@
 #include "train/journal.h"
 
-#include <fmt/chrono.h>
-
-#include <ctime>
 #include <sstream>
 
 #include "base/error.h"
@@ -17,10 +14,6 @@ using nlohmann::ordered_json;
 
 fs::path path_of(const fs::path& output) {
     return output / "journal.jsonl";
-}
-
-std::string now() {
-    return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
 }
 
 }  // namespace
@@ -75,15 +68,15 @@ void Journal::append(const ordered_json& line) {
 }
 
 void Journal::start(const std::string& job, int group, std::int64_t step) {
-    append({{"event", "start"}, {"job", job}, {"group", group}, {"step", step}, {"time", now()}});
+    append({{"event", "start"}, {"job", job}, {"group", group}, {"step", step}, {"time", log_time()}});
 }
 
 void Journal::done(const std::string& job) {
-    append({{"event", "done"}, {"job", job}, {"time", now()}});
+    append({{"event", "done"}, {"job", job}, {"time", log_time()}});
 }
 
 void Journal::stop() {
-    append({{"event", "stop"}, {"time", now()}});
+    append({{"event", "stop"}, {"time", log_time()}});
 }
 
 }  // namespace strata::train

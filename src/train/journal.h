@@ -6,8 +6,8 @@
 //   {"event": "start", "job": NAME, "group": G, "step": S, "time": ...}
 //   {"event": "done", "job": NAME, "time": ...}                        its SAEs and their summary are on disk
 //   {"event": "stop", "time": ...}                                     on request; checkpoints are saved
-// Times are UTC, as in 2026-01-31T23:59:59Z; that of a session has milliseconds, as the logs have. The file
-// is replaced as a whole with every line: it is short, and so never cut off.
+// Times are those of the logs, log_time(). The file is replaced as a whole with every line: it is short, and
+// so never cut off.
 
 #include <cstdint>
 #include <filesystem>
