@@ -24,12 +24,13 @@ std::vector<Job> jobs_of(const Config& config, const std::vector<data::Dataset>&
             for (std::int64_t s = part * saes / parts; s < (part + 1) * saes / parts; ++s) {
                 job.saes.push_back(config.saes[static_cast<std::size_t>(s)]);
                 job.names.push_back(prefix + "." + names[static_cast<std::size_t>(s)]);
-                if (!taken.insert(job.names.back()).second)
-                    refuse(
-                        "two SAEs of this run would be named '{}'; datasets whose names differ only in '/' "
-                        "and '.' need runs of their own",
-                        job.names.back());
             }
+            if (!taken.insert(job.name).second)
+                refuse(
+                    "data.datasets: two jobs of this run would be named '{}'; datasets whose names differ "
+                    "only "
+                    "in '/' and '.' need runs of their own",
+                    job.name);
             jobs.push_back(std::move(job));
         }
     }

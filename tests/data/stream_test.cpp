@@ -1,6 +1,9 @@
 #include "data/stream.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -431,6 +434,38 @@ TEST(Stream, EndsPromptlyWhileReading) {
         if (i % 2 == 0) stream.next();
     }
     EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+}
+
+// Bytes of a file that the page cache has; with `drop` after it was asked to give up what is on the disk.
+std::size_t cached_bytes(const std::filesystem::path& path, bool drop) {
+    const int file = ::open(path.c_str(), O_RDONLY);
+    if (drop) {
+        EXPECT_EQ(::fsync(file), 0);
+        EXPECT_EQ(::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED), 0);
+    }
+    const std::size_t size = std::filesystem::file_size(path);
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    void* const mapped = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file, 0);
+    ::close(file);
+    std::vector<unsigned char> present((size + page - 1) / page);
+    EXPECT_EQ(::mincore(mapped, size, present.data()), 0);
+    ::munmap(mapped, size);
+    return page * static_cast<std::size_t>(
+                      std::ranges::count_if(present, [](unsigned char p) { return (p & 1) != 0; }));
+}
+
+// Groups that are far apart on one dataset are served by the page cache: what one has read, the others do not
+// read from the disk. (A file system that lives in memory drops nothing.)
+TEST(Stream, LeavesWhatItReadInThePageCache) {
+    const Folder folder;
+    constexpr std::int64_t rows = 30000;
+    write_numbered(folder / "a.h5", "r/0", Type::float32, 0, rows, n);
+    const Dataset dataset = find_datasets({folder / "a.h5"}, {"r/0"})[0];
+    const std::size_t before = cached_bytes(folder / "a.h5", true);
+    Stream stream(dataset, config_of(4, 1000, 0), {}, 1000, 7, 0, 1);
+    for (int step = 0; step < 30; ++step) stream.next();
+    const std::size_t after = cached_bytes(folder / "a.h5", false);
+    EXPECT_GE(after, rows * n * sizeof(float)) << "of " << before << " before";
 }
 
 }  // namespace

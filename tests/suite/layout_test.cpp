@@ -134,6 +134,17 @@ TEST(Jobs, DivideADatasetEvenlyAndNameTheParts) {
     EXPECT_EQ(jobs_of(config_of({16, 32}), test::datasets_of(1), 2)[0].name, "resid_post.0");
 }
 
+TEST(Jobs, HaveNamesOfTheirOwn) {
+    std::vector<data::Dataset> datasets = test::datasets_of(2);
+    datasets[1].name = "resid_post.0";
+    try {
+        jobs_of(config_of({16}), datasets, 1);
+        FAIL() << "resid_post/0 and resid_post.0 have the same folders";
+    } catch (const UsageError& error) {
+        EXPECT_THAT(error.what(), testing::HasSubstr("named 'resid_post.0'"));
+    }
+}
+
 TEST(Jobs, AreHandedOutTheMostCostlyFirst) {
     const std::vector<Job> jobs = jobs_of(config_of({16, 64, 32}), test::datasets_of(2), 1);
     EXPECT_THAT(order_of(jobs), testing::ElementsAre(1, 4, 2, 5, 0, 3));

@@ -25,7 +25,6 @@ Config config_of(const std::vector<std::int64_t>& widths) {
         SaeConfig& sae = config.saes.emplace_back();
         sae.width = width;
         sae.k = 8;
-        sae.aux_k = static_cast<std::int64_t>(config.saes.size());  // for names of their own
     }
     return config;
 }
@@ -148,6 +147,10 @@ TEST(LayoutInMemory, SaysWhatIsTooLargeAndWhatWouldFit) {
     const std::int64_t width = std::stoll(wide.substr(at + 19));
     EXPECT_EQ(refusal(config_of({width}), machine_with(1, 1000 * mib)), "");
     EXPECT_NE(refusal(config_of({width + 64}), machine_with(1, 1000 * mib)), "");
+
+    // Widths that are cut to the same one are no reason to refuse.
+    EXPECT_THAT(refusal(config_of({1 << 20, 1 << 19}), machine_with(1, 1000 * mib)),
+                testing::HasSubstr("sae.width: at most "));
 
     Config fixed = config_of({65536, 65536, 65536});
     fixed.parallel.saes_per_job = 3;
