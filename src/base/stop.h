@@ -7,10 +7,10 @@
 
 namespace strata {
 
-// First thing in main(): the signals are blocked in this thread and all that it starts from now on, and a
-// thread of their own waits for them. No handler may run on a thread that computes: oneDNN's products keep
-// their stack pointer on the heap (uxlfoundation/oneDNN#4845), where a handler's frame overwrites what others
-// allocated. A second SIGINT ends the program at once.
+// Before any other thread is started: the signals are blocked in this one and all that it starts from now on,
+// and a thread of their own waits for them. No handler may run on a thread that computes: oneDNN's products
+// keep their stack pointer on the heap (uxlfoundation/oneDNN#4845), where a handler's frame overwrites what
+// others allocated. A second SIGINT ends the program at once.
 void catch_stop_signals();
 
 // What is left of the time limit when a stop is requested, beside what saving takes: for the step under way,

@@ -6,13 +6,11 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/stop.h"
 #include "cli/command.h"
 #include "cli/data_command.h"
 #include "comm/agree.h"
 
 int main(int argc, char** argv) try {
-    strata::catch_stop_signals();
     strata::keep_freed_memory();
 
     CLI::App app{"Trains sparse autoencoders on stored language-model activations, over MPI."};

@@ -1,6 +1,7 @@
 #include <string>
 #include <vector>
 
+#include "base/stop.h"
 #include "cli/command.h"
 #include "strata/train.h"
 
@@ -28,7 +29,10 @@ void add_train_command(CLI::App& app, Action& action) {
         "with a checkpoint saved.\n"
         "Example: mpirun -n 2 strata train configs/quickstart.yaml --set train.tokens=1e6 --resume");
     command->callback([arguments, &action] {
-        action = [arguments] { return run_training(arguments->config, arguments->set, arguments->options); };
+        action = [arguments] {
+            catch_stop_signals();
+            return run_training(arguments->config, arguments->set, arguments->options);
+        };
     });
 }
 

@@ -121,6 +121,8 @@ Handle open_file(const std::string& path) {
     struct stat status {};
     if (::stat(path.c_str(), &status) != 0) refuse("{}: cannot be read: {}", path, std::strerror(errno));
     if (S_ISDIR(status.st_mode)) refuse("{}: is a folder; name the files in it, as in {}/*.h5", path, path);
+    // Opening a pipe would wait for its writer.
+    if (!S_ISREG(status.st_mode)) refuse("{}: is a pipe, socket or device; expected an HDF5 file", path);
     const Hdf5Lock lock;
     const Handle access(H5Pcreate(H5P_FILE_ACCESS));
 #if H5_VERSION_GE(1, 10, 7)

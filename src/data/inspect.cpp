@@ -91,11 +91,13 @@ std::optional<Entry> describe(const Handle& file, const std::string& path, const
     entry.part.path = path;
     if (!dataset) {
         const std::string reason = hdf5_reason();
-        if (reason.find("doesn't exist") != std::string::npos || reason == "component not found")
-            return std::nullopt;
+        const bool absent =
+            reason.find("doesn't exist") != std::string::npos || reason == "component not found";
+        if (absent && H5Lexists(file.get(), name.c_str(), H5P_DEFAULT) <= 0) return std::nullopt;
         entry.problem = reason == "not a dataset"
                             ? "is a group; name the datasets in it, as in " + name + "/*"
-                            : "cannot be opened: " + reason;
+                        : absent ? "is a link that leads nowhere"
+                                 : "cannot be opened: " + reason;
         return entry;
     }
     const Handle datatype(H5Dget_type(dataset.get()));

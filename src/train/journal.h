@@ -27,6 +27,7 @@ struct JournalStart {
     std::int64_t saes_per_job = 0;
     std::vector<std::vector<std::string>> saes;  // names, by job
     std::set<std::string> done;                  // names of jobs
+    bool operator==(const JournalStart&) const = default;
 };
 
 // What a journal says; nothing where there is none yet. RunError where it cannot be understood.

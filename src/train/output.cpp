@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "formats/saelens.h"
 #include "sae/sae.h"
 
@@ -48,6 +49,16 @@ const json& definitions() {
     return text;
 }
 
+constexpr const char* journal_name = "journal.jsonl";
+
+// The first there is of what a run leaves; it writes the journal before all others. "" where there is none.
+std::string left_in(const fs::path& output) {
+    for (const char* name :
+         {journal_name, "config.yaml", "checkpoints", "metrics.jsonl", "summary.json", "saes"})
+        if (fs::exists(output / name)) return name;
+    return {};
+}
+
 }  // namespace
 
 OutputLock::OutputLock(const fs::path& output) {
@@ -55,7 +66,12 @@ OutputLock::OutputLock(const fs::path& output) {
     descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (descriptor_ < 0)
         refuse("run.output: the folder '{}' cannot be written to: {}", output.string(), std::strerror(errno));
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
+    const int why = errno;
+    if (why != EWOULDBLOCK) {  // some network file systems know no locks
+        log::warn("run.output: '{}' cannot be locked ({}); see to it that no other run writes there",
+                  output.string(), std::strerror(why));
+    } else {
         ::close(std::exchange(descriptor_, -1));
         refuse("run.output: another run is writing to '{}'; wait for it or choose another folder",
                output.string());
@@ -80,14 +96,20 @@ OutputLock open_output(const Config& config, bool resume) {
     if (error || !fs::is_directory(output))
         refuse("run.output: cannot make the folder '{}': {}", output.string(),
                error ? error.message() : "a file of that name exists");
-    const bool used = fs::exists(output / "config.yaml") || fs::exists(output / "checkpoints") ||
-                      fs::exists(output / "metrics.jsonl") || fs::exists(output / "saes");
-    if (used && !resume)
+    const std::string before = left_in(output);
+    if (!before.empty() && before != journal_name)
+        refuse(
+            "run.output: the folder '{}' holds {}, which a run would replace, but no {} of a run; choose "
+            "another folder",
+            output.string(), before, journal_name);
+    OutputLock lock(output);
+    const std::string now = left_in(output);  // also by a run that has ended meanwhile
+    if (!now.empty() && !resume)
         refuse(
             "run.output: the folder '{}' already holds a run; continue it with --resume or choose another "
             "folder",
             output.string());
-    return OutputLock(output);
+    return lock;
 }
 
 void save_sae(const fs::path& output, const Workbench& bench, const TrainedSae& sae,

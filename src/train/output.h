@@ -12,7 +12,9 @@
 
 namespace strata::train {
 
-// Held by rank 0 for the life of a run: a second run in the same folder is refused, also with --resume.
+// Held by rank 0 for the life of a run: a second run in the same folder is refused, also with --resume. The
+// system gives it back when the process ends, however it ends. Where the file system knows no locks, a
+// warning.
 class OutputLock {
   public:
     OutputLock() = default;
@@ -25,8 +27,9 @@ class OutputLock {
     int descriptor_ = -1;
 };
 
-// Makes the folder and takes the lock. UsageError if it cannot be written to, if another
-// run holds it, or if it holds a run already and `resume` is not set.
+// Makes the folder and takes the lock. UsageError if it cannot be written to, if another run holds it, if it
+// holds a run already and `resume` is not set, or if it holds files of the names that a run writes, and no
+// run.
 OutputLock open_output(const Config& config, bool resume);
 
 // OUTPUT/saes/NAME, scale and decoder norms folded in, elementwise rules as JumpReLU; replaces what an

@@ -136,6 +136,7 @@ fs::path checkpoints_of(const Config& config, const Plan& plan, const suite::Job
 // Rank 0: the files of the output folder as a new run has them, or as far as jobs and checkpoints go.
 std::unique_ptr<Coordinator> make_coordinator(const Config& config, const Plan& plan) {
     const fs::path output = config.run.output;
+    Journal journal(output, config, plan.jobs, plan.layout.saes_per_job);  // tells that the rest is a run's
     write_file(output / "config.yaml", to_yaml(config));
     std::map<std::string, std::int64_t> last;
     for (const suite::Job& job : plan.jobs) {
@@ -148,8 +149,7 @@ std::unique_ptr<Coordinator> make_coordinator(const Config& config, const Plan& 
     keep_lines(output / "metrics.jsonl", last);
     for (const std::string& done : plan.done)  // a run may have been killed before it removed them
         if (plan.jobs.size() > 1) fs::remove_all(output / "checkpoints" / done);
-    return std::make_unique<Coordinator>(output, plan.jobs, plan.done,
-                                         Journal(output, config, plan.jobs, plan.layout.saes_per_job),
+    return std::make_unique<Coordinator>(output, plan.jobs, plan.done, std::move(journal),
                                          MetricsFile(output / "metrics.jsonl"));
 }
 
@@ -231,8 +231,10 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
         comm, {config.run.device, cores.threads, {config.run.encoder, config.run.screen_bound}});
     const suite::Machine machine = machine_of(comm, cores.threads, device::free_memory(*device));
     Plan plan;
+    std::optional<JournalStart> journal;
     together(comm, [&] {
-        plan = plan_of(config, machine, journal_to_continue(config, options.resume));
+        journal = journal_to_continue(config, options.resume);
+        plan = plan_of(config, machine, journal);
         const int most = (comm.size() + plan.layout.groups - 1) / plan.layout.groups;
         if (most > config.data.lanes)
             refuse(
@@ -244,6 +246,9 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
     together(comm, [&] {
         if (!first) return;
         lock = open_output(config, options.resume);
+        if (options.resume && read_journal(config.run.output) != journal)
+            refuse("run.output: another run wrote to '{}' while this one began; start it again",
+                   config.run.output);
         coordinator = make_coordinator(config, plan);
     });
     keep_log(fs::path(config.run.output) / "logs", comm.rank());
