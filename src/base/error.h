@@ -32,6 +32,17 @@ template <typename... Args>
     throw RunError(fmt::format(format, std::forward<Args>(args)...));
 }
 
+// What `read` returns. What fails while reading something that the command line or the configuration names is
+// for the user to put right: UsageError.
+template <typename Read>
+auto named_by_user(const Read& read) {
+    try {
+        return read();
+    } catch (const RunError& error) {
+        throw UsageError(error.what());
+    }
+}
+
 // An invariant of the program itself; checked in every build, so it may stand only where its cost is nil.
 #define STRATA_ASSERT(condition)                                                                         \
     do {                                                                                                 \

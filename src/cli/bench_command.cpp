@@ -375,15 +375,14 @@ void add_bench_command(CLI::App& app, Action& action) {
         for (const sae::Kind& kind : sae::kinds()) names.emplace_back(kind.name);
         return names;
     }()));
-    command->add_option("--rows", arguments->rows, "Rows of the global batch, B")->check(CLI::PositiveNumber);
-    command->add_option("--n", arguments->n, "Input width")->check(CLI::PositiveNumber);
-    command->add_option("--width", arguments->width, "Latents, M")->check(CLI::PositiveNumber);
-    command->add_option("--k", arguments->k, "Mean active latents per row")->check(CLI::PositiveNumber);
+    command->add_option("--rows", arguments->rows, "Rows of the global batch, B")->check(positive);
+    command->add_option("--n", arguments->n, "Input width")->check(positive);
+    command->add_option("--width", arguments->width, "Latents, M")->check(positive);
+    command->add_option("--k", arguments->k, "Mean active latents per row")->check(positive);
     command->add_option("--threads", arguments->threads,
                         "Threads per rank; by default the cores shared among the ranks");
     command->add_option("--warm-steps", arguments->warm_steps, "Training steps before anything is timed");
-    command->add_option("--repeats", arguments->repeats, "The best of so many is reported")
-        ->check(CLI::PositiveNumber);
+    command->add_option("--repeats", arguments->repeats, "The best of so many is reported")->check(positive);
     command->add_option("--data", arguments->files,
                         "Activation files to take the batch from; synthetic rows otherwise");
     command->add_option("--dataset", arguments->dataset, "Dataset in them");

@@ -113,7 +113,12 @@ void add_synth(CLI::App& data_app, std::function<int()>& action) {
     app->footer(
         "Writes dataset resid_post/0 and beside it true_features, true_frequencies, true_mean.\n"
         "Example: strata data synth --out demo.h5 --rows 1e6 --n 128 --features 512 --active 8");
-    app->callback([options, &action] { action = [options] { return run_synth(*options); }; });
+    app->callback([options, &action] {
+        action = [options] {
+            catch_stop_signals();
+            return run_synth(*options);
+        };
+    });
 }
 
 // ---- info
@@ -278,7 +283,12 @@ void add_file_command(CLI::App& data_app, std::function<int()>& action, const st
             ->allow_extra_args(false);
     app->add_flag("--json", options->as_json, "print JSON");
     app->footer(footer);
-    app->callback([options, &action, run] { action = [options, run] { return run(*options); }; });
+    app->callback([options, &action, run] {
+        action = [options, run] {
+            catch_stop_signals();
+            return run(*options);
+        };
+    });
 }
 
 }  // namespace

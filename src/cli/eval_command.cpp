@@ -34,8 +34,9 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
     data::Dataset dataset;
     nlohmann::ordered_json ours;  // what training left in cfg.json
     together(comm, [&] {
-        saved = saelens::read(arguments.folder);
+        saved = named_by_user([&] { return saelens::read(arguments.folder); });
         ours = saved.metadata.value("strata", nlohmann::ordered_json::object());
+        if (!ours.is_object()) refuse("{}/cfg.json: metadata.strata: expected a map", arguments.folder);
         const std::string name = arguments.dataset.empty() ? ours.value("dataset", "") : arguments.dataset;
         if (name.empty()) refuse("{}: does not say what it was trained on; give --dataset", arguments.folder);
         const std::string target = !arguments.target.empty() ? arguments.target
@@ -111,12 +112,11 @@ void add_eval_command(CLI::App& app, Action& action) {
                         "Dataset in them, e.g. resid_post/12; by default what the SAE was trained on");
     command->add_option("--target", arguments->target,
                         "A transcoder's target dataset; by default what it was trained on");
-    command->add_option("--rows", arguments->rows, "The last so many rows; all by default")
-        ->check(CLI::PositiveNumber);
+    command->add_option("--rows", arguments->rows, "The last so many rows; all by default")->check(positive);
     command
         ->add_option("--norm-limit", arguments->norm_limit,
                      "Leave out rows of a larger norm; by default what the SAE was trained with, 0: none")
-        ->check(CLI::NonNegativeNumber);
+        ->check(not_negative);
     command->add_flag("--skip-corrupt", arguments->skip_corrupt,
                       "Leave out rows that cannot be read or are not finite, instead of ending");
     command->add_option("--device", arguments->device, "As run.device")

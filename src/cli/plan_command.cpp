@@ -293,29 +293,28 @@ void add_plan_command(CLI::App& app, Action& action) {
     command->add_option("config", a.config, "Configuration, YAML (docs/configuration.md)")->required();
     command->add_option("--set", a.set, "section.key=value, on top of the file; may be repeated")
         ->allow_extra_args(false);
-    command->add_option("--ranks", a.ranks, "Ranks of the run")->check(CLI::PositiveNumber);
+    command->add_option("--ranks", a.ranks, "Ranks of the run")->check(positive);
     command->add_option("--ranks-per-host", a.ranks_per_host, "Of them on each host; all by default")
-        ->check(CLI::PositiveNumber);
+        ->check(positive);
     command->add_option("--threads", a.threads, "Of each rank; by default its share of this machine's cores")
-        ->check(CLI::PositiveNumber);
-    command->add_option("--memory", a.memory, "GiB of a host; by default what this one has")
-        ->check(CLI::PositiveNumber);
+        ->check(positive);
+    command->add_option("--memory", a.memory, "GiB of a host; by default what this one has")->check(positive);
     command
         ->add_option("--gpu-memory", a.gpu_memory,
                      "GiB free on the GPU of each rank; by default what this host's have")
-        ->check(CLI::PositiveNumber);
+        ->check(positive);
     command
         ->add_option("--calibrate", a.calibrate, "Seconds for which steps of each shape are tried out here")
-        ->check(CLI::PositiveNumber);
+        ->check(positive);
     CLI::Option* product = command->add_option(
         "--product-rate", a.product_rate,
         "10^9 operations a second of a host's encoder product, instead of trying; needs --memory-rate");
     CLI::Option* memory =
         command->add_option("--memory-rate", a.memory_rate, "10^9 bytes a second of a host's memory");
-    product->check(CLI::PositiveNumber)->needs(memory);
-    memory->check(CLI::PositiveNumber)->needs(product);
+    product->check(positive)->needs(memory);
+    memory->check(positive)->needs(product);
     command->add_option("--link-rate", a.link_rate, "10^9 bytes a second of a host's link to others")
-        ->check(CLI::PositiveNumber);
+        ->check(positive);
     command->add_flag("--json", a.json, "One JSON object (docs/plan.md)");
     command->footer(
         "Starts nothing and writes nothing. Exit status 2 where the configuration has no room in memory, "

@@ -126,6 +126,11 @@ void check_run(const Config& config, const Origins& origins, const std::set<std:
     const std::string& limit = config.run.time_limit;
     unless(limit.empty() || limit == "auto" || seconds_in(limit).has_value(), {"run.time_limit"},
            fmt::format("'{}' is not a time; expected {}", limit, find_key("run", "time_limit")->expected));
+    // A folder of that very name, in the working folder, is not what was meant.
+    for (const auto& [key, folder] :
+         {std::pair{"run.output", config.run.output}, std::pair{"data.stage", config.data.stage}})
+        unless(!folder.starts_with('~') && folder.find('$') == std::string::npos, {key},
+               fmt::format("'{}' is taken as it stands; expected a path without '~' and '$'", folder));
     const DataConfig& data = config.data;
     unless(
         data.target.empty() || (std::ranges::count(data.target, '*') <= 1 &&

@@ -75,6 +75,11 @@ std::string hdf5_reason() {
         return text +
                ": install that HDF5 filter (HDF5_PLUGIN_PATH names the folder of plugins), or write the file "
                "without compression";
+    constexpr std::string_view from_system = "error message = '";  // among descriptors and flags
+    if (const auto at = text.find(from_system); at != std::string::npos) {
+        const auto begin = at + from_system.size();
+        return text.substr(begin, text.find('\'', begin) - begin);
+    }
     if (text.empty()) return "HDF5 gives no reason";
     text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
     return text;

@@ -82,6 +82,7 @@ struct Writer::State {
 Writer::Writer(const std::filesystem::path& path) : state_(std::make_unique<State>()) {
     state_->path = path;
     state_->temporary = path.string() + ".tmp";
+    if (!path.has_filename()) refuse("'{}': is no name of a file", path.string());
     if (std::filesystem::exists(path))
         refuse("{}: exists already and is not overwritten; remove it or choose another name", path.string());
     const Hdf5Lock lock;

@@ -216,10 +216,17 @@ void write(const std::filesystem::path& folder, const SavedSae& sae) {
     sync_folder(target.parent_path());
 }
 
-SavedSae read(const std::filesystem::path& folder) {
+SavedSae describe(const std::filesystem::path& folder) {
     if (!std::filesystem::is_directory(folder))
         fail("{}: no such folder; expected one with {}", folder.string(), config_name);
-    SavedSae sae = parse(read_settings(folder / config_name));
+    for (const char* name : {config_name, weights_name})
+        if (!std::filesystem::is_regular_file(folder / name))
+            fail("{}: has no {}; expected the folder of one SAE, as RUN/saes/NAME", folder.string(), name);
+    return parse(read_settings(folder / config_name));
+}
+
+SavedSae read(const std::filesystem::path& folder) {
+    SavedSae sae = describe(folder);
     const safetensors::File file = safetensors::read(folder / weights_name);
     const std::vector<Part> parts = parts_of(sae);
     for (const safetensors::Tensor& tensor : file.tensors)

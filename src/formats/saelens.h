@@ -39,6 +39,9 @@ void write(const std::filesystem::path& folder, const SavedSae& sae);
 // normalised or reshaped first, missing or unknown tensors, wrong shapes.
 SavedSae read(const std::filesystem::path& folder);
 
+// The same from cfg.json alone, without tensors; w_skip is not empty where there is one.
+SavedSae describe(const std::filesystem::path& folder);
+
 // Turns an SAE trained on scale * x with decoder rows of unit norm into one for x: W_enc (scale x) + b_enc is
 // scale times W_enc x + b_enc / scale, so b_enc, b_dec and threshold are divided by scale, the weights stay,
 // and the same latents are active with codes divided by scale.

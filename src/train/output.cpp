@@ -68,14 +68,13 @@ OutputLock::OutputLock(const fs::path& output) {
         refuse("run.output: the folder '{}' cannot be written to: {}", output.string(), std::strerror(errno));
     if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
     const int why = errno;
-    if (why != EWOULDBLOCK) {  // some network file systems know no locks
-        log::warn("run.output: '{}' cannot be locked ({}); see to it that no other run writes there",
-                  output.string(), std::strerror(why));
-    } else {
+    if (why == EWOULDBLOCK) {
         ::close(std::exchange(descriptor_, -1));
         refuse("run.output: another run is writing to '{}'; wait for it or choose another folder",
                output.string());
     }
+    log::warn("run.output: '{}' cannot be locked ({}); see to it that no other run writes there",
+              output.string(), std::strerror(why));
 }
 
 OutputLock::OutputLock(OutputLock&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}

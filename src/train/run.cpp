@@ -24,6 +24,8 @@
 #include "data/shared_rows.h"
 #include "data/stage.h"
 #include "device/gpu.h"
+#include "formats/saelens.h"
+#include "sae/sae.h"
 #include "suite/layout.h"
 #include "suite/memory.h"
 #include "suite/suite.h"
@@ -33,6 +35,7 @@
 #include "train/journal.h"
 #include "train/output.h"
 #include "train/schedule.h"
+#include "train/step.h"
 
 namespace strata::train {
 namespace {
@@ -92,6 +95,18 @@ suite::Machine machine_of(Communicator& comm, int threads, std::int64_t gpu_memo
     return machine;
 }
 
+// Before anything is written: the folders of saved SAEs that the run begins with.
+void check_starts(const Config& config, const std::vector<suite::Job>& jobs) {
+    for (const suite::Job& job : jobs)
+        for (std::size_t i = 0; i < job.saes.size(); ++i) {
+            const SaeConfig& sae = job.saes[i];
+            if (sae.init_from.empty()) continue;
+            const saelens::SavedSae saved = named_by_user([&] { return saelens::describe(sae.init_from); });
+            check_init_from(saved, sae, job.names[i],
+                            sae::shape_of(sae, job.dataset.n, !config.data.target.empty()));
+        }
+}
+
 // A run that is continued keeps the jobs it began with, whatever ranks it has now.
 Plan plan_of(const Config& config, const suite::Machine& machine,
              const std::optional<JournalStart>& journal) {
@@ -102,7 +117,10 @@ Plan plan_of(const Config& config, const suite::Machine& machine,
     plan.layout = suite::layout_in_memory(config, datasets, machine,
                                           journal ? std::optional(journal->saes_per_job) : std::nullopt);
     plan.jobs = suite::jobs_of(config, datasets, plan.layout.saes_per_job);
-    if (!journal) return plan;
+    if (!journal) {
+        check_starts(config, plan.jobs);
+        return plan;
+    }
     plan.done = journal->done;
     std::vector<std::vector<std::string>> saes;
     for (const suite::Job& job : plan.jobs) saes.push_back(job.names);

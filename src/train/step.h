@@ -12,6 +12,7 @@
 #include "config/config.h"
 #include "data/stream.h"
 #include "device/device.h"
+#include "formats/saelens.h"
 #include "sae/kind.h"
 #include "train/atm.h"
 #include "train/replicas.h"
@@ -85,8 +86,12 @@ sae::Moment moment_of(const Workbench& bench, const TrainedSae& sae, std::int64_
 // The kind's own parameters as they begin.
 void start_own(Workbench& bench, TrainedSae& sae);
 
+// UsageError naming the folder config.init_from where what was saved there is of another shape or sort.
+void check_init_from(const saelens::SavedSae& saved, const SaeConfig& config, const std::string& name,
+                     const device::Shape& shape);
+
 // Parameters from the folder config.init_from, for rows that are `scale` times the raw ones it was saved for.
-// RunError naming the folder where its shape or sort does not fit.
+// RunError where it cannot be read, UsageError as above.
 void start_from_saved(Workbench& bench, TrainedSae& sae, double scale);
 
 // z as it begins, where the optimiser averages: the parameters. After start_own(); nothing for Adam.

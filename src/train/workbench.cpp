@@ -46,16 +46,21 @@ void start_own(Workbench& bench, TrainedSae& sae) {
     bench.device.upload(std::as_bytes(std::span(values)), sae.parameters.latent.data());
 }
 
+void check_init_from(const saelens::SavedSae& saved, const SaeConfig& config, const std::string& name,
+                     const device::Shape& shape) {
+    if (saved.n != shape.n || saved.width != shape.width)
+        refuse("sae.init_from: {} reads rows of {} with {} latents; {} has rows of {} with {}",
+               config.init_from, saved.n, saved.width, name, shape.n, shape.width);
+    if (saved.transcoder != shape.transcoder || saved.w_skip.empty() == shape.skip)
+        refuse("sae.init_from: {} is {}; {} is to be {}", config.init_from,
+               described(saved.transcoder, !saved.w_skip.empty()), name,
+               described(shape.transcoder, shape.skip));
+}
+
 void start_from_saved(Workbench& bench, TrainedSae& sae, double scale) {
-    const std::string& folder = sae.config.init_from;
-    saelens::SavedSae saved = saelens::read(folder);
+    saelens::SavedSae saved = saelens::read(sae.config.init_from);
     device::Tensors& t = sae.parameters;
-    if (saved.n != t.n || saved.width != t.width)
-        fail("sae.init_from: {} reads rows of {} with {} latents; {} has rows of {} with {}", folder, saved.n,
-             saved.width, sae.name, t.n, t.width);
-    if (saved.transcoder != t.transcoder || saved.w_skip.empty() == t.skip)
-        fail("sae.init_from: {} is {}; {} is to be {}", folder,
-             described(saved.transcoder, !saved.w_skip.empty()), sae.name, described(t.transcoder, t.skip));
+    check_init_from(saved, sae.config, sae.name, t);
     if (t.unit_rows) saelens::fold_decoder_norms(saved);
     saelens::fold_scale(saved, 1 / scale);
     if (!saved.apply_b_dec_to_input && !saved.transcoder) saelens::subtract_from_input(saved);

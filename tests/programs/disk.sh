@@ -26,7 +26,9 @@ spoil() {
 }
 
 check run_on "$folder/whole" --quiet
-if [ "$(id -u)" -eq 0 ] && mkdir "$folder/small" && mount -t tmpfs -o size=3m tmpfs "$folder/small" 2>/dev/null; then
+if [ -n "$STRATA_SMALL_DISKS" ]; then
+  mkdir "$folder/small"
+  mount -t tmpfs -o size=3m tmpfs "$folder/small"
   trap 'umount "$folder/small"; rm -rf "$folder"' EXIT
   spoil "$folder/small/run" 'No space left on device' dd if=/dev/zero of="$folder/small/fill" bs=64k
   check test -z "$(find "$folder/small" -name '*.tmp')"
@@ -37,7 +39,10 @@ if [ "$(id -u)" -eq 0 ] && mkdir "$folder/small" && mount -t tmpfs -o size=3m tm
 fi
 # What was not synced when the file system gave up is gone, as with the power of a host.
 truncate --size=16M "$folder/image"
-if [ "$(id -u)" -eq 0 ] && mkdir "$folder/disk" && mkfs.ext4 -q "$folder/image" && mount -o loop "$folder/image" "$folder/disk" 2>/dev/null; then
+if [ -n "$STRATA_LOOP_DISKS" ]; then
+  mkdir "$folder/disk"
+  mkfs.ext4 -q "$folder/image"
+  mount -o loop "$folder/image" "$folder/disk"
   trap 'umount "$folder/small" "$folder/disk" 2>/dev/null; rm -rf "$folder"' EXIT
   spoil "$folder/disk/run" 'Read-only file system' mount -o remount,abort "$folder/disk"
   expect 2 'disk/run.*Read-only file system' run_on "$folder/disk/run" --resume

@@ -21,6 +21,12 @@ expect 2 'parallel.data: groups of 3 ranks' train --set parallel.data=3
 expect 2 'parallel.groups: 2 groups asked for, 1 rank is started' train --set parallel.groups=2
 /usr/bin/python3 -c 'import h5py, sys; h5py.File(sys.argv[1], "w").create_dataset("resid_post/0", (0, 32), "f2", maxshape=(None, 32), chunks=(256, 32))' "$folder/empty.h5"
 expect 2 'empty.h5.*no rows|empty.h5.*empty' train --set "data.files=[$folder/empty.h5]"
+mkfifo "$folder/pipe.h5"
+expect 2 'pipe.h5: is a pipe, socket or device' train --set "data.files=[$folder/pipe.h5]"
+/usr/bin/python3 -c 'import h5py, sys; h5py.File(sys.argv[1], "w")["resid_post/0"] = h5py.SoftLink("/gone")' "$folder/link.h5"
+expect 2 'link.h5: resid_post/0 is a link that leads nowhere' train --set "data.files=[$folder/link.h5]"
+expect 2 'run.output:.* expected a path without' train --set 'run.output=~/run'
+expect 2 'nowhere: no such folder' train --set "sae.init_from=$folder/nowhere"
 expect 2 'nothing: there is no journal.jsonl' "$STRATA" status "$folder/nothing"
 expect 2 'watch.*not a terminal' "$STRATA" status "$folder/nothing" --watch
 check test ! -e "$folder/run"
@@ -34,6 +40,9 @@ else
   chmod 555 "$folder/locked"
   other=()
 fi
+cp "$data" "$folder/secret.h5"
+chmod 000 "$folder/secret.h5"
+expect 2 'secret.h5: cannot be opened: Permission denied' "${other[@]}" "$STRATA" data info "$folder/secret.h5"
 expect 2 'locked.*[Pp]ermission denied' "${other[@]}" "$STRATA" train "$config" --set "run.output=$folder/locked/run"
 
 echo file >"$folder/occupied"
@@ -42,6 +51,35 @@ expect 0 '' train
 expect 2 'already holds a run' train
 expect 2 'sae.k: \[.*\] then, \[.*5.*\] now' train --resume --set sae.k=5
 check grep -q 'k: 4' "$folder/run/config.yaml"
+mkdir "$folder/mine"
+cp "$config" "$folder/mine/config.yaml"
+expect 2 'holds config.yaml, which a run would replace' train --set "run.output=$folder/mine" --resume
+check cmp "$config" "$folder/mine/config.yaml"
+
+# A saved SAE that is none, or does not fit; options out of range.
+sae=("$folder"/run/saes/*)
+expect 2 'reads rows of 32 with 128 latents; .* has rows of 32 with 64' train --set "run.output=$folder/other" --set "sae.init_from=${sae[0]}" --set sae.width=64
+check test ! -e "$folder/other"
+expect 2 'nowhere: no such folder' "$STRATA" eval "$folder/nowhere" --data "$data"
+expect 2 'run: has no cfg.json; expected the folder of one SAE' "$STRATA" eval "$folder/run" --data "$data"
+cp -r "${sae[0]}" "$folder/sae"
+sed -i 's/"strata": {/"strata": 5, "rest": {/' "$folder/sae/cfg.json"
+expect 2 'sae/cfg.json: metadata.strata: expected a map' "$STRATA" eval "$folder/sae" --data "$data"
+expect 2 'rows: 0 is not a number > 0' "$STRATA" eval "${sae[0]}" --data "$data" --rows 0
+expect 2 'norm-limit: nan is not a number >= 0' "$STRATA" eval "${sae[0]}" --data "$data" --norm-limit nan
+expect 2 'link-rate: nan is not a number > 0' "$STRATA" plan "$config" --link-rate nan
+expect 2 "'': is no name of a file" "$STRATA" data synth --out ''
+
+# What saves no checkpoint ends at the first signal: here while it waits for its configuration.
+mkfifo "$folder/slow.yaml"
+exec 3<>"$folder/slow.yaml"
+"$STRATA" plan "$folder/slow.yaml" 3>&- >/dev/null 2>&1 &
+pid=$!
+until readlink /proc/$pid/fd/* | grep -q slow.yaml; do sleep 0.01; done
+kill -TERM $pid
+exec 3>&-
+{ wait $pid; } 2>/dev/null
+check test $? -eq 143
 
 # A chunk that no longer fits its checksum; the reader meets it while training or measuring.
 cp "$data" "$folder/bad.h5"
@@ -82,7 +120,9 @@ expect 1 'nan.h5.*not finite|finite' train --set "data.files=[$folder/nan.h5]" -
 expect 1 'finite' mpirun -q -n 2 "$STRATA" train "$config" --quiet --set "data.files=[$folder/nan.h5]" --set "run.output=$folder/nan2"
 
 # A full disk during a checkpoint: the one before it stays and can be continued.
-if [ "$(id -u)" -eq 0 ] && mkdir "$folder/disk" && mount -t tmpfs -o size=700k tmpfs "$folder/disk" 2>/dev/null; then
+if [ -n "$STRATA_SMALL_DISKS" ]; then
+  mkdir "$folder/disk"
+  mount -t tmpfs -o size=700k tmpfs "$folder/disk"
   train --set "run.output=$folder/disk/run" --set train.checkpoint_every=10 --set train.keep_checkpoints=9 >"$folder/log" 2>&1
   check test $? -eq 1
   check grep -q 'No space left' "$folder/log"

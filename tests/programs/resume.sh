@@ -56,10 +56,16 @@ check grep -q '"corrupt_rows":[1-9]' "$folder/skipped/metrics.jsonl"
 mpirun -q -n 2 "$STRATA" train "$config" --quiet --set "run.output=$folder/killed" --set train.tokens=100e6 2>/dev/null &
 pid=$!
 while ! ls "$folder"/killed/checkpoints/*/manifest.json >/dev/null 2>&1; do sleep 0.05; done
+# Nobody else may write there, until it is dead.
+again=(train --set "run.output=$folder/killed" --set train.tokens=100e6)
+expect 2 'another run is writing to' "${again[@]}"
+expect 2 'another run is writing to' "${again[@]}" --resume
 pkill -KILL -n -f "run.output=$folder/killed" # the newest: a rank
 wait $pid
 check test $? -ne 0
 check test -z "$(pgrep -f "strata train .*run.output=$folder/killed")"
+expect 2 'already holds a run; continue it with --resume' "${again[@]}"
+expect 75 'a checkpoint is saved' "${again[@]}" --resume --set run.time_limit=1
 
 # So does one that is stopped, and the message names it and what it was doing.
 mpirun -q -n 2 "$STRATA" train "$config" --quiet --set "run.output=$folder/silent" --set train.tokens=100e6 --set run.watchdog=2 2>"$folder/log" &
