@@ -129,8 +129,8 @@ void check_run(const Config& config, const Origins& origins, const std::set<std:
     // A folder of that very name, in the working folder, is not what was meant.
     for (const auto& [key, folder] :
          {std::pair{"run.output", config.run.output}, std::pair{"data.stage", config.data.stage}})
-        unless(!folder.starts_with('~') && folder.find('$') == std::string::npos, {key},
-               fmt::format("'{}' is taken as it stands; expected a path without '~' and '$'", folder));
+        unless(!folder.starts_with("~/") && folder.find('$') == std::string::npos, {key},
+               fmt::format("'{}' is taken as it stands; expected a path without '~/' and '$'", folder));
     const DataConfig& data = config.data;
     unless(
         data.target.empty() || (std::ranges::count(data.target, '*') <= 1 &&

@@ -193,8 +193,6 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(
     BetweenKeys, Refused,
     testing::Values(
-        Bad{"data: {stage: $SCRATCH/x}\n",
-            "4: data.stage: '$SCRATCH/x' is taken as it stands; expected a path without '~' and '$'"},
         Bad{"sae:\n  width: 64\n  k: 65\n", "6: sae.k: k 65 exceeds width 64; expected k <= width"},
         Bad{"sae: {width: 32}\n", "4: sae.width: k 64 exceeds width 32; expected k <= width"},
         Bad{"sae: {kind: relu, aux_k: 3}\n",

@@ -26,6 +26,7 @@ expect 2 'pipe.h5: is a pipe, socket or device' train --set "data.files=[$folder
 /usr/bin/python3 -c 'import h5py, sys; h5py.File(sys.argv[1], "w")["resid_post/0"] = h5py.SoftLink("/gone")' "$folder/link.h5"
 expect 2 'link.h5: resid_post/0 is a link that leads nowhere' train --set "data.files=[$folder/link.h5]"
 expect 2 'run.output:.* expected a path without' train --set 'run.output=~/run'
+expect 2 'data.stage:.* expected a path without' train --set 'data.stage=$SCRATCH/x'
 expect 2 'nowhere: no such folder' train --set "sae.init_from=$folder/nowhere"
 expect 2 'nothing: there is no journal.jsonl' "$STRATA" status "$folder/nothing"
 expect 2 'watch.*not a terminal' "$STRATA" status "$folder/nothing" --watch
