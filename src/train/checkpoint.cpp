@@ -141,11 +141,8 @@ void read_share(const fs::path& path, TrainedSae& sae, std::size_t set, device::
             std::ranges::copy(bytes, to.begin());
         });
     if (crc != expected)
-        fail(
-            "{}: the checksum of its values is {:08x}, the manifest has {:08x}; the file is damaged: delete "
-            "the folder "
-            "{} to continue from the checkpoint before it",
-            path.string(), crc, expected, path.parent_path().string());
+        fail("{}: the checksum of its values is {:08x}, the manifest has {:08x}; the file is damaged",
+             path.string(), crc, expected);
 }
 
 json statistics_to_json(const data::InputStatistics& s) {
@@ -365,11 +362,16 @@ void load_checkpoint(const Checkpoint& checkpoint, std::span<TrainedSae> saes, d
             if (slice.first < 0 || slice.first > slice.last || slice.last > sae.parameters.width)
                 fail("{}: latents {} to {} of {}; it belongs to another run", checkpoint.folder.string(),
                      slice.first, slice.last, sae.parameters.width);
-            for (std::size_t set = 0; set < set_names.size(); ++set)
-                read_share(
-                    file_of(checkpoint.folder, sae.name, set, static_cast<int>(rank), ranks), sae, set,
-                    device, slice, static_cast<int>(rank), set == 0 ? written : updated,
-                    static_cast<std::uint32_t>(checksums[rank * per_rank + i * set_names.size() + set]));
+            try {
+                for (std::size_t set = 0; set < set_names.size(); ++set)
+                    read_share(
+                        file_of(checkpoint.folder, sae.name, set, static_cast<int>(rank), ranks), sae, set,
+                        device, slice, static_cast<int>(rank), set == 0 ? written : updated,
+                        static_cast<std::uint32_t>(checksums[rank * per_rank + i * set_names.size() + set]));
+            } catch (const RunError& error) {
+                fail("{}; delete the folder {} to continue from the checkpoint before it", error.what(),
+                     checkpoint.folder.string());
+            }
         }
     }
 }

@@ -22,6 +22,15 @@ for ranks in 1 2; do
   check same_run "$folder/whole$ranks" "$folder/parts$ranks"
 done
 
+# A file that is gone or cut.
+cp -r "$folder/whole1" "$folder/cut"
+forget "$folder/cut" 80
+share=("$folder"/cut/checkpoints/step-60/*.second_moment.*)
+truncate --size=1000 "${share[0]}"
+expect 1 'second_moment.*does not fit a file of 1000; .*; delete the folder .*/step-60 to continue' run --resume --set "run.output=$folder/cut"
+rm "${share[0]}"
+expect 1 'second_moment.*cannot read: No such file.*; delete the folder .*/step-60 to continue' run --resume --set "run.output=$folder/cut"
+
 # From one rank to three, in the middle.
 cp -r "$folder/whole1" "$folder/moved"
 forget "$folder/moved" 80
