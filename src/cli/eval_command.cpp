@@ -72,8 +72,15 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
                             device->decode(device::CodeSet::main, sae.parameters, 0), sums);
         });
     eval::reduce(comm, sums);
-    if (comm.rank() != 0) return exit_done;
     const eval::Measures m = eval::measures(sums);
+    together(comm, [&] {
+        if (m.rows == 0)
+            fail(
+                "{}: no row is left to evaluate: {} are over the norm limit of {}, {} corrupt; --norm-limit "
+                "0 takes rows of any norm",
+                dataset.name, left_out.skipped, limit, left_out.corrupt);
+    });
+    if (comm.rank() != 0) return exit_done;
     nlohmann::ordered_json result = {{"sae", arguments.folder},
                                      {"dataset", dataset.name},
                                      {"rows", static_cast<std::int64_t>(m.rows)},

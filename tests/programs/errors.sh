@@ -68,6 +68,7 @@ sed -i 's/"strata": {/"strata": 5, "rest": {/' "$folder/sae/cfg.json"
 expect 2 'sae/cfg.json: metadata.strata: expected a map' "$STRATA" eval "$folder/sae" --data "$data"
 expect 2 'rows: 0 is not a number > 0' "$STRATA" eval "${sae[0]}" --data "$data" --rows 0
 expect 2 'norm-limit: nan is not a number >= 0' "$STRATA" eval "${sae[0]}" --data "$data" --norm-limit nan
+expect 1 'no row is left to evaluate: 100 are over the norm limit of 0.001' "$STRATA" eval "${sae[0]}" --data "$data" --rows 100 --norm-limit 0.001
 expect 2 'link-rate: nan is not a number > 0' "$STRATA" plan "$config" --link-rate nan
 expect 2 "'': is no name of a file" "$STRATA" data synth --out ''
 
