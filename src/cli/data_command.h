@@ -13,4 +13,7 @@ namespace strata {
 // status.
 void add_data_command(CLI::App& app, std::function<int()>& action);
 
+// What that takes for `data synth`.
+void add_data_synth_command(CLI::App& data_app, std::function<int()>& action);
+
 }  // namespace strata

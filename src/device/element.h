@@ -23,8 +23,8 @@ struct Rates {
 };
 Rates rates_of(const OptimizerStep& step);
 
-// One element; the operations, and their roundings, are those of the CPU's vectors (cpu/kernels.cpp). `v` is
-// not touched by signum.
+// One element; the operations, and their roundings, are those of the CPU's vectors (cpu/optimizer-inl.h). `v`
+// is not touched by signum.
 STRATA_ELEMENT void optimize(const Rates& r, float g, float& w, float& m, float* v) {
     if (r.kind == OptimizerStep::Kind::adam) {
         m = fmaf(r.beta1, m, r.rest1 * g);

@@ -32,6 +32,7 @@ namespace {
 using cuda_on_cpu::die;
 
 constexpr std::size_t workspace_of_algorithm = 4096;
+bool finds_algorithms = true;
 
 std::size_t size_of(cudaDataType_t type) {
     return type == CUDA_R_16BF ? 2 : 4;
@@ -92,6 +93,10 @@ std::vector<float> operand(const void* from, const cublasLtMatrixLayoutOpaque_t&
 }
 
 }  // namespace
+
+void cuda_on_cpu::set_algorithms(bool found) {
+    finds_algorithms = found;
+}
 
 const char* cublasLtGetStatusString(cublasStatus_t status) {
     switch (status) {
@@ -175,6 +180,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     if (requested < 1) return CUBLAS_STATUS_INVALID_VALUE;
     const cublasStatus_t status = check_shapes(desc, a, b, c, d);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
+    if (!finds_algorithms) return CUBLAS_STATUS_NOT_SUPPORTED;
     results[0] = {};
     results[0].algo.data[0] = hash_of(desc, {a, b, c, d});
     for (int i = 0; i < 4; ++i) results[0].algo.data[1 + i] = preference->alignment[i];

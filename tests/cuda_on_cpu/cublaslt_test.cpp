@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "cuda_on_cpu.h"
 #include "device/cuda/product.h"
 
 namespace strata::device::cuda {
@@ -76,6 +77,26 @@ TEST_F(CublasLtOnCpu, Tf32RoundsItsOperands) {
     const double error = std::abs(result(1)[0] - exact);
     EXPECT_LT(error, 0x1p-9 * std::sqrt(norms[0] * norms[1]));
     EXPECT_GT(error, 1e-6);
+}
+
+TEST_F(CublasLtOnCpu, AProductWithoutAnAlgorithmSaysWhichDoesWithout) {
+    fill(9, 9);
+    out.grow(9);
+    const auto said = [&](Format format) -> std::string {
+        try {
+            product.multiply(3, 3, 3, 1, {a.data(), 3}, {b.data(), 3}, 0, out.data(), 3, stream, format);
+        } catch (const RunError& error) {
+            return error.what();
+        }
+        return "";
+    };
+    cuda_on_cpu::set_algorithms(false);
+    EXPECT_EQ(said(Format::tf32),
+              "cuBLASLt has no algorithm for a product of 3 x 3 x 3 in tf32; run.encoder: float32 needs none "
+              "of these");
+    EXPECT_EQ(said(Format::float32), "cuBLASLt has no algorithm for a product of 3 x 3 x 3 in float32");
+    cuda_on_cpu::set_algorithms(true);
+    EXPECT_EQ(said(Format::tf32), "");
 }
 
 struct RawProduct {

@@ -266,6 +266,10 @@ const char* running() {
     return text;
 }
 
+void report_misaligned(std::size_t bytes) {
+    die("%s: %zu bytes at an address that is not a multiple of %zu", running(), bytes, bytes);
+}
+
 void run_grid(const void* kernel, dim3 blocks, unsigned threads, std::size_t shared,
               const std::function<void()>& thread) {
     const Access access;

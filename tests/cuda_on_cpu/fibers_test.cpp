@@ -213,6 +213,8 @@ TEST_F(CudaOnCpu, WrongLaunchesAreErrors) {
     EXPECT_THROW(launch("add", add, 1, 2048, 0, stream, a.data(), a.data(), 32), RunError);
     EXPECT_THROW(launch("add", add, 1, 32, 300 * 1024, stream, a.data(), a.data(), 32), RunError);
     EXPECT_THROW(launch("add", add, dim3(1, 70000), 32, 0, stream, a.data(), a.data(), 32), RunError);
+    cudaLaunchConfig_t empty{dim3(0), dim3(32), 0, stream, nullptr, 0};
+    EXPECT_EQ(cudaLaunchKernelEx(&empty, add, a.data(), a.data(), 32), cudaErrorInvalidConfiguration);
     EXPECT_DEATH(launch("add", add, 1, 48, 0, stream, a.data(), a.data(), 32), "whole warps");
     EXPECT_DEATH(launch("add", add, 1, 32, 0, nullptr, a.data(), a.data(), 32), "default stream");
     auto* freed = new Stream;
@@ -232,6 +234,16 @@ TEST_F(CudaOnCpu, TooLittleMemoryIsAnErrorThatSaysWhatToDo) {
     }
     large.grow(4);
     EXPECT_EQ(large.size(), 4);
+}
+
+TEST_F(CudaOnCpu, AnErrorOfCodeForOtherGpusSaysHowToBuildForThisOne) {
+    try {
+        check(cudaErrorNoKernelImageForDevice, "launch of kernel", "add");
+        FAIL();
+    } catch (const RunError& error) {
+        EXPECT_THAT(error.what(), testing::HasSubstr("launch of kernel for add"));
+        EXPECT_THAT(error.what(), testing::HasSubstr("CMAKE_CUDA_ARCHITECTURES"));
+    }
 }
 
 // What follows must be reported, each by a program that has just this fault.
@@ -279,6 +291,23 @@ TEST_F(CudaOnCpu, ReportsWritesBeyondSharedMemory) {
             stream.wait("it");
         },
         "block_sums.* writes beyond its 12 bytes of shared memory");
+}
+
+__global__ void copy_four(const float* from, float* to) {
+    if (threadIdx.x == 0) Columns<4>::load(from).store(to);
+}
+
+TEST_F(CudaOnCpu, ReportsVectorsThatAreNotAligned) {
+    const std::vector<float> ones(8, 1.0F);
+    put(ones, a);
+    put(ones, b);
+    const auto run = [&](const float* from, float* to) {
+        launch("copy_four", copy_four, 1, 32, 0, stream, from, to);
+        stream.wait("it");
+    };
+    run(a.data() + 4, b.data());
+    EXPECT_DEATH(run(a.data() + 1, b.data()), "copy_four.*16 bytes at an address that is not a multiple");
+    EXPECT_DEATH(run(a.data(), b.data() + 2), "copy_four.*16 bytes at an address that is not a multiple");
 }
 
 TEST_F(CudaOnCpu, ReportsHostMemoryThatDoesNotStayUntilItIsCopied) {

@@ -9,69 +9,11 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "device/cpu/optimizer-inl.h"
+#include "device/cpu/vectors-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace strata::device::HWY_NAMESPACE {
-
-namespace hn = hwy::HWY_NAMESPACE;
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
-// Chains of a dot product: 32 partial sums however long a vector is.
-constexpr std::int64_t chain_lanes = 32;
-constexpr std::int64_t lanes = hn::MaxLanes(D());
-constexpr std::int64_t vectors = chain_lanes / lanes;
-// The same for sums of squares beside other work: 16 chains.
-constexpr std::int64_t square_vectors = 16 / lanes;
-
-// The sum of a vector's lanes, upper half onto lower half.
-template <class Tag>
-HWY_INLINE float fold(Tag d, hn::Vec<Tag> v) {
-#if HWY_TARGET != HWY_SCALAR
-    if constexpr (hn::MaxLanes(Tag()) > 1) {
-        const hn::Half<Tag> half;
-        return fold(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
-    }
-#endif
-    (void)d;
-    return hn::GetLane(v);
-}
-
-// The first `count` < lanes elements of p, then zeros. Reads nothing beyond them: before AVX-512 a masked
-// load may touch (or, on SSE, demand alignment of) the whole vector.
-HWY_INLINE V load_first(D d, const float* p, std::int64_t count) {
-#if HWY_MEM_OPS_MIGHT_FAULT
-    HWY_ALIGN float copy[lanes] = {};
-    std::copy_n(p, count, copy);
-    return hn::Load(d, copy);
-#else
-    return hn::MaskedLoad(hn::FirstN(d, static_cast<std::size_t>(count)), d, p);
-#endif
-}
-
-HWY_INLINE void store_first(D d, V v, float* p, std::int64_t count) {
-    HWY_ALIGN float copy[lanes];
-    hn::Store(v, d, copy);
-    std::copy_n(copy, count, p);
-}
-
-// Adds the products of the chain elements [i, n) that do not fill all chains.
-HWY_INLINE void add_tail(D d, const float* a, const float* b, std::int64_t i, std::int64_t n, V* sums) {
-    for (std::int64_t c = 0; c < vectors && i < n; ++c, i += lanes) {
-        if (n - i >= lanes)
-            sums[c] = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sums[c]);
-        else
-            sums[c] = hn::MulAdd(load_first(d, a + i, n - i), load_first(d, b + i, n - i), sums[c]);
-    }
-}
-
-template <std::int64_t size>
-HWY_INLINE float fold_chains(D d, const V (&sums)[size]) {
-    V folded[size];
-    for (std::int64_t c = 0; c < size; ++c) folded[c] = sums[c];
-    for (std::int64_t count = size; count > 1; count /= 2)
-        for (std::int64_t c = 0; c < count / 2; ++c) folded[c] = hn::Add(folded[c], folded[c + count / 2]);
-    return fold(d, folded[0]);
-}
 
 float Dot(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, std::int64_t n) {
     const D d;
@@ -296,58 +238,6 @@ std::int64_t Scan(const float* HWY_RESTRICT z, const float* HWY_RESTRICT bias, s
         }
     }
     return found;
-}
-
-// Schedule-free: z in the place of m.
-void ScheduleFree(float* HWY_RESTRICT w, float* HWY_RESTRICT z, float* HWY_RESTRICT v,
-                  const float* HWY_RESTRICT g, std::int64_t n, const Rates& r) {
-    const D d;
-    const bool sign = r.kind == OptimizerStep::Kind::signum;
-    const V beta2 = hn::Set(d, r.beta2), rest2 = hn::Set(d, r.rest2), roots = hn::Set(d, r.root),
-            epsilon = hn::Set(d, r.epsilon), scale = hn::Set(d, r.scale), lr = hn::Set(d, r.lr),
-            average = hn::Set(d, r.average), lr_here = hn::Set(d, r.lr_here), one = hn::Set(d, 1.0F);
-    std::int64_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
-        V gs = hn::LoadU(d, g + i), u;
-        if (sign) {
-            u = hn::IfThenElseZero(hn::Ne(gs, hn::Zero(d)), hn::CopySign(one, gs));
-        } else {
-            gs = hn::Mul(scale, gs);
-            const V vs = hn::MulAdd(beta2, hn::LoadU(d, v + i), hn::Mul(rest2, hn::Mul(gs, gs)));
-            hn::StoreU(vs, d, v + i);
-            u = hn::Div(gs, hn::MulAdd(hn::Sqrt(vs), roots, epsilon));
-        }
-        const V ws = hn::LoadU(d, w + i), zs = hn::LoadU(d, z + i);
-        hn::StoreU(hn::NegMulAdd(lr_here, u, hn::MulAdd(average, hn::Sub(zs, ws), ws)), d, w + i);
-        hn::StoreU(hn::NegMulAdd(lr, u, zs), d, z + i);
-    }
-    for (; i < n; ++i) optimize(r, g[i], w[i], z[i], v + i);
-}
-
-void Adam(float* HWY_RESTRICT w, float* HWY_RESTRICT m, float* HWY_RESTRICT v, const float* HWY_RESTRICT g,
-          std::int64_t n, const Rates& r) {
-    const D d;
-    const V beta1 = hn::Set(d, r.beta1), beta2 = hn::Set(d, r.beta2), rest1 = hn::Set(d, r.rest1),
-            rest2 = hn::Set(d, r.rest2), rates = hn::Set(d, r.rate), roots = hn::Set(d, r.root),
-            epsilon = hn::Set(d, r.epsilon);
-    std::int64_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
-        const V gs = hn::LoadU(d, g + i);
-        const V ms = hn::MulAdd(beta1, hn::LoadU(d, m + i), hn::Mul(rest1, gs));
-        const V vs = hn::MulAdd(beta2, hn::LoadU(d, v + i), hn::Mul(rest2, hn::Mul(gs, gs)));
-        const V move = hn::Div(hn::Mul(rates, ms), hn::MulAdd(hn::Sqrt(vs), roots, epsilon));
-        hn::StoreU(ms, d, m + i);
-        hn::StoreU(vs, d, v + i);
-        hn::StoreU(hn::Sub(hn::LoadU(d, w + i), move), d, w + i);
-    }
-    for (; i < n; ++i) optimize(r, g[i], w[i], m[i], v + i);
-}
-
-void Optimize(float* w, float* m, float* v, const float* g, std::int64_t n, const Rates& rates) {
-    if (rates.kind == OptimizerStep::Kind::adam)
-        Adam(w, m, v, g, n, rates);
-    else
-        ScheduleFree(w, m, v, g, n, rates);
 }
 
 Kernels Table() {

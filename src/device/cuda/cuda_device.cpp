@@ -18,6 +18,9 @@ int use(int ordinal) {
     return ordinal;
 }
 
+// Their numbers have 32 bits, and a kernel's threads step beyond the last one by a block.
+constexpr std::uint64_t most_pairs = std::numeric_limits<std::uint32_t>::max() - 1024;
+
 Format format_of(const GpuOptions& options) {
     if (options.product == "float32") return Format::float32;
     return options.product == "tf32" ? Format::tf32 : Format::bf16;
@@ -31,9 +34,7 @@ CudaDevice::CudaDevice(int ordinal, const GpuOptions& options, ProductTile tile)
 std::string CudaDevice::name() const {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, ordinal_), "cudaGetDeviceProperties", "the device");
-    constexpr const char* formats[] = {"float32", "tf32", "bf16"};
-    return fmt::format("cuda {}, {}, {} product", ordinal_, properties.name,
-                       formats[static_cast<int>(format_)]);
+    return fmt::format("cuda {}, {}, {} product", ordinal_, properties.name, name_of(format_));
 }
 
 void* CudaDevice::allocate(std::size_t bytes) {
@@ -151,7 +152,7 @@ bool CudaDevice::screen_rows(const Screen& screen, std::int64_t limit) {
             continue;
         }
         if (limit > 0 && total > static_cast<std::uint64_t>(limit)) return false;
-        if (total > std::numeric_limits<std::uint32_t>::max())
+        if (total > most_pairs)
             fail("{} candidates in one batch of {} rows; reduce k or train.batch_size", total, rows_);
         candidates_.most = static_cast<std::int64_t>(total);
         if (candidates_.most <= candidates_.value.size()) return true;

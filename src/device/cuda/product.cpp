@@ -119,11 +119,13 @@ void Product::run(const Shape& s, float factor, const void* a, const void* b, fl
         prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(out));
         cublasLtMatmulHeuristicResult_t best{};
         int count = 0;
-        check_here(cublasLtMatmulAlgoGetHeuristic(handle_, desc, left, right, result, result, preference, 1,
-                                                  &best, &count),
-                   "cublasLtMatmulAlgoGetHeuristic");
-        if (count == 0)
-            fail("cuBLASLt has no algorithm for a product of {} x {} x {}", s.rows, s.columns, s.inner);
+        const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, desc, left, right, result,
+                                                                     result, preference, 1, &best, &count);
+        if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && count == 0))
+            fail("cuBLASLt has no algorithm for a product of {} x {} x {} in {}{}", s.rows, s.columns,
+                 s.inner, name_of(s.format),
+                 s.format == Format::float32 ? "" : "; run.encoder: float32 needs none of these");
+        check_here(status, "cublasLtMatmulAlgoGetHeuristic");
         workspace_.grow(static_cast<std::int64_t>(best.workspaceSize));
         found = algorithms_.emplace(key, best.algo).first;
     }

@@ -14,6 +14,9 @@ namespace strata::device::cuda {
 
 // What the operands are rounded to. Sums are float32.
 enum class Format { float32, tf32, bf16 };
+inline const char* name_of(Format format) {
+    return format == Format::float32 ? "float32" : format == Format::tf32 ? "tf32" : "bf16";
+}
 
 // A row-major matrix in device memory, or its transpose.
 template <typename T>
@@ -31,7 +34,8 @@ class Product {
     Product& operator=(const Product&) = delete;
 
     // out[rows, columns] = factor * a . b + keep * out, row-major, queued on the stream. The product's own
-    // workspace is used, so all products must go to one stream. RunError if cuBLASLt refuses.
+    // workspace is used, so all products must go to one stream. RunError if cuBLASLt refuses, or has no
+    // algorithm.
     void multiply(std::int64_t rows, std::int64_t columns, std::int64_t inner, float factor, Operand<float> a,
                   Operand<float> b, float keep, float* out, std::int64_t stride, cudaStream_t stream,
                   Format format = Format::float32);

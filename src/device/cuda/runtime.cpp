@@ -11,8 +11,12 @@ void fail_call(cudaError_t error, const char* call, const char* what, std::size_
             "{} of {} bytes for {}: the GPU has {} of {} bytes free; reduce train.batch_size or the width of "
             "the SAEs, or train fewer at once",
             call, bytes, what, free, total);
-    fail("{} for {} ({} bytes) failed: {}, {}", call, what, bytes, cudaGetErrorName(error),
-         cudaGetErrorString(error));
+    fail("{} for {} ({} bytes) failed: {}, {}{}", call, what, bytes, cudaGetErrorName(error),
+         cudaGetErrorString(error),
+         error == cudaErrorNoKernelImageForDevice
+             ? "; this build has no code for this GPU: build with its compute capability among "
+               "CMAKE_CUDA_ARCHITECTURES"
+             : "");
 }
 
 void require(bool holds, const char* what) {

@@ -22,6 +22,9 @@ std::set<int> opened_devices();
 // How many GPUs there are: at first as many as CUDA_ON_CPU_DEVICES says, or 8.
 void set_device_count(int count);
 
+// Whether cuBLASLt has an algorithm for a product; at first it has one for each.
+void set_algorithms(bool found);
+
 // Every 4 bytes of memory that nobody has written: as a float, and as the upper half of a double, a NaN,
 // which sums and products hand on, so that a copy to the host finds what was made from it.
 inline constexpr std::uint32_t never_written = 0xFFFA5A5A;

@@ -36,6 +36,7 @@ enum cudaError_t {
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
+    cudaErrorNoKernelImageForDevice = 209,
     cudaErrorInvalidResourceHandle = 400,
     cudaErrorNotReady = 600,
 };
@@ -50,8 +51,25 @@ struct dim3 {
     unsigned x = 1, y = 1, z = 1;
     constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
-struct alignas(16) float4 {
+namespace cuda_on_cpu {
+[[noreturn]] void report_misaligned(std::size_t bytes);
+}
+// A GPU refuses one at an address that is not a multiple of 16. The compiler is told of no such alignment: it
+// would take the test for always true.
+struct float4 {
     float x, y, z, w;
+    float4(float x_, float y_, float z_, float w_) : x(x_), y(y_), z(z_), w(w_) {}
+    float4(const float4& from) : x(from.x), y(from.y), z(from.z), w(from.w) { from.check(); }
+    float4& operator=(const float4& from) {
+        check();
+        x = from.x, y = from.y, z = from.z, w = from.w;
+        return *this;
+    }
+
+  private:
+    void check() const {
+        if (reinterpret_cast<std::uintptr_t>(this) % 16 != 0) cuda_on_cpu::report_misaligned(16);
+    }
 };
 inline float4 make_float4(float x, float y, float z, float w) {
     return {x, y, z, w};
