@@ -24,6 +24,17 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
+// ThreadSanitizer's, where it is linked (the preset tsan): to it each fiber is a thread, so that it finds
+// what two threads of a block do to one place without a barrier between them. This file itself it does not
+// watch.
+extern "C" {
+__attribute__((weak)) void* __tsan_get_current_fiber();
+__attribute__((weak)) void* __tsan_create_fiber(unsigned flags);
+__attribute__((weak)) void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+__attribute__((weak)) void __tsan_acquire(void* place);
+__attribute__((weak)) void __tsan_release(void* place);
+}
+
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 constexpr std::size_t shared_bytes = 227 * 1024, shared_guard = 256;
@@ -48,6 +59,7 @@ struct Fiber {
     Context context;
     std::byte* stack = nullptr;
     void* fake_stack = nullptr;  // of AddressSanitizer
+    void* watched = nullptr;     // ThreadSanitizer's fiber
 };
 
 struct Warp {
@@ -63,9 +75,11 @@ struct Grid {
     void* host_fake_stack = nullptr;
     const void* host_stack = nullptr;
     std::size_t host_stack_size = 0;
+    void* host_watched = nullptr;
     const std::function<void()>* thread = nullptr;
     const void* kernel = nullptr;
     unsigned threads = 0, alive = 0, waiting = 0, current = 0;  // current: a thread
+    unsigned barrier_turn = 0;
     std::array<State, most_threads> state;
     std::array<unsigned, most_threads> order, place;  // of threads; where a thread stands in it
     std::array<Warp, most_threads / lanes> warps;
@@ -78,8 +92,21 @@ Grid& grid() {
     return the_grid;
 }
 
+// What who calls release() has done is done for who calls acquire() of the same place after it.
+void release(void* place) {
+    if (__tsan_release != nullptr) __tsan_release(place);
+}
+void acquire(void* place) {
+    if (__tsan_acquire != nullptr) __tsan_acquire(place);
+}
+// Places that stand for the beginning of a block, its end, and barriers in turn: threads come to the next one
+// while others are still to leave the one before.
+char block_begins, block_ended, barriers[2];
+
 void begin_switch([[maybe_unused]] void** fake, [[maybe_unused]] const void* stack,
-                  [[maybe_unused]] std::size_t size) {
+                  [[maybe_unused]] std::size_t size, void* watched) {
+    constexpr unsigned no_order = 1;  // is made by the switch itself
+    if (__tsan_switch_to_fiber != nullptr) __tsan_switch_to_fiber(watched, no_order);
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(fake, stack, size);
 #endif
@@ -112,7 +139,7 @@ __attribute__((noinline)) void go(unsigned from, unsigned to) {
         end_switch(g.fibers[g.current].fake_stack);
         return;
     }
-    begin_switch(&g.fibers[from].fake_stack, g.fibers[to].stack, stack_bytes);
+    begin_switch(&g.fibers[from].fake_stack, g.fibers[to].stack, stack_bytes, g.fibers[to].watched);
     enter_context(g.fibers[to].context);
 }
 
@@ -122,7 +149,7 @@ __attribute__((noinline)) void go_to_host(unsigned from) {
         end_switch(g.fibers[g.current].fake_stack);
         return;
     }
-    begin_switch(&g.fibers[from].fake_stack, g.host_stack, g.host_stack_size);
+    begin_switch(&g.fibers[from].fake_stack, g.host_stack, g.host_stack_size, g.host_watched);
     enter_context(g.host);
 }
 
@@ -135,7 +162,7 @@ __attribute__((noinline)) void go_from_host(unsigned to) {
         end_switch(g.host_fake_stack);
         return;
     }
-    begin_switch(&g.host_fake_stack, g.fibers[to].stack, stack_bytes);
+    begin_switch(&g.host_fake_stack, g.fibers[to].stack, stack_bytes, g.fibers[to].watched);
     enter_context(g.fibers[to].context);
 }
 
@@ -163,6 +190,7 @@ unsigned next_ready() {
 void release_barrier() {
     Grid& g = grid();
     g.waiting = 0;
+    g.barrier_turn ^= 1U;
     for (unsigned t = 0; t < g.threads; ++t)
         if (g.state[t] == State::at_barrier) g.state[t] = State::ready;
 }
@@ -173,7 +201,9 @@ void run_thread(unsigned self) {
     for (;;) {
         go_to_host(self);
         for (;;) {
+            acquire(&block_begins);
             (*g.thread)();
+            release(&block_ended);
             g.state[self] = State::done;
             --g.alive;
             if (g.waiting > 0 && g.waiting == g.alive) release_barrier();
@@ -199,6 +229,7 @@ void start_fiber(unsigned self) {
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED || mprotect(p, guard_bytes, PROT_NONE) != 0) die("no stack for a thread");
     fiber.stack = static_cast<std::byte*>(p) + guard_bytes;
+    if (__tsan_create_fiber != nullptr) fiber.watched = __tsan_create_fiber(0);
     ucontext_t context;
     getcontext(&context);
     context.uc_stack.ss_sp = fiber.stack;
@@ -211,7 +242,7 @@ void start_fiber(unsigned self) {
         end_switch(g.host_fake_stack);
         return;
     }
-    begin_switch(&g.host_fake_stack, fiber.stack, stack_bytes);
+    begin_switch(&g.host_fake_stack, fiber.stack, stack_bytes, fiber.watched);
     swapcontext(&starter, &context);
 }
 
@@ -275,6 +306,7 @@ void run_grid(const void* kernel, dim3 blocks, unsigned threads, std::size_t sha
     const Access access;
     Grid& g = grid();
     if (g.kernel != nullptr) die("a kernel is launched inside of %s", running());
+    if (__tsan_get_current_fiber != nullptr) g.host_watched = __tsan_get_current_fiber();
     for (unsigned t = 0; t < threads; ++t) start_fiber(t);
     g.kernel = kernel;
     g.thread = &thread;
@@ -297,7 +329,9 @@ void run_grid(const void* kernel, dim3 blocks, unsigned threads, std::size_t sha
         std::fill_n(g.state.begin(), threads, State::ready);
         for (unsigned w = 0; w < threads / lanes; ++w) g.warps[w].arrived = 0;
         fill_shared(0, used);
+        release(&block_begins);
         go_from_host(g.order[0]);
+        acquire(&block_ended);
         check_shared(used);
     }
     check_guards(running());
@@ -307,12 +341,15 @@ void run_grid(const void* kernel, dim3 blocks, unsigned threads, std::size_t sha
 void barrier(const char*) {
     Grid& g = grid();
     const unsigned self = g.current;
+    char* const passed = &barriers[g.barrier_turn];
+    release(passed);
     if (++g.waiting == g.alive) {
         release_barrier();
-        return;
+    } else {
+        g.state[self] = State::at_barrier;
+        go(self, next_ready());
     }
-    g.state[self] = State::at_barrier;
-    go(self, next_ready());
+    acquire(passed);
 }
 
 const Exchanged& exchange(std::uint64_t number, unsigned mask, const char* what) {
@@ -329,6 +366,7 @@ const Exchanged& exchange(std::uint64_t number, unsigned mask, const char* what)
     warp.given.bits |= static_cast<unsigned>(number & 1) << lane;
     warp.arrived |= 1U << lane;
     const unsigned turn = warp.turn;
+    release(&warp.taken[turn]);
     if (warp.arrived == 0xffffffffU) {
         warp.taken[turn] = warp.given;
         warp.arrived = 0;
@@ -341,11 +379,13 @@ const Exchanged& exchange(std::uint64_t number, unsigned mask, const char* what)
         g.current = threadIdx.x = next;
         // As go(), whose return the processor could not foresee, being to another stack than its call.
         if (__builtin_setjmp(g.fibers[self].context) == 0) {
-            begin_switch(&g.fibers[self].fake_stack, g.fibers[next].stack, stack_bytes);
+            begin_switch(&g.fibers[self].fake_stack, g.fibers[next].stack, stack_bytes,
+                         g.fibers[next].watched);
             enter_context(g.fibers[next].context);
         }
         end_switch(the_grid.fibers[the_grid.current].fake_stack);
     }
+    acquire(&warp.taken[turn]);
     return warp.taken[turn];
 }
 

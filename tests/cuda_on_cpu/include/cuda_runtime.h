@@ -7,6 +7,7 @@
 // The part of the language that exists here: blocks of one dimension of whole warps, warp operations of all
 // 32 lanes, shared memory of the launch alone (`extern __shared__`), streams that were made.
 
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -222,15 +223,18 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
 // Of global and of shared memory. Only one thread runs at a time.
 template <typename T>
 T atomicAdd(T* p, T value) {
-    return std::exchange(*p, *p + value);
+    return std::atomic_ref(*p).fetch_add(value, std::memory_order_relaxed);
 }
 template <typename T>
 T atomicMax(T* p, T value) {
-    return std::exchange(*p, *p > value ? *p : value);
+    std::atomic_ref at(*p);
+    const T before = at.load(std::memory_order_relaxed);
+    if (before < value) at.store(value, std::memory_order_relaxed);
+    return before;
 }
 template <typename T>
 T atomicOr(T* p, T value) {
-    return std::exchange(*p, *p | value);
+    return std::atomic_ref(*p).fetch_or(value, std::memory_order_relaxed);
 }
 
 inline int __popc(unsigned value) {
