@@ -379,8 +379,12 @@ TEST_F(CudaOnCpu, OtherOrdersShowRaces) {
     EXPECT_EQ(blocks.front(), 8);
     EXPECT_GT(std::ranges::count_if(blocks, [](float v) { return v != 8; }), 0);
     cuda_on_cpu::set_order(0);
-    launch("racing", racing, 1, 64, 256, stream, a.data());
-    EXPECT_DEATH(on_host(a, stream), "memory never written|data race");
+    EXPECT_DEATH(
+        {
+            launch("racing", racing, 1, 64, 256, stream, a.data());
+            on_host(a, stream);
+        },
+        "memory never written|data race");
 }
 
 #if defined(__SANITIZE_THREAD__)
