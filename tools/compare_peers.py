@@ -171,7 +171,7 @@ def strata(args: argparse.Namespace, data: Data) -> dict:
         settings |= {
             "optimizer.lr": equal_rate(args), "optimizer.warmup_steps": 1000, "optimizer.decay_fraction": 0,
             "optimizer.clip_norm": 1, "sae.aux_k": min(data.n // 2, args.width), "sae.aux_coefficient": 1 / 32,
-            "sae.dead_after_tokens": 10_000_000, "sae.b_dec_init": "mean"}
+            "sae.dead_after_tokens": 10_000_000, "sae.b_dec_init": "mean", "sae.encoder_norm": 1}
     (data.folder / "empty.yaml").write_text("{}\n")
     command = [args.strata, "train", str(data.folder / "empty.yaml"), "--quiet"]
     for key, value in settings.items():
@@ -294,6 +294,13 @@ def sparsify(args: argparse.Namespace, data: Data) -> dict:
     return meter.result(kind="TopK", lr=lr, scale=1.0, reconstruct=reconstruct, own=False)
 
 
+def encoder_norm(args: argparse.Namespace, n: int) -> float:
+    """As Strata's encoder begins (docs/methods.md)."""
+    share, normal = args.k / args.width, statistics.NormalDist()
+    t = normal.inv_cdf(1 - share)
+    return 1 / (1 + args.width / n * (t * normal.pdf(t) + share))
+
+
 def pytorch(args: argparse.Namespace, data: Data) -> dict:
     """BatchTopK as dense matrices and autograd. Has no auxiliary loss, which is idle for the first 10 million rows."""
     scale = 1 / math.sqrt(data.info["mean_square"])
@@ -302,7 +309,8 @@ def pytorch(args: argparse.Namespace, data: Data) -> dict:
     torch.manual_seed(args.seed)
     w_dec = torch.nn.functional.normalize(torch.randn(args.width, data.n), dim=1)
     b_dec = next(data.batches(scale)).mean(0)
-    p = [w_enc, b_enc, w_dec, b_dec] = [w_dec.T.contiguous(), torch.zeros(args.width), w_dec, b_dec]
+    c = encoder_norm(args, data.n) if args.lr else 1.0
+    p = [w_enc, b_enc, w_dec, b_dec] = [(c * w_dec.T).contiguous(), torch.zeros(args.width), w_dec, b_dec]
     for value in p:
         value.requires_grad_(True)
     adam = torch.optim.Adam(p, lr=lr)

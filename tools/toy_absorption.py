@@ -30,7 +30,7 @@ FEATURES = PARENTS * (1 + CHILDREN)
 BATCH = 200
 
 # Section `sae` of each run, on top of COMMON. The penalties are those that bring L0 near the true one at 5000 steps.
-COMMON = {"width": FEATURES, "aux_k": 0}
+COMMON = {"width": FEATURES, "aux_k": 0, "encoder_norm": 1}
 JUMPRELU = {"kind": "jumprelu", "l0_target": 1.6, "bandwidth": 0.08, "theta_init": 0.04}
 ATM = {"c": 1, "r": 0.5, "start_step": 500, "ramp_steps": 500}
 RUNS = {

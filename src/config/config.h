@@ -89,18 +89,20 @@ struct SaeConfig {
     std::optional<double> l0_target = {};  // jumprelu: L0 that the penalty aims at; nullopt: null
     double frequency = 0;                  // jumprelu: coefficient of the frequency penalty; 0: off
     double frequency_limit = 0.1;          // firing frequency above which it acts
-    double bandwidth = 0.05;               // jumprelu: of the straight-through estimate
-    double theta_init = 0.06;              // jumprelu: thresholds at the start
-    std::string theta = "direct";          // jumprelu: direct | log, what is trained
+    double bandwidth = 0.08;               // jumprelu: of the straight-through estimate
+    std::optional<double> theta_init =
+        {};                        // jumprelu: thresholds at the start; nullopt: auto, see sae::Beginning
+    std::string theta = "direct";  // jumprelu: direct | log, what is trained
     std::int64_t penalty_warmup_steps = 10000;
     std::string decoder = "unit";     // unit | free (relu only)
     std::int64_t resample_every = 0;  // relu, gated: steps; 0: never
     std::int64_t resample_warmup_steps = 1000;
-    std::vector<double> prefixes = {};       // as written, see prefix_widths; empty: null
-    bool skip = false;                       // x W_skip added to the reconstruction
-    std::string init_from = {};              // folder of a saved SAE; empty: null
-    std::string b_dec_init = "mean";         // mean | zero
-    std::optional<std::int64_t> aux_k = {};  // nullopt: auto, see sae::auxiliary_codes; 0: off
+    std::vector<double> prefixes = {};        // as written, see prefix_widths; empty: null
+    bool skip = false;                        // x W_skip added to the reconstruction
+    std::string init_from = {};               // folder of a saved SAE; empty: null
+    std::string b_dec_init = "mean";          // mean | zero
+    std::optional<double> encoder_norm = {};  // of its rows at the start; nullopt: auto, see sae::Beginning
+    std::optional<std::int64_t> aux_k = {};   // nullopt: auto, see sae::auxiliary_codes; 0: off
     double aux_coefficient = 0.03125;
     std::int64_t dead_after_tokens = 10'000'000;
     // batch_topk, matryoshka: at most row_cap * k codes of a row take part in the selection; 0: no cap

@@ -204,7 +204,7 @@ std::vector<Key> make_keys() {
     sae.key_of(jumprelu, "frequency", &SaeConfig::frequency, at_least(0));
     sae.key_of(jumprelu, "frequency_limit", &SaeConfig::frequency_limit, {.low = 0, .high = 1});
     sae.key_of(jumprelu, "bandwidth", &SaeConfig::bandwidth, above(0));
-    sae.key_of(jumprelu, "theta_init", &SaeConfig::theta_init, above(0));
+    sae.key_of(jumprelu, "theta_init", &SaeConfig::theta_init, or_auto(above(0)));
     sae.key_of(jumprelu, "theta", &SaeConfig::theta, words({"direct", "log"}));
     sae.key_of({"relu", "jumprelu", "gated"}, "penalty_warmup_steps", &SaeConfig::penalty_warmup_steps,
                whole(0));
@@ -217,6 +217,7 @@ std::vector<Key> make_keys() {
     sae.key("init_from", &SaeConfig::init_from,
             or_null({.text = true, .described = "the folder of a saved SAE"}));
     sae.key("b_dec_init", &SaeConfig::b_dec_init, words({"mean", "zero"}));
+    sae.key("encoder_norm", &SaeConfig::encoder_norm, or_auto(above(0)));
     sae.key("aux_k", &SaeConfig::aux_k, or_auto(whole(0)));
     sae.key("aux_coefficient", &SaeConfig::aux_coefficient, at_least(0));
     sae.key("dead_after_tokens", &SaeConfig::dead_after_tokens, whole(1));

@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "sae/kind.h"
+#include "sae/sae.h"
 
 namespace strata::sae {
 namespace {
@@ -25,7 +26,8 @@ double theta(const Moment& at, std::size_t j) {
 }
 
 void start(const Moment& at, std::span<float> own) {
-    const double value = at.unit * at.config.theta_init;
+    const double value = at.config.theta_init ? at.unit * *at.config.theta_init
+                                              : beginning_of(at.config, at.parameters).theta * at.spread;
     std::ranges::fill(own, static_cast<float>(logarithmic(at) ? std::log(value) : value));
 }
 

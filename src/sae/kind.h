@@ -46,6 +46,7 @@ struct Moment {
     double unit = 1;        // sqrt(E|x|^2), what a coefficient with the unit of x is multiplied by
     double ramp = 1;        // of the penalty
     std::int64_t rows = 0;  // of the global batch
+    double spread = 1;      // at the start: sqrt(E|x - b_dec|^2)
 };
 
 // Sums over all rows of the global batch that penalties depend on.

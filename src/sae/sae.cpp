@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "base/random.h"
 
@@ -57,15 +58,49 @@ std::int64_t auxiliary_codes(const SaeConfig& config, std::int64_t n) {
     return config.aux_k.value_or(std::min({std::int64_t{512}, n / 2, config.width}));
 }
 
+namespace {
+
+// The share of a standard normal distribution above t.
+double normal_tail(double t) {
+    return std::erfc(t / std::numbers::sqrt2) / 2;
+}
+
+// Where that share is `share`, at most 1/2.
+double normal_quantile(double share) {
+    double low = 0, high = 40;
+    for (int i = 0; i < 60; ++i) {
+        const double t = (low + high) / 2;
+        (normal_tail(t) > share ? low : high) = t;
+    }
+    return low;
+}
+
+}  // namespace
+
+Beginning beginning_of(const SaeConfig& config, const device::Shape& shape) {
+    const bool selects = !kind_of(config.kind).elementwise();
+    Beginning begin{.encoder_norm = config.encoder_norm.value_or(1)};
+    if (!selects && config.kind != "jumprelu") return begin;
+    const double codes = selects ? config.k : config.l0_target.value_or(64);
+    const auto n = static_cast<double>(shape.n), width = static_cast<double>(shape.width);
+    const double share = std::min(0.5, codes / width);
+    const double t = normal_quantile(share);
+    const double density = std::exp(-t * t / 2) / std::sqrt(2 * std::numbers::pi);
+    const double reconstructed = width / n * (t * density + share);  // S
+    if (!config.encoder_norm && !shape.transcoder) begin.encoder_norm = 1 / (1 + reconstructed);
+    begin.theta = t * begin.encoder_norm / std::sqrt(n);
+    return begin;
+}
+
 void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec,
-                std::int64_t first, std::int64_t last) {
+                double encoder_norm, std::int64_t first, std::int64_t last) {
     const float norm = t.unit_rows ? 1.0F : 0.1F;
     fill_rows(device, t.w_dec, t.n, first, last, [&](std::uint64_t latent, std::span<float> row) {
         random_direction({seed, Purpose::initial_weights, latent}, norm, row);
     });
     const Purpose of_encoder = t.transcoder ? Purpose::encoder_weights : Purpose::initial_weights;
     fill_rows(device, t.w_enc, t.n, first, last, [&](std::uint64_t latent, std::span<float> row) {
-        random_direction({seed, of_encoder, latent}, norm, row);
+        random_direction({seed, of_encoder, latent}, norm * static_cast<float>(encoder_norm), row);
     });
     device.upload(std::as_bytes(b_dec), t.b_dec.data());
 }

@@ -19,12 +19,28 @@ device::Shape shape_of(const SaeConfig& config, std::int64_t n, bool transcoder)
 // The auxiliary codes of a row: as configured, or min(512, n / 2, width); 0 for kinds that select nothing.
 std::int64_t auxiliary_codes(const SaeConfig& config, std::int64_t n);
 
+// Where encoders and thresholds begin. A row's pre-activations by random unit directions are normally
+// distributed with variance |x - b_dec|^2 / n. The largest L of M, those above t standard deviations, give
+//   x_hat - b_dec = c S (x - b_dec) + noise of squared length c^2 S |x - b_dec|^2
+//   S = M/n E[g^2; g > t],   g standard normal
+// where encoder rows are c times those of the decoder. That is nearest to the row with c = 1 / (1 + S): at c
+// = 1 a wide SAE begins with an error of many times the row.
+struct Beginning {
+    double encoder_norm = 1;  // of a row of the encoder; with free decoder rows as part of those
+    double theta = 0;         // jumprelu: t c / sqrt(n), to be multiplied by sqrt(E|x - b_dec|^2)
+};
+
+// As configured, or with L codes of a row: k; of jumprelu l0_target, or 64 where none is set. `encoder_norm`
+// is 1 for relu and gated, half of whose pairs begin active, and in transcoders, whose encoder has directions
+// of its own.
+Beginning beginning_of(const SaeConfig& config, const device::Shape& shape);
+
 // Fills `t`: decoder rows random directions of unit norm (of 0.1 where rows are free), a row a function of
-// the seed and its index only; W_enc = W_dec^T, or, in a transcoder, other random directions; b_enc = 0,
-// b_dec as given, [n]. The kind's own parameters are its affair. Only the latents [first, last) of the two
-// matrices are written.
+// the seed and its index only; W_enc = `encoder_norm` W_dec^T, or, in a transcoder, other random directions;
+// b_enc = 0, b_dec as given, [n]. The kind's own parameters are its affair. Only the latents [first, last) of
+// the two matrices are written.
 void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec,
-                std::int64_t first, std::int64_t last);
+                double encoder_norm, std::int64_t first, std::int64_t last);
 
 // The rule of inference of an SAE as it is saved: `k` for row_top, `thresholds` [M] for the others. Leaves
 // the main codes of the present batch.

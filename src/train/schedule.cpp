@@ -19,11 +19,11 @@ struct RateRule {
 // 12288); JumpReLU, as in Gemma Scope, 7e-5 for 4e9 (M = 16384); gated 3e-4 for 1.2e9 (M = 131072); all with
 // batches of 4096.
 RateRule rule_of(const std::string& kind) {
-    if (kind == "jumprelu") return {3.1e-3, 0.39};
-    if (kind == "matryoshka") return {2.5e-3, 0.26};
+    if (kind == "jumprelu") return {2.2e-3, 0.35};
+    if (kind == "matryoshka") return {1.6e-3, 0.2};
     if (kind == "gated") return {2.4e-3, 0.1};
     if (kind == "relu") return {3.6e-3, 0.15};
-    return {3.6e-3, 0.31};
+    return {2.2e-3, 0.243};
 }
 
 }  // namespace

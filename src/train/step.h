@@ -83,8 +83,8 @@ TrainedSae make_sae(device::Device& device, const Replicas& replicas, const SaeC
 sae::Moment moment_of(const Workbench& bench, const TrainedSae& sae, std::int64_t step,
                       std::vector<float>& own, std::vector<float>& norms);
 
-// The kind's own parameters as they begin.
-void start_own(Workbench& bench, TrainedSae& sae);
+// The kind's own parameters as they begin, on scaled rows x with sqrt(E|x - b_dec|^2) = `spread`.
+void start_own(Workbench& bench, TrainedSae& sae, double spread);
 
 // UsageError naming the folder config.init_from where what was saved there is of another shape or sort.
 void check_init_from(const saelens::SavedSae& saved, const SaeConfig& config, const std::string& name,

@@ -1,6 +1,7 @@
 #include "train/training.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "comm/agree.h"
 #include "device/gpu.h"
@@ -13,6 +14,14 @@ namespace {
 
 // Ranks wait for each other's rows in the sums on GPUs: these may take longer than a sign of life.
 constexpr double patience_with_sums = 10;
+
+// sqrt(E|x - b_dec|^2) of scaled rows; what a transcoder reads has no b_dec taken from it.
+double spread_at_start(const TrainedSae& sae, const data::InputStatistics& statistics) {
+    double square = statistics.mean_square;
+    if (sae.config.b_dec_init == "mean" && !sae.parameters.transcoder)
+        for (const double mean : statistics.mean) square -= mean * mean;
+    return statistics.scale * std::sqrt(std::max(square, 0.0));
+}
 
 }  // namespace
 
@@ -66,7 +75,8 @@ Training begin_training(Group& group, const suite::Job& job, const std::optional
             for (std::size_t c = 0; c < b_dec.size(); ++c)
                 b_dec[c] = static_cast<float>(statistics.scale * mean[c]);
         const Slice mine = group.replicas.written(sae.config.width);
-        sae::initialise(group.device, sae.parameters, config.run.seed, b_dec, mine.first, mine.last);
+        sae::initialise(group.device, sae.parameters, config.run.seed, b_dec,
+                        sae::beginning_of(sae.config, sae.parameters).encoder_norm, mine.first, mine.last);
     }
     together(group.comm, [&] {
         if (from) load_checkpoint(*from, t.saes, group.device, group.replicas);
@@ -81,7 +91,7 @@ Training begin_training(Group& group, const suite::Job& job, const std::optional
     t.bench->seed = config.run.seed;
     if (!from)
         for (TrainedSae& sae : t.saes) {
-            start_own(*t.bench, sae);
+            start_own(*t.bench, sae, spread_at_start(sae, statistics));
             if (!sae.config.init_from.empty())
                 together(group.comm, [&] { start_from_saved(*t.bench, sae, statistics.scale); });
             start_average(*t.bench, sae, config.optimizer);

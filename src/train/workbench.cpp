@@ -37,10 +37,11 @@ Workbench make_workbench(device::Device& device, const Replicas& replicas, Reduc
     return bench;
 }
 
-void start_own(Workbench& bench, TrainedSae& sae) {
+void start_own(Workbench& bench, TrainedSae& sae, double spread) {
     if (sae.kind->start == nullptr) return;
     std::vector<float> own, norms;
-    const sae::Moment moment = moment_of(bench, sae, 0, own, norms);
+    sae::Moment moment = moment_of(bench, sae, 0, own, norms);
+    moment.spread = spread;
     std::vector<float> values(own.size());
     sae.kind->start(moment, values);
     bench.device.upload(std::as_bytes(std::span(values)), sae.parameters.latent.data());

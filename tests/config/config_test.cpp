@@ -68,8 +68,8 @@ sae:                           # the one SAE, or what the items of suite share
   l0_target: null
   frequency: 0
   frequency_limit: 0.1
-  bandwidth: 0.05
-  theta_init: 0.06
+  bandwidth: 0.08
+  theta_init: auto
   theta: direct
   penalty_warmup_steps: 10000
   decoder: unit
@@ -79,6 +79,7 @@ sae:                           # the one SAE, or what the items of suite share
   skip: false
   init_from: null
   b_dec_init: mean
+  encoder_norm: auto
   aux_k: auto
   aux_coefficient: 0.03125
   dead_after_tokens: 10000000
@@ -146,10 +147,12 @@ TEST(Load, KeysOfAllKinds) {
     EXPECT_EQ(jumprelu.init_from, "runs/a b");
     const SaeConfig relu =
         load(least +
-             "sae: {kind: relu, l1: 0.01, decoder: free, resample_every: 9, resample_warmup_steps: 8}\n")
+             "sae: {kind: relu, l1: 0.01, decoder: free, encoder_norm: 0.5, resample_every: 9, "
+             "resample_warmup_steps: 8}\n")
             .saes.front();
     EXPECT_EQ(relu.l1, 0.01);
     EXPECT_EQ(relu.decoder, "free");
+    EXPECT_EQ(relu.encoder_norm, 0.5);
     EXPECT_EQ(relu.resample_every, 9);
     EXPECT_EQ(relu.resample_warmup_steps, 8);
     const SaeConfig matryoshka =
@@ -458,6 +461,7 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
                                                "sae={kind: jumprelu, frequency_limit: 0.5}",
                                                "sae={kind: jumprelu, bandwidth: 9}",
                                                "sae={kind: jumprelu, theta_init: 9}",
+                                               "sae.encoder_norm=1",
                                                "sae={kind: jumprelu, theta: log}",
                                                "suite=[{k: [64, 9]}]",
                                                "suite=[{k: [9, 64]}]",

@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <set>
 
 #include "base/error.h"
+#include "base/random.h"
 #include "comm/self.h"
 #include "device/cpu/cpu_device.h"
 #include "support/inside.h"
@@ -65,16 +67,17 @@ TEST(Initial, RowsAreUnitTiedAndFunctionsOfSeedAndIndexAlone) {
     device::Tensors other = device::make_tensors(device, {.n = 33, .width = 50});
     std::vector<float> b_dec(33);
     for (std::size_t c = 0; c < 33; ++c) b_dec[c] = static_cast<float>(c);
-    initialise(device, few, 5, b_dec, 0, 10);
-    initialise(device, many, 5, b_dec, 17, 50);  // as two ranks that share it do
-    initialise(device, many, 5, b_dec, 0, 17);
-    initialise(device, other, 6, b_dec, 0, 50);
+    initialise(device, few, 5, b_dec, 1, 0, 10);
+    initialise(device, many, 5, b_dec, 1, 17, 50);  // as two ranks that share it do
+    initialise(device, many, 5, b_dec, 1, 0, 17);
+    initialise(device, other, 6, b_dec, 0.25, 0, 50);
     const auto a = test::get(few, device);
     const auto b = test::get(many, device);
     const auto c = test::get(other, device);
     EXPECT_EQ(b.w_enc, b.w_dec);
     EXPECT_TRUE(std::ranges::equal(a.w_dec, std::span(b.w_dec).first(a.w_dec.size())));
     EXPECT_NE(b.w_dec, c.w_dec);
+    for (std::size_t i = 0; i < c.w_enc.size(); ++i) ASSERT_NEAR(c.w_enc[i], 0.25 * c.w_dec[i], 1e-8);
     EXPECT_EQ(b.b_dec, b_dec);
     EXPECT_EQ(b.b_enc, std::vector<float>(50, 0));
     double most = 0;
@@ -90,6 +93,71 @@ TEST(Initial, RowsAreUnitTiedAndFunctionsOfSeedAndIndexAlone) {
         }
     }
     EXPECT_LT(most, 0.8) << "two latents begin alike";
+}
+
+// [rows, n] in random directions.
+std::vector<float> random_rows(std::int64_t rows, std::int64_t n, double length, std::uint64_t seed) {
+    std::vector<float> values(static_cast<std::size_t>(rows * n));
+    for (std::int64_t i = 0; i < rows; ++i) {
+        Random random(seed, Purpose::synthetic, static_cast<std::uint64_t>(i));
+        const std::span<float> row =
+            std::span(values).subspan(static_cast<std::size_t>(i * n), static_cast<std::size_t>(n));
+        for (float& v : row) v = random.normal();
+        const double norm = std::sqrt(std::inner_product(row.begin(), row.end(), row.begin(), 0.0));
+        for (float& v : row) v *= static_cast<float>(length / norm);
+    }
+    return values;
+}
+
+// Rows in random directions and latents in others: what the theory of Beginning is about.
+TEST(Initial, EncoderAndThresholdsBeginWhereRandomDirectionsReconstructBest) {
+    constexpr std::int64_t n = 256, width = 6000, rows = 100;
+    constexpr double length = 1.7;
+    const SaeConfig config{.kind = "jumprelu", .width = width, .l0_target = 20};
+    const Beginning begin = beginning_of(config, {.n = n, .width = width});
+    const std::vector<float> w = random_rows(width, n, 1, 1), x = random_rows(rows, n, length, 2);
+
+    // The error with codes of those above theta / c, times c, is square - 2 c along + c^2 over.
+    double along = 0, over = 0, square = 0, codes = 0;
+    for (std::int64_t b = 0; b < rows; ++b) {
+        const std::span<const float> row = std::span(x).subspan(b * n, n);
+        std::vector<double> sum(n);
+        for (std::int64_t j = 0; j < width; ++j) {
+            const std::span<const float> latent = std::span(w).subspan(j * n, n);
+            const double z = std::inner_product(row.begin(), row.end(), latent.begin(), 0.0);
+            if (z * begin.encoder_norm <= begin.theta * length) continue;
+            ++codes;
+            for (std::size_t c = 0; c < n; ++c) sum[c] += z * latent[c];
+        }
+        for (std::size_t c = 0; c < n; ++c) {
+            along += row[c] * sum[c];
+            over += sum[c] * sum[c];
+            square += static_cast<double>(row[c]) * row[c];
+        }
+    }
+    EXPECT_NEAR(codes / rows, 20, 2);
+    EXPECT_NEAR(begin.encoder_norm, along / over, 0.03 * along / over);
+    const double c = begin.encoder_norm;
+    EXPECT_GT(over, square) << "as long as the decoder's, encoder rows would begin with more error than none";
+    EXPECT_LT(square - 2 * c * along + c * c * over, 0.62 * square);
+}
+
+TEST(Initial, TheConfigurationDecidesWhereEncoderAndThresholdsBegin) {
+    const device::Shape shape{.n = 64, .width = 4096};
+    device::Shape transcoder = shape;
+    transcoder.transcoder = true;
+    for (const char* kind : {"topk", "batch_topk", "matryoshka", "jumprelu"}) {
+        SaeConfig config{.kind = kind, .k = 40, .l0_target = 40};
+        const Beginning begin = beginning_of(config, shape);
+        EXPECT_EQ(begin.encoder_norm, beginning_of({.kind = "topk", .k = 40}, shape).encoder_norm);
+        EXPECT_LT(begin.encoder_norm, 0.5) << kind;
+        EXPECT_EQ(beginning_of(config, transcoder).encoder_norm, 1) << kind;
+        config.encoder_norm = 2;
+        EXPECT_EQ(beginning_of(config, shape).encoder_norm, 2);
+        EXPECT_NEAR(beginning_of(config, shape).theta, 2 / begin.encoder_norm * begin.theta, 1e-12);
+    }
+    for (const char* kind : {"relu", "gated"}) EXPECT_EQ(beginning_of({.kind = kind}, shape).encoder_norm, 1);
+    EXPECT_EQ(beginning_of({.kind = "topk", .k = 4096}, shape).theta, 0) << "all that are positive";
 }
 
 struct InUse : testing::Test {
