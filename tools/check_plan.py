@@ -27,8 +27,8 @@ SHAPES = [
     ("batch_topk", 32768, 2, {}),
     ("topk", 8192, 1, {}),
     ("topk", 8192, 2, {}),
-    ("jumprelu", 8192, 1, {"sae.theta_init": 0.08, "optimizer.lr": 1e-6}),
-    ("jumprelu", 16384, 2, {"sae.theta_init": 0.08, "optimizer.lr": 1e-6}),
+    ("jumprelu", 8192, 1, {"sae.theta_init": 0.08, "sae.encoder_norm": 1, "optimizer.lr": 1e-6}),
+    ("jumprelu", 16384, 2, {"sae.theta_init": 0.08, "sae.encoder_norm": 1, "optimizer.lr": 1e-6}),
     ("matryoshka", 4096, 2, {}),
     ("matryoshka", 16384, 1, {}),
 ]

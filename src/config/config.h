@@ -89,7 +89,8 @@ struct SaeConfig {
     std::optional<double> l0_target = {};  // jumprelu: L0 that the penalty aims at; nullopt: null
     double frequency = 0;                  // jumprelu: coefficient of the frequency penalty; 0: off
     double frequency_limit = 0.1;          // firing frequency above which it acts
-    double bandwidth = 0.08;               // jumprelu: of the straight-through estimate
+    std::optional<double> bandwidth =
+        {};  // jumprelu: of the straight-through estimate; nullopt: auto, see sae::bandwidth_of
     std::optional<double> theta_init =
         {};                        // jumprelu: thresholds at the start; nullopt: auto, see sae::Beginning
     std::string theta = "direct";  // jumprelu: direct | log, what is trained

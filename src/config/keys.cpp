@@ -203,7 +203,7 @@ std::vector<Key> make_keys() {
     sae.key_of(jumprelu, "l0_target", &SaeConfig::l0_target, or_null(above(0)));
     sae.key_of(jumprelu, "frequency", &SaeConfig::frequency, at_least(0));
     sae.key_of(jumprelu, "frequency_limit", &SaeConfig::frequency_limit, {.low = 0, .high = 1});
-    sae.key_of(jumprelu, "bandwidth", &SaeConfig::bandwidth, above(0));
+    sae.key_of(jumprelu, "bandwidth", &SaeConfig::bandwidth, or_auto(above(0)));
     sae.key_of(jumprelu, "theta_init", &SaeConfig::theta_init, or_auto(above(0)));
     sae.key_of(jumprelu, "theta", &SaeConfig::theta, words({"direct", "log"}));
     sae.key_of({"relu", "jumprelu", "gated"}, "penalty_warmup_steps", &SaeConfig::penalty_warmup_steps,

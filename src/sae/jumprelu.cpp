@@ -35,7 +35,7 @@ Rule rule(const Moment& at) {
     Rule rule;
     rule.threshold.resize(at.own.size());
     for (std::size_t j = 0; j < at.own.size(); ++j) rule.threshold[j] = static_cast<float>(theta(at, j));
-    rule.window = static_cast<float>(at.unit * at.config.bandwidth);
+    rule.window = static_cast<float>(at.unit * bandwidth_of(at.config));
     return rule;
 }
 
@@ -75,7 +75,7 @@ bool counts_latents(const SaeConfig& config) {
 
 void own_gradient(const Moment& at, const BatchSums& batch, const OwnSums& sums, std::span<float> gradient,
                   std::span<float>) {
-    const double epsilon = at.unit * at.config.bandwidth;
+    const double epsilon = at.unit * bandwidth_of(at.config);
     const double l0_slope = slope(at, batch.active / static_cast<double>(at.rows));
     for (std::size_t j = 0; j < gradient.size(); ++j) {
         const double value = theta(at, j);

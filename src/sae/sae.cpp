@@ -92,6 +92,10 @@ Beginning beginning_of(const SaeConfig& config, const device::Shape& shape) {
     return begin;
 }
 
+double bandwidth_of(const SaeConfig& config) {
+    return config.bandwidth.value_or(0.08 * std::min(1.0, 2304 / static_cast<double>(config.width)));
+}
+
 void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec,
                 double encoder_norm, std::int64_t first, std::int64_t last) {
     const float norm = t.unit_rows ? 1.0F : 0.1F;

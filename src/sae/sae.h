@@ -35,6 +35,11 @@ struct Beginning {
 // of its own.
 Beginning beginning_of(const SaeConfig& config, const device::Shape& shape);
 
+// Width of jumprelu's window, with E|x|^2 = 1: as configured, or 0.08 up to 2304 latents, and 184/M above.
+// Pre-activations lie as dense at the thresholds of wide SAEs as of narrow ones, so that a row has as many
+// pairs in its window at any width.
+double bandwidth_of(const SaeConfig& config);
+
 // Fills `t`: decoder rows random directions of unit norm (of 0.1 where rows are free), a row a function of
 // the seed and its index only; W_enc = `encoder_norm` W_dec^T, or, in a transcoder, other random directions;
 // b_enc = 0, b_dec as given, [n]. The kind's own parameters are its affair. Only the latents [first, last) of

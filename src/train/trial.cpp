@@ -62,8 +62,9 @@ Trial::Trial(device::Device& device, Communicator& comm, const SaeConfig& config
       sae(prepared(device, replicas, config, shape, batch.rows)),
       bench(make_workbench(device, replicas, reducer, sums.get(), shape, batch_size)) {
     const Slice slice = replicas.written(config.width);
-    sae::initialise(device, sae.parameters, 0, first_bias(comm, config, shape, batch_size, batch),
-                    sae::beginning_of(config, shape).encoder_norm, slice.first, slice.last);
+    // Encoder rows as long as the decoder's: pre-activations are then of the size that training leaves.
+    sae::initialise(device, sae.parameters, 0, first_bias(comm, config, shape, batch_size, batch), 1,
+                    slice.first, slice.last);
     start_own(bench, sae, 1);
     if (!config.init_from.empty()) together(comm, [&] { start_from_saved(bench, sae, scale); });
     comm.barrier();

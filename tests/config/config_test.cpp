@@ -68,7 +68,7 @@ sae:                           # the one SAE, or what the items of suite share
   l0_target: null
   frequency: 0
   frequency_limit: 0.1
-  bandwidth: 0.08
+  bandwidth: auto
   theta_init: auto
   theta: direct
   penalty_warmup_steps: 10000

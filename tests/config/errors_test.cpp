@@ -253,7 +253,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"sae: {frequency_limit: 0.5}\n",
             "4: sae.frequency_limit: 0.5 has no meaning for kind batch_topk; expected 0.1, or kind jumprelu"},
         Bad{"sae: {bandwidth: 0.1}\n",
-            "4: sae.bandwidth: 0.1 has no meaning for kind batch_topk; expected 0.08, or kind jumprelu"},
+            "4: sae.bandwidth: 0.1 has no meaning for kind batch_topk; expected auto, or kind jumprelu"},
         Bad{"sae: {theta_init: 0.1}\n",
             "4: sae.theta_init: 0.1 has no meaning for kind batch_topk; expected auto, or kind jumprelu"},
         Bad{"sae: {theta: log}\n",

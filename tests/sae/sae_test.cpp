@@ -142,6 +142,13 @@ TEST(Initial, EncoderAndThresholdsBeginWhereRandomDirectionsReconstructBest) {
     EXPECT_LT(square - 2 * c * along + c * c * over, 0.62 * square);
 }
 
+TEST(Jumprelu, TheWindowNarrowsAsTheSaeWidens) {
+    EXPECT_EQ(bandwidth_of({.kind = "jumprelu", .width = 100}), 0.08);
+    EXPECT_EQ(bandwidth_of({.kind = "jumprelu", .width = 2304}), 0.08);
+    EXPECT_DOUBLE_EQ(bandwidth_of({.kind = "jumprelu", .width = 23040}), 0.008);
+    EXPECT_EQ(bandwidth_of({.kind = "jumprelu", .width = 23040, .bandwidth = 0.3}), 0.3);
+}
+
 TEST(Initial, TheConfigurationDecidesWhereEncoderAndThresholdsBegin) {
     const device::Shape shape{.n = 64, .width = 4096};
     device::Shape transcoder = shape;

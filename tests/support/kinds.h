@@ -11,6 +11,7 @@
 
 #include "base/random.h"
 #include "config/config.h"
+#include "sae/sae.h"
 #include "support/problem.h"
 #include "support/reference.h"
 #include "support/training.h"
@@ -109,7 +110,7 @@ inline reference::StepRules rules_of(const KindCase& c, std::int64_t step) {
     rules.l0_target = config.l0_target;
     rules.frequency = config.frequency;
     rules.frequency_limit = config.frequency_limit;
-    rules.bandwidth = config.bandwidth;
+    rules.bandwidth = sae::bandwidth_of(config);
     rules.log_theta = config.theta == "log";
     rules.penalty_warmup = std::min(config.penalty_warmup_steps, KindCase::run_steps / 4);
     rules.mean_square = KindCase::mean_square;

@@ -79,7 +79,7 @@ void expect_reached(const Reached& reached, const KindCase& c) {
     }
     if (config.kind == "jumprelu") {
         EXPECT_TRUE(reached.above && reached.below);
-        EXPECT_TRUE(reached.cut || c.theta > config.bandwidth / 2);
+        EXPECT_TRUE(reached.cut || c.theta > *config.bandwidth / 2);
     }
     EXPECT_EQ(reached.resampled, config.resample_every > 0);
     const bool penalty = config.l1 > 0 || config.l0 > 0 || config.l0_target;
