@@ -35,7 +35,7 @@ for kind in ["topk", "batch_topk", "matryoshka", "relu", "jumprelu", "gated"]:
     else:
         rate = 3e-4  # pairs become few slowly
     if kind == "jumprelu":
-        sae.update(encoder_norm=1, theta_init=0.06)  # many pairs at first, as in the others
+        sae.update(encoder_norm=1, theta_init=0.06, bandwidth=0.05)  # many pairs at first, as in the others
     config.write_text(json.dumps({
         "run": {"output": str(folder / kind)},
         "data": {"files": [str(folder / "wide.h5")], "datasets": ["resid_post/0"], "eval_rows": 4096, "shuffle_rows": 8192},
