@@ -86,14 +86,12 @@ struct SaeConfig {
     double k = 64;                    // topk, batch_topk, matryoshka: mean active latents per row
     double l1 = 0;                    // relu, gated: coefficient of the L1 penalty
     double l0 = 0;                    // jumprelu: coefficient of the L0 penalty; with l0_target 0 means 1
-    std::optional<double> l0_target = {};  // jumprelu: L0 that the penalty aims at; nullopt: null
-    double frequency = 0;                  // jumprelu: coefficient of the frequency penalty; 0: off
-    double frequency_limit = 0.1;          // firing frequency above which it acts
-    std::optional<double> bandwidth =
-        {};  // jumprelu: of the straight-through estimate; nullopt: auto, see sae::bandwidth_of
-    std::optional<double> theta_init =
-        {};                        // jumprelu: thresholds at the start; nullopt: auto, see sae::Beginning
-    std::string theta = "direct";  // jumprelu: direct | log, what is trained
+    std::optional<double> l0_target = {};   // jumprelu: L0 that the penalty aims at; nullopt: null
+    double frequency = 0;                   // jumprelu: coefficient of the frequency penalty; 0: off
+    double frequency_limit = 0.1;           // firing frequency above which it acts
+    std::optional<double> bandwidth = {};   // jumprelu's window; nullopt: auto, see sae::bandwidth_of
+    std::optional<double> theta_init = {};  // jumprelu's thresholds; nullopt: auto, see sae::Beginning
+    std::string theta = "direct";           // jumprelu: direct | log, what is trained
     std::int64_t penalty_warmup_steps = 10000;
     std::string decoder = "unit";     // unit | free (relu only)
     std::int64_t resample_every = 0;  // relu, gated: steps; 0: never
