@@ -33,7 +33,7 @@ void make_dead(device::Device& device, train::TrainedSae& sae, std::int64_t n, d
     const auto every = static_cast<std::size_t>(std::llround(1 / share));
     std::vector<float> row(static_cast<std::size_t>(n));
     for (std::size_t j = 0; j < sae.silent.size(); j += every) {
-        sae.silent[j] = static_cast<std::uint64_t>(sae.config.dead_after_tokens);
+        sae.silent[j] = static_cast<std::uint64_t>(*sae.config.dead_after_tokens);
         float* direction = sae.parameters.w_enc.data() + static_cast<std::int64_t>(j) * n;
         device.download(direction, std::as_writable_bytes(std::span(row)));
         device::kernels().multiply(0.1F, n, row.data());
@@ -54,7 +54,7 @@ void make_silent_dead(Communicator& comm, train::TrainedSae& sae, std::vector<do
     std::int64_t made = 0;
     for (std::size_t j = 0; j < codes.size() && made < wanted; ++j)
         if (codes[j] == 0) {
-            sae.silent[j] = static_cast<std::uint64_t>(sae.config.dead_after_tokens);
+            sae.silent[j] = static_cast<std::uint64_t>(*sae.config.dead_after_tokens);
             ++made;
         }
 }
@@ -111,6 +111,7 @@ Timed bench(const BenchArguments& a, Communicator& comm) {
     config.width = a.width;
     config.k = a.k;
     config.aux_k = a.aux_k;
+    config.dead_after_tokens = 10'000'000;  // no run whose length would give it
     config.init_from = a.sae;
     if (a.atm) config.atm = AtmConfig{.start_step = 1, .ramp_steps = 0};
     const data::Batch batch{.x = x, .rows = rows, .first = a.rows * comm.rank() / comm.size()};

@@ -103,7 +103,7 @@ struct SaeConfig {
     std::optional<double> encoder_norm = {};  // of its rows at the start; nullopt: auto, see sae::Beginning
     std::optional<std::int64_t> aux_k = {};   // nullopt: auto, see sae::auxiliary_codes; 0: off
     double aux_coefficient = 0.03125;
-    std::int64_t dead_after_tokens = 10'000'000;
+    std::optional<std::int64_t> dead_after_tokens = {};  // nullopt: auto, see sae::dead_after
     // batch_topk, matryoshka: at most row_cap * k codes of a row take part in the selection; 0: no cap
     std::int64_t row_cap = 0;
     std::string threshold_scope = "global";  // batch_topk, matryoshka: global | local

@@ -220,7 +220,7 @@ std::vector<Key> make_keys() {
     sae.key("encoder_norm", &SaeConfig::encoder_norm, or_auto(above(0)));
     sae.key("aux_k", &SaeConfig::aux_k, or_auto(whole(0)));
     sae.key("aux_coefficient", &SaeConfig::aux_coefficient, at_least(0));
-    sae.key("dead_after_tokens", &SaeConfig::dead_after_tokens, whole(1));
+    sae.key("dead_after_tokens", &SaeConfig::dead_after_tokens, or_auto(whole(1)));
     sae.key_of(batch_rule, "row_cap", &SaeConfig::row_cap, whole(0));
     sae.key_of(batch_rule, "threshold_scope", &SaeConfig::threshold_scope, words({"global", "local"}));
     const Accepts map = or_null({.described = "a map of keys of sae.atm"});

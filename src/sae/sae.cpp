@@ -58,6 +58,11 @@ std::int64_t auxiliary_codes(const SaeConfig& config, std::int64_t n) {
     return config.aux_k.value_or(std::min({std::int64_t{512}, n / 2, config.width}));
 }
 
+std::uint64_t dead_after(const SaeConfig& config, std::int64_t tokens) {
+    return static_cast<std::uint64_t>(
+        config.dead_after_tokens.value_or(std::clamp<std::int64_t>(tokens / 32, 1, 10'000'000)));
+}
+
 namespace {
 
 // The share of a standard normal distribution above t.

@@ -19,6 +19,9 @@ device::Shape shape_of(const SaeConfig& config, std::int64_t n, bool transcoder)
 // The auxiliary codes of a row: as configured, or min(512, n / 2, width); 0 for kinds that select nothing.
 std::int64_t auxiliary_codes(const SaeConfig& config, std::int64_t n);
 
+// Rows of silence after which a latent is dead: as configured, or 1/32 of the run's `tokens`, at most 1e7.
+std::uint64_t dead_after(const SaeConfig& config, std::int64_t tokens);
+
 // Where encoders and thresholds begin. A row's pre-activations by random unit directions are normally
 // distributed with variance |x - b_dec|^2 / n. The largest L of M, those above t standard deviations, give
 //   x_hat - b_dec = c S (x - b_dec) + noise of squared length c^2 S |x - b_dec|^2

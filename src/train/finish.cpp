@@ -81,10 +81,10 @@ nlohmann::json finish_sae(Workbench& bench, TrainedSae& sae, const Config& confi
     }
     const HeldOut found = measure_held_out(bench, sae, config, dataset, statistics, rule, {});
     std::int64_t dead = 0;
-    for (const std::uint64_t silent : sae.silent)
-        dead += silent >= static_cast<std::uint64_t>(sae.config.dead_after_tokens);
+    const std::uint64_t dead_after = sae::dead_after(sae.config, bench.tokens());
+    for (const std::uint64_t silent : sae.silent) dead += silent >= dead_after;
     nlohmann::json entry = summary_entry(sae, dataset, found.measures, found.active_in_training, statistics,
-                                         bench.steps, bench.steps * bench.batch_size, left_out, dead);
+                                         bench.steps, bench.tokens(), left_out, dead);
     if (sae.config.atm) {
         const AtmPlan plan = plan_masks(sae.atm, *sae.config.atm, bench.steps);
         const HeldOut masked = measure_held_out(bench, sae, config, dataset, statistics, rule, plan.above);

@@ -23,7 +23,7 @@ RateRule rule_of(const std::string& kind) {
     if (kind == "matryoshka") return {1.6e-3, 0.2};
     if (kind == "gated") return {2.4e-3, 0.1};
     if (kind == "relu") return {3.6e-3, 0.15};
-    return {2.2e-3, 0.243};
+    return {3e-3, 0.284};
 }
 
 }  // namespace

@@ -58,11 +58,11 @@ std::vector<std::uint32_t> count_silence(Workbench& bench, TrainedSae& sae, cons
             if (count[j] > 0) bits[j / 32] |= 1U << (j % 32);
     }
     bench.comm().any(bits);
+    const std::uint64_t dead_after = sae::dead_after(sae.config, bench.tokens());
     std::vector<std::uint32_t> revived;
     for (std::size_t j = 0; j < sae.silent.size(); ++j) {
         const bool fired = ((bits[j / 32] >> (j % 32)) & 1U) != 0;
-        if (fired && sae.silent[j] >= static_cast<std::uint64_t>(sae.config.dead_after_tokens))
-            revived.push_back(static_cast<std::uint32_t>(j));
+        if (fired && sae.silent[j] >= dead_after) revived.push_back(static_cast<std::uint32_t>(j));
         sae.silent[j] = fired ? 0 : sae.silent[j] + static_cast<std::uint64_t>(bench.batch_size);
     }
     return revived;
@@ -179,10 +179,10 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
                       const data::Batch& batch, std::int64_t step, double lr) {
     device::Device& device = bench.device;
     static_cast<device::Shape&>(bench.gradient) = sae.parameters;
+    const std::uint64_t dead_after = sae::dead_after(sae.config, bench.tokens());
     std::vector<std::uint32_t> dead;
     for (std::size_t j = 0; j < sae.silent.size(); ++j)
-        if (sae.silent[j] >= static_cast<std::uint64_t>(sae.config.dead_after_tokens))
-            dead.push_back(static_cast<std::uint32_t>(j));
+        if (sae.silent[j] >= dead_after) dead.push_back(static_cast<std::uint32_t>(j));
 
     StepReport report;
     report.dead = std::ssize(dead);

@@ -55,6 +55,7 @@ struct Workbench {
     std::int64_t list_pairs = sae::most_list_pairs;  // of a range of rows by lists
 
     Communicator& comm() const { return replicas.all; }
+    std::int64_t tokens() const { return steps * batch_size; }
 };
 
 // `sums`: of device::make_device_sums(). `shape`: large enough for every SAE of the stream. Collective.

@@ -82,7 +82,7 @@ sae:                           # the one SAE, or what the items of suite share
   encoder_norm: auto
   aux_k: auto
   aux_coefficient: 0.03125
-  dead_after_tokens: 10000000
+  dead_after_tokens: auto
   row_cap: 0
   threshold_scope: global
   atm: null

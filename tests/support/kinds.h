@@ -116,7 +116,8 @@ inline reference::StepRules rules_of(const KindCase& c, std::int64_t step) {
     rules.mean_square = KindCase::mean_square;
     rules.aux_k = static_cast<std::size_t>(config.aux_k.value());
     rules.aux_coefficient = config.aux_coefficient;
-    rules.dead_after = static_cast<std::uint64_t>(config.dead_after_tokens);
+    rules.dead_after =
+        sae::dead_after(config, KindCase::run_steps * static_cast<std::int64_t>(KindCase::rows));
     rules.resample_every = config.resample_every;
     if (config.atm)
         rules.atm = reference::AtmRules{

@@ -79,7 +79,7 @@ TEST(AutomaticRate, FallsWithTokensAndWidthAndGrowsWithTheBatch) {
                   automatic_rate(shape(kind, 2304), 1024, 1))
             << "never above what short runs take";
     }
-    EXPECT_NEAR(automatic_rate(shape("batch_topk", 2304), 1024, 500'000), 2.2e-3, 1e-15);
+    EXPECT_NEAR(automatic_rate(shape("batch_topk", 2304), 1024, 500'000), 3e-3, 1e-15);
 }
 
 TEST(AutomaticRate, IsThePapersAtThePapersLengths) {
