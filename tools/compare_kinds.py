@@ -17,7 +17,7 @@ from pathlib import Path
 KINDS = {
     "topk": [{"kind": "topk", "k": "L0"}],
     "batch_topk": [{"kind": "batch_topk", "k": "L0", "row_cap": 4}],
-    "matryoshka": [{"kind": "matryoshka", "k": "L0", "row_cap": 4, "aux_k": 288, "dead_after_tokens": 30_000}],
+    "matryoshka": [{"kind": "matryoshka", "k": "L0", "row_cap": 4}],
     "jumprelu": [{"kind": "jumprelu", "l0_target": "L0"}],
     "gated": [{"kind": "gated", "l1": [0.13, 0.17]}],
     "relu": [{"kind": "relu", "l1": [0.1, 0.13]}],
