@@ -60,6 +60,15 @@ TEST(Auxiliary, TakesHalfOfARowsLengthOfCodesUnlessConfigured) {
     }
 }
 
+TEST(Auxiliary, LatentsAreDeadAfterAShareOfTheRunUnlessConfigured) {
+    SaeConfig config;
+    EXPECT_EQ(dead_after(config, 614'400), 19'200U);
+    EXPECT_EQ(dead_after(config, 4'000'000'000), 10'000'000U);
+    EXPECT_EQ(dead_after(config, 1), 1U) << "a latent that has just fired is alive";
+    config.dead_after_tokens = 500;
+    EXPECT_EQ(dead_after(config, 614'400), 500U);
+}
+
 TEST(Initial, RowsAreUnitTiedAndFunctionsOfSeedAndIndexAlone) {
     device::CpuDevice device(1);
     device::Tensors few = device::make_tensors(device, {.n = 33, .width = 10});
