@@ -20,7 +20,7 @@ KINDS = {
     "matryoshka": [{"kind": "matryoshka", "k": "L0", "row_cap": 4}],
     "jumprelu": [{"kind": "jumprelu", "l0_target": "L0"}],
     "gated": [{"kind": "gated", "l1": [0.13, 0.17]}],
-    "relu": [{"kind": "relu", "l1": [0.1, 0.13]}],
+    "relu": [{"kind": "relu", "l1": [0.07, 0.1, 0.13]}],
     "batch_topk + atm": [{"kind": "batch_topk", "k": "L0", "row_cap": 4, "atm": {"start_step": 30, "ramp_steps": 30}}],
     "jumprelu + atm": [{"kind": "jumprelu", "l0_target": "L0", "atm": {"start_step": 30, "ramp_steps": 30}}],
 }
@@ -46,12 +46,13 @@ def train(args: argparse.Namespace, name: str, seed: int) -> list[dict]:
 
 
 def at_l0(saes: list[dict], wanted: float, measure: str) -> float:
-    """The measure at the wanted L0: of the only SAE, or along the line through the two that are nearest to it."""
+    """The measure at the wanted L0: of the only SAE, or between the two that are nearest to it; at the nearer one where both are
+    on one side."""
     if len(saes) == 1:
         return saes[0][measure]
     a, b = sorted(saes, key=lambda s: abs(math.log(max(s["l0"], 0.1) / wanted)))[:2]
     part = math.log(wanted / a["l0"]) / math.log(b["l0"] / a["l0"])
-    return a[measure] + part * (b[measure] - a[measure])
+    return a[measure] + min(max(part, 0), 1) * (b[measure] - a[measure])
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ struct RateRule {
     double shortest, exponent;
 };
 
-// At short lengths a high rate that leaves less than one latent in a hundred dead (docs/methods.md); the
+// At short lengths a high rate that leaves less than one latent in a hundred dead, of kinds that select with
+// the auxiliary loss acting (docs/methods.md); the
 // exponents lead to the rates that the papers give for their lengths: BatchTopK 3e-4 for 1e9 rows (M =
 // 12288); JumpReLU, as in Gemma Scope, 7e-5 for 4e9 (M = 16384); gated 3e-4 for 1.2e9 (M = 131072); all with
 // batches of 4096.
