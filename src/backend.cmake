@@ -1,7 +1,7 @@
 # The GPU backend: libraries that the program opens at run time (device/gpu.cpp), never linked to it nor to libcuda. NCCL has
 # one of its own, since one rank does without.
 file(GLOB backend_sources CONFIGURE_DEPENDS device/cuda/*.cu device/cuda/*.cpp)
-add_library(strata_cuda MODULE ${backend_sources})
+add_library(strata_cuda SHARED ${backend_sources})
 target_link_libraries(strata_cuda PRIVATE CUDA::cudart CUDA::cublasLt)
 # Multiplications and additions are fused where the source says so and nowhere else, as on the CPU: the codes of both have
 # the same bits.
@@ -11,7 +11,7 @@ target_compile_options(strata_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=--
   $<$<BOOL:${STRATA_WERROR}>:-Xptxas=-v -Werror=all-warnings>>)
 set(backend_libraries strata_cuda)
 if(STRATA_HAS_NCCL)
-  add_library(strata_cuda_nccl MODULE comm/nccl.cpp device/cuda/runtime.cpp)
+  add_library(strata_cuda_nccl SHARED comm/nccl.cpp device/cuda/runtime.cpp)
   target_include_directories(strata_cuda_nccl SYSTEM PRIVATE ${NCCL_INCLUDE_DIR})
   target_link_libraries(strata_cuda_nccl PRIVATE CUDA::cudart ${NCCL_LIBRARY})
   list(APPEND backend_libraries strata_cuda_nccl)

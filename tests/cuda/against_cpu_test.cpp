@@ -6,11 +6,11 @@
 #include <cmath>
 #include <memory>
 
-#include "cuda_on_cpu.h"
 #include "device/cuda/cuda_device.h"
 #include "support/cpu_inside.h"
 #include "support/inside.h"
 #include "support/problem.h"
+#include "support/test_device.h"
 
 namespace strata {
 namespace {
@@ -81,7 +81,7 @@ struct Case {
 
 class AgainstCpu : public testing::TestWithParam<Case> {
   protected:
-    void TearDown() override { cuda_on_cpu::set_order(0); }
+    void TearDown() override { test::set_order(0); }
 };
 
 TEST_P(AgainstCpu, CandidatesAndCodesHaveTheSameBits) {
@@ -89,7 +89,7 @@ TEST_P(AgainstCpu, CandidatesAndCodesHaveTheSameBits) {
     Sides sides(p, plain_shape(), GetParam().product);
     const float unit = GetParam().awkward == test::Awkward::huge ? 1e6F : 1;
     for (const std::uint64_t order : {0, 1}) {
-        cuda_on_cpu::set_order(order);
+        test::set_order(order);
         for (const float at_least : {0.0F, 0.3F, 0.9F}) {
             sides.both([&](device::Device& device, const device::Tensors& sae) {
                 EXPECT_TRUE(test::screen_above(device, sae, unit * at_least));
@@ -341,10 +341,10 @@ TEST_P(RulesAgainstCpu, DenseProductsMakeTheSameStep) {
     expect_close(gradients[0], gradients[1]);
 
     // Whichever block and thread comes first.
-    cuda_on_cpu::set_order(6);
+    test::set_order(6);
     device::Tensors gradient = test::put(p.sae, *sides.cuda, shape());
     const device::DenseReport again = make(*sides.cuda, sides.of_cuda, gradient);
-    cuda_on_cpu::set_order(0);
+    test::set_order(0);
     for (const auto sums : {&device::DenseReport::main, &device::DenseReport::observed,
                             &device::DenseReport::window, &device::DenseReport::gate})
         for (const auto part :

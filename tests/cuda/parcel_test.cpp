@@ -6,32 +6,16 @@
 #include <cmath>
 #include <thread>
 
-#include "cuda_on_cpu.h"
 #include "data/convert.h"
 #include "data/files.h"
 #include "data/stream.h"
-#include "device/cuda/cuda_device.h"
-#include "support/problem.h"
+#include "support/parcels.h"
+#include "support/test_device.h"
 
 namespace strata {
 namespace {
 
-constexpr std::int64_t n = 64;
-
-std::unique_ptr<device::CudaDevice> make_device(int ordinal, std::int64_t rows) {
-    auto device = std::make_unique<device::CudaDevice>(ordinal, device::GpuOptions{},
-                                                       device::cuda::ProductTile{24, 96, 5, 24 * 150});
-    device->prepare(rows, n, 8, 1);
-    return device;
-}
-
-// With b_dec = 0, so that xc is x.
-device::Tensors plain_sae(device::Device& device) {
-    device::Shape shape;
-    shape.n = n;
-    shape.width = 8;
-    return device::make_tensors(device, shape);
-}
+using test::n;
 
 // Every finite number of two bytes, or as many floats.
 std::vector<std::byte> all_numbers(Element type) {
@@ -56,8 +40,7 @@ void expect_rows(device::Device& device, std::span<const float> expected) {
 }
 
 struct Parcels : testing::Test {
-    Parcels() { GTEST_FLAG_SET(death_test_style, "fast"); }
-    void TearDown() override { cuda_on_cpu::set_order(0); }
+    void TearDown() override { test::set_order(0); }
 };
 
 TEST_F(Parcels, ArriveWithTheBitsThatTheHostMakes) {
@@ -65,8 +48,8 @@ TEST_F(Parcels, ArriveWithTheBitsThatTheHostMakes) {
         SCOPED_TRACE(name_of(type));
         const std::vector<std::byte> bytes = all_numbers(type);
         const auto rows = static_cast<std::int64_t>(bytes.size() / (n * size_of(type)));
-        const auto device = make_device(0, rows);
-        const device::Tensors sae = plain_sae(*device);
+        const auto device = test::make_parcel_device(0, rows);
+        const device::Tensors sae = test::plain_sae(*device);
         const auto parcel = device->make_parcel({rows, n, type, {}});
         for (const float scale : {1.0F, 0.3721F}) {
             std::vector<float> expected(static_cast<std::size_t>(rows * n));
@@ -82,8 +65,8 @@ TEST_F(Parcels, ArriveWithTheBitsThatTheHostMakes) {
 
 // Targets come beside x, of a type of their own; of a batch of one row their sums are they themselves.
 TEST_F(Parcels, BringTheTargets) {
-    const auto device = make_device(0, 4);
-    const device::Tensors sae = plain_sae(*device);
+    const auto device = test::make_parcel_device(0, 4);
+    const device::Tensors sae = test::plain_sae(*device);
     const auto parcel = device->make_parcel({4, n, Element::float32, Element::bfloat16});
     std::vector<float> x(n, 1.5F), y(n);
     for (std::size_t c = 0; c < n; ++c) y[c] = static_cast<float>(c) - 7.5F;
@@ -100,14 +83,15 @@ TEST_F(Parcels, BringTheTargets) {
 // The host writes the next batch while the GPU may not have begun with the last; copies come as early as they
 // may, or late.
 TEST_F(Parcels, TakeOneBatchAfterAnother) {
+    int gpus = 0;
+    ASSERT_EQ(cudaGetDeviceCount(&gpus), cudaSuccess);
     for (const std::uint64_t order : {0, 1, 2, 3}) {
-        cuda_on_cpu::set_order(order);
-        const auto device = make_device(1, 3);
-        const device::Tensors sae = plain_sae(*device);
+        test::set_order(order);
+        const auto device = test::make_parcel_device(gpus - 1, 3);
+        const device::Tensors sae = test::plain_sae(*device);
         const auto room = device->make_parcel({3, n, Element::float32, {}});
-        EXPECT_TRUE(cuda_on_cpu::in_pinned_memory(room->x().data(), room->x().size()));
         const auto send = [&](float value) {
-            std::jthread([&] {  // as the stream's, whose current GPU is another
+            std::jthread([&] {  // as the stream's, whose current GPU is the first
                 room->wait();
                 const std::vector<float> rows(3 * n, value);
                 std::ranges::copy(std::as_bytes(std::span(rows)), room->x().begin());
@@ -124,27 +108,10 @@ TEST_F(Parcels, TakeOneBatchAfterAnother) {
     ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
 }
 
-// A process that works on one GPU takes no memory of another, in whatever thread it calls.
-TEST_F(Parcels, OpenNoOtherGpu) {
-    cuda_on_cpu::opened_devices();
-    {
-        const auto device = make_device(3, 1);
-        const auto parcel = device->make_parcel({1, n, Element::float32, {}});
-        std::jthread([&] {
-            parcel->wait();
-            std::ranges::fill(parcel->x(), std::byte{1});
-            parcel->send(1, 1);
-        });
-        std::jthread([&] { parcel->wait(); });
-    }
-    EXPECT_EQ(cuda_on_cpu::opened_devices(), std::set{3});
-    ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
-}
-
 // The SAEs of a stream take a batch in turn: what has come for the first serves the others.
 TEST_F(Parcels, AreTakenOnceForAllSaes) {
-    const auto device = make_device(0, 1);
-    const device::Tensors sae = plain_sae(*device);
+    const auto device = test::make_parcel_device(0, 1);
+    const device::Tensors sae = test::plain_sae(*device);
     const auto parcel = device->make_parcel({1, n, Element::float32, {}});
     const auto send = [&](float value) {
         parcel->wait();
@@ -164,23 +131,10 @@ TEST_F(Parcels, AreTakenOnceForAllSaes) {
 }
 
 TEST_F(Parcels, MayGoWithACopyUnderWay) {
-    const auto device = make_device(0, 1);
+    const auto device = test::make_parcel_device(0, 1);
     const auto parcel = device->make_parcel({1, n, Element::float32, {}});
     std::ranges::fill(parcel->x(), std::byte{1});
     parcel->send(1, 1);
-}
-
-TEST_F(Parcels, MustNotBeWrittenUnderWay) {
-    const auto device = make_device(0, 1);
-    const auto parcel = device->make_parcel({1, n, Element::float32, {}});
-    std::ranges::fill(parcel->x(), std::byte{1});
-    parcel->send(1, 1);
-    EXPECT_DEATH(
-        {
-            parcel->x()[3] = std::byte{2};
-            parcel->wait();
-        },
-        "pinned memory was written while its copy of 256 bytes to the device was under way");
 }
 
 // A stream's batches, sent ahead by its own thread, are those that it gives to the host.
@@ -192,13 +146,13 @@ TEST_F(Parcels, OfAStreamHoldItsBatches) {
     // As float32, since types differ; as float16.
     for (const auto& [name, files] : {std::pair{"r/0", "[ab].h5"}, std::pair{"s/0", "c.h5"}})
         for (const std::uint64_t order : {0, 1}) {
-            cuda_on_cpu::set_order(order);
+            test::set_order(order);
             const data::Dataset dataset = data::find_datasets({folder / files}, {name}).front();
             const DataConfig config = data::config_of(8, 128, 10);
             data::InputStatistics statistics;
             statistics.scale = 0.37;
-            const auto device = make_device(0, 40);
-            const device::Tensors sae = plain_sae(*device);
+            const auto device = test::make_parcel_device(0, 40);
+            const device::Tensors sae = test::plain_sae(*device);
             data::Stream host(dataset, config, statistics, 40, 7, 0, 1);
             data::Stream sent(dataset, config, statistics, 40, 7, 0, 1, {}, device.get());
             for (int step = 0; step < 25; ++step) {

@@ -1,0 +1,68 @@
+# Runs of every kind on GPUs beside those of the CPU, and checkpoints that move between the two, at the STRATA_GPUS ranks that
+# there are GPUs for.
+. "$(dirname "$0")/lib.sh"
+gpus=${STRATA_GPUS:-1}
+of_ranks() { # RANKS COMMAND...; one rank needs no launcher
+  local ranks=$1
+  shift
+  if [ "$ranks" -eq 1 ]; then "$@"; else mpirun -q -n "$ranks" "$@"; fi
+}
+
+# Small ones: a GPU may be emulated.
+"$STRATA" data synth --out "$folder/few.h5" --rows 1000 --n 32 --features 64 --active 4 >/dev/null 2>&1
+cat >"$config" <<YAML
+run: {output: $folder/run, device: cuda}
+data: {files: ["$folder/few.h5"], datasets: [resid_post/0], eval_rows: 200, shuffle_rows: 512, lanes: 16}
+train: {batch_size: 48, tokens: 2400, log_every: 1, checkpoint_every: 20}
+sae: {kind: batch_topk, width: 64, k: 4, aux_k: 8, dead_after_tokens: 480}
+YAML
+beside() { # RANKS NAME OPTIONS...: the same run on the CPU and on GPUs
+  local ranks=$1 name=$2
+  shift 2
+  echo "$name, $ranks ranks:"
+  check of_ranks "$ranks" "$STRATA" train "$config" --quiet --set run.output="$folder/$name.cpu" --set run.device=cpu "$@"
+  check of_ranks "$ranks" "$STRATA" train "$config" --quiet --set run.output="$folder/$name.gpu" "$@"
+  check test "$(wc -l <"$folder/$name.gpu/metrics.jsonl")" -eq 50
+  check close "$folder/$name.cpu" "$folder/$name.gpu" 1e-5
+}
+beside 1 one
+for kind in topk matryoshka; do beside 1 $kind --set sae.kind=$kind; done
+keep=$config
+for kind in relu jumprelu gated; do
+  config=$folder/kind.yaml
+  sed "s/^sae: .*/sae: {kind: $kind, width: 64}/" "$keep" >"$config"
+  beside 1 $kind
+  config=$keep
+done
+if [ "$gpus" -ge 2 ]; then
+  beside 2 two
+  [ "$gpus" -eq 2 ] || beside "$gpus" all
+  # Averages are taken by each rank of its latents, and used by all.
+  held_out() { grep -oE '"fvu": ?[0-9.e-]+' "$1/summary.json" | sed 's/.*://'; }
+  beside 2 averaged --set optimizer.kind=adam_schedule_free
+  check awk -v a="$(held_out "$folder/averaged.cpu")" -v b="$(held_out "$folder/averaged.gpu")" \
+    'BEGIN { d = (a - b) / a; exit !(a > 0 && d < 1e-5 && d > -1e-5) }'
+fi
+
+# moved FROM DEVICE RANKS: what one device saved the other goes on from. So do other numbers of ranks, whether they share the
+# weights or each holds its own: moments are divided among both.
+moved() {
+  local run=$folder/$1.to.$2.$3
+  check cp -r "$folder/$1" "$run"
+  forget "$run" 50
+  expect 0 'continuing from .*step-40' of_ranks "$3" "$STRATA" train "$config" --set run.output="$run" --set run.device="$2" --resume
+  check test "$(wc -l <"$run/metrics.jsonl")" -eq 50
+  check close "$folder/${1%.*}.cpu" "$run" 1e-5
+}
+moved one.cpu cuda 1
+moved one.gpu cpu 1
+if [ "$gpus" -ge 2 ]; then
+  moved two.gpu cpu 2
+  moved two.gpu cuda $((gpus > 2 ? 3 : 1))
+fi
+
+# What is saved is used on either.
+sae=$(echo "$folder"/one.gpu/saes/*)
+fvu() { "$STRATA" eval "$sae" --data "$folder/few.h5" --rows 200 --device "$1" --json | sed -E 's/.*"fvu":([^,]*),.*/\1/'; }
+check awk -v a="$(fvu cpu)" -v b="$(fvu cuda)" 'BEGIN { d = (a - b) / a; exit !(a > 0 && d < 1e-6 && d > -1e-6) }'
+finish
