@@ -47,6 +47,8 @@ struct Moment {
     double ramp = 1;        // of the penalty
     std::int64_t rows = 0;  // of the global batch
     double spread = 1;      // at the start: sqrt(E|x - b_dec|^2)
+    std::span<const std::uint32_t> dead = {};  // latents silent for dead_after rows before this step
+    std::uint64_t dead_after = 1;
 };
 
 // Sums over all rows of the global batch that penalties depend on.

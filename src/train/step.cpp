@@ -197,7 +197,9 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     if (masked) device.mask(draw.mask());
 
     std::vector<float> own, norms;
-    const sae::Moment moment = moment_of(bench, sae, step, own, norms);
+    sae::Moment moment = moment_of(bench, sae, step, own, norms);
+    moment.dead = dead;
+    moment.dead_after = dead_after;
     Pass pass;
     run_pass(bench, sae, batch, moment, masked, pass);
     report.sums = pass.sums;

@@ -71,6 +71,7 @@ sae:                           # the one SAE, or what the items of suite share
   bandwidth: auto
   theta_init: auto
   theta: direct
+  theta_fall: 1
   penalty_warmup_steps: 10000
   decoder: unit
   resample_every: 0
@@ -132,7 +133,8 @@ TEST(Load, KeysOfAllKinds) {
         load(
             least +
             "sae: {kind: jumprelu, l0: 6e-4, l0_target: 40, frequency: 0.5, frequency_limit: 0.2, bandwidth: "
-            "0.01, theta_init: 0.02, theta: log, penalty_warmup_steps: 7, prefixes: [0.25, 1], "
+            "0.01, theta_init: 0.02, theta: log, theta_fall: 0.5, penalty_warmup_steps: 7, prefixes: [0.25, "
+            "1], "
             "init_from: runs/a b}\n")
             .saes.front();
     EXPECT_EQ(jumprelu.l0, 6e-4);
@@ -142,6 +144,7 @@ TEST(Load, KeysOfAllKinds) {
     EXPECT_EQ(jumprelu.bandwidth, 0.01);
     EXPECT_EQ(jumprelu.theta_init, 0.02);
     EXPECT_EQ(jumprelu.theta, "log");
+    EXPECT_EQ(jumprelu.theta_fall, 0.5);
     EXPECT_EQ(jumprelu.penalty_warmup_steps, 7);
     EXPECT_THAT(jumprelu.prefixes, testing::ElementsAre(0.25, 1));
     EXPECT_EQ(jumprelu.init_from, "runs/a b");
@@ -463,6 +466,7 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
                                                "sae={kind: jumprelu, theta_init: 9}",
                                                "sae.encoder_norm=1",
                                                "sae={kind: jumprelu, theta: log}",
+                                               "sae={kind: jumprelu, theta_fall: 0}",
                                                "suite=[{k: [64, 9]}]",
                                                "suite=[{k: [9, 64]}]",
                                                "data.files=[\"a.h5, b\"]",

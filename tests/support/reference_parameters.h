@@ -127,6 +127,7 @@ struct StepRules {
     double frequency = 0, frequency_limit = 0.1;  // jumprelu
     double bandwidth = 0.001;                     // jumprelu
     bool log_theta = false;                       // `latent` is log theta
+    double theta_fall = 0;                        // jumprelu: halvings of a dead latent's in dead_after rows
     std::int64_t penalty_warmup = 0;              // steps
     double mean_square = 1;                       // E|x|^2
 

@@ -179,9 +179,9 @@ StepResult<T> step(Trained<T>& t, const std::vector<T>& x, const std::vector<T>&
     } else {
         schedule_free(t.sae, t.first, t.second, result.gradient, rules.rates, scale, t.steps,
                       t.averaging.next(rules.rates.lr), rules.optimiser == Optimiser::signum);
-        constrain(t.first, rules);
+        constrain(t.first, rules, result.dead, rows);
     }
-    constrain(t.sae, rules);
+    constrain(t.sae, rules, result.dead, rows);
 
     if (rules.resample_every > 0 && t.steps % rules.resample_every == 0) {
         result.resampled = resample(t, point.forward, rows, rules, draws.resample);
