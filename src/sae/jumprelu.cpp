@@ -3,14 +3,11 @@
 // theta learns through the straight-through estimates, K = 1 where |z - theta| < epsilon/2 (both sides) and z
 // > 0:
 //   d f / d theta = -theta/epsilon K,   d H / d theta = -1/epsilon K
-// Where a latent is dead no pair is in its window, and theta would stay: it halves `theta_fall` times in
-// dead_after rows, until rows pass it again (ours).
 // Penalties: lambda L0; lambda (L0/T - 1)^2 for a target T; and sum_j max(0, p_j - p_max)^2 of the firing
 // frequencies p (ours; Gemma Scope 2 has one of unknown form).
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include "sae/kind.h"
 #include "sae/sae.h"
@@ -90,12 +87,13 @@ void own_gradient(const Moment& at, const BatchSums& batch, const OwnSums& sums,
     }
 }
 
+void lower(const Moment& at, std::span<const std::uint32_t> latents, double factor, std::span<float> own,
+           std::span<float>) {
+    for (const std::uint32_t j : latents)
+        own[j] = static_cast<float>(logarithmic(at) ? own[j] + std::log(factor) : own[j] * factor);
+}
+
 void constrain(const Moment& at, std::span<float> own) {
-    const double halvings =
-        at.config.theta_fall * static_cast<double>(at.rows) / static_cast<double>(at.dead_after);
-    for (const std::uint32_t j : at.dead)
-        own[j] = static_cast<float>(logarithmic(at) ? own[j] - halvings * std::numbers::ln2
-                                                    : own[j] * std::exp2(-halvings));
     if (logarithmic(at)) return;
     for (float& value : own) value = std::max(value, static_cast<float>(at.unit * floor_of_theta));
 }
@@ -121,6 +119,7 @@ const Kind jumprelu = {.name = "jumprelu",
                        .penalty = penalty,
                        .counts_latents = counts_latents,
                        .own_gradient = own_gradient,
+                       .lower = lower,
                        .constrain = constrain,
                        .fold = fold,
                        .unfold = unfold};

@@ -47,8 +47,6 @@ struct Moment {
     double ramp = 1;        // of the penalty
     std::int64_t rows = 0;  // of the global batch
     double spread = 1;      // at the start: sqrt(E|x - b_dec|^2)
-    std::span<const std::uint32_t> dead = {};  // latents silent for dead_after rows before this step
-    std::uint64_t dead_after = 1;
 };
 
 // Sums over all rows of the global batch that penalties depend on.
@@ -91,6 +89,9 @@ struct Kind {
     // [M].
     void (*own_gradient)(const Moment& at, const BatchSums& batch, const OwnSums& sums,
                          std::span<float> gradient, std::span<float> b_enc) = nullptr;
+    // Multiplies the thresholds of some latents by `factor` < 1, which more rows pass then.
+    void (*lower)(const Moment& at, std::span<const std::uint32_t> latents, double factor,
+                  std::span<float> own, std::span<float> b_enc) = nullptr;
     void (*constrain)(const Moment& at, std::span<float> own) = nullptr;  // after the optimiser
     // The rule as JumpReLU on the saved weights: scales rows of w_enc, sets b_enc and the thresholds, host
     // memory.

@@ -98,7 +98,7 @@ Beginning beginning_of(const SaeConfig& config, const device::Shape& shape) {
 }
 
 double bandwidth_of(const SaeConfig& config) {
-    return config.bandwidth.value_or(0.08 * std::min(1.0, 2304 / static_cast<double>(config.width)));
+    return config.bandwidth.value_or(0.02 * std::min(1.0, 2304 / static_cast<double>(config.width)));
 }
 
 void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec,

@@ -38,7 +38,7 @@ struct Beginning {
 // of its own.
 Beginning beginning_of(const SaeConfig& config, const device::Shape& shape);
 
-// Width of jumprelu's window, with E|x|^2 = 1: as configured, or 0.08 up to 2304 latents, and 184/M above.
+// Width of jumprelu's window, with E|x|^2 = 1: as configured, or 0.02 up to 2304 latents, and 46/M above.
 // Pre-activations lie as dense at the thresholds of wide SAEs as of narrow ones, so that a row has as many
 // pairs in its window at any width.
 double bandwidth_of(const SaeConfig& config);

@@ -125,13 +125,24 @@ void fill_own_gradient(Workbench& bench, const TrainedSae& sae, const Pass& pass
     device.upload(std::as_bytes(std::span(b_enc)), bench.gradient.b_enc.data());
 }
 
-// `averaging`: of z too.
-void constrain_own(Workbench& bench, TrainedSae& sae, const sae::Moment& moment, bool averaging) {
-    if (sae.kind->constrain == nullptr) return;
+// After the optimiser: thresholds of the latents that were dead before this step halve `threshold_fall` times
+// in dead_after rows, and the kind's own parameters stay where it allows. `averaging`: of z too.
+void constrain(Workbench& bench, TrainedSae& sae, const sae::Moment& moment,
+               std::span<const std::uint32_t> dead, bool averaging) {
+    const sae::Kind& kind = *sae.kind;
+    const bool lower = kind.lower != nullptr && !dead.empty();
+    if (!lower && kind.constrain == nullptr) return;
+    const double factor = std::exp2(-sae.config.threshold_fall * static_cast<double>(bench.batch_size) /
+                                    static_cast<double>(sae::dead_after(sae.config, bench.tokens())));
     for (device::Tensors* t : {&sae.parameters, &sae.first}) {
         if (t == &sae.first && !averaging) continue;
         std::vector<float> own = sae::host_copy(bench.device, t->latent);
-        sae.kind->constrain(moment, own);
+        if (lower) {
+            std::vector<float> b_enc = sae::host_copy(bench.device, t->b_enc);
+            kind.lower(moment, dead, factor, own, b_enc);
+            bench.device.upload(std::as_bytes(std::span(b_enc)), t->b_enc.data());
+        }
+        if (kind.constrain != nullptr) kind.constrain(moment, own);
         bench.device.upload(std::as_bytes(std::span(own)), t->latent.data());
     }
 }
@@ -197,9 +208,7 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     if (masked) device.mask(draw.mask());
 
     std::vector<float> own, norms;
-    sae::Moment moment = moment_of(bench, sae, step, own, norms);
-    moment.dead = dead;
-    moment.dead_after = dead_after;
+    const sae::Moment moment = moment_of(bench, sae, step, own, norms);
     Pass pass;
     run_pass(bench, sae, batch, moment, masked, pass);
     report.sums = pass.sums;
@@ -224,7 +233,7 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     const device::OptimizerStep next = optimizer_step(sae, optimizer, step, lr, report.gradient_norm);
     const Slice slice = bench.replicas.updated(sae.parameters.width);
     device.update(sae.parameters, bench.gradient, sae.first, sae.second, next, slice.first, slice.last);
-    constrain_own(bench, sae, moment, next.kind != device::OptimizerStep::Kind::adam);
+    constrain(bench, sae, moment, dead, next.kind != device::OptimizerStep::Kind::adam);
     spread_weights(bench, sae.parameters);
     report.resampled = std::ssize(resample(bench, sae, optimizer, step));
     report.codes = std::move(pass.main);

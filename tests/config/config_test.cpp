@@ -71,7 +71,7 @@ sae:                           # the one SAE, or what the items of suite share
   bandwidth: auto
   theta_init: auto
   theta: direct
-  theta_fall: 1
+  threshold_fall: 1
   penalty_warmup_steps: 10000
   decoder: unit
   resample_every: 0
@@ -133,7 +133,8 @@ TEST(Load, KeysOfAllKinds) {
         load(
             least +
             "sae: {kind: jumprelu, l0: 6e-4, l0_target: 40, frequency: 0.5, frequency_limit: 0.2, bandwidth: "
-            "0.01, theta_init: 0.02, theta: log, theta_fall: 0.5, penalty_warmup_steps: 7, prefixes: [0.25, "
+            "0.01, theta_init: 0.02, theta: log, threshold_fall: 0.5, penalty_warmup_steps: 7, prefixes: "
+            "[0.25, "
             "1], "
             "init_from: runs/a b}\n")
             .saes.front();
@@ -144,7 +145,7 @@ TEST(Load, KeysOfAllKinds) {
     EXPECT_EQ(jumprelu.bandwidth, 0.01);
     EXPECT_EQ(jumprelu.theta_init, 0.02);
     EXPECT_EQ(jumprelu.theta, "log");
-    EXPECT_EQ(jumprelu.theta_fall, 0.5);
+    EXPECT_EQ(jumprelu.threshold_fall, 0.5);
     EXPECT_EQ(jumprelu.penalty_warmup_steps, 7);
     EXPECT_THAT(jumprelu.prefixes, testing::ElementsAre(0.25, 1));
     EXPECT_EQ(jumprelu.init_from, "runs/a b");
@@ -457,6 +458,7 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
                                                "sae={kind: relu, resample_every: 9}",
                                                "sae={kind: relu, resample_warmup_steps: 9}",
                                                "sae={kind: gated}",
+                                               "sae={kind: gated, threshold_fall: 0}",
                                                "sae={kind: jumprelu}",
                                                "sae={kind: jumprelu, l0: 9}",
                                                "sae={kind: jumprelu, l0_target: 9}",
@@ -466,7 +468,7 @@ TEST(Fingerprint, HoldsWhatDecidesTheResult) {
                                                "sae={kind: jumprelu, theta_init: 9}",
                                                "sae.encoder_norm=1",
                                                "sae={kind: jumprelu, theta: log}",
-                                               "sae={kind: jumprelu, theta_fall: 0}",
+                                               "sae={kind: jumprelu, threshold_fall: 0}",
                                                "suite=[{k: [64, 9]}]",
                                                "suite=[{k: [9, 64]}]",
                                                "data.files=[\"a.h5, b\"]",

@@ -152,9 +152,9 @@ TEST(Initial, EncoderAndThresholdsBeginWhereRandomDirectionsReconstructBest) {
 }
 
 TEST(Jumprelu, TheWindowNarrowsAsTheSaeWidens) {
-    EXPECT_EQ(bandwidth_of({.kind = "jumprelu", .width = 100}), 0.08);
-    EXPECT_EQ(bandwidth_of({.kind = "jumprelu", .width = 2304}), 0.08);
-    EXPECT_DOUBLE_EQ(bandwidth_of({.kind = "jumprelu", .width = 23040}), 0.008);
+    EXPECT_EQ(bandwidth_of({.kind = "jumprelu", .width = 100}), 0.02);
+    EXPECT_EQ(bandwidth_of({.kind = "jumprelu", .width = 2304}), 0.02);
+    EXPECT_DOUBLE_EQ(bandwidth_of({.kind = "jumprelu", .width = 23040}), 0.002);
     EXPECT_EQ(bandwidth_of({.kind = "jumprelu", .width = 23040, .bandwidth = 0.3}), 0.3);
 }
 

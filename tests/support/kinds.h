@@ -112,7 +112,7 @@ inline reference::StepRules rules_of(const KindCase& c, std::int64_t step) {
     rules.frequency_limit = config.frequency_limit;
     rules.bandwidth = sae::bandwidth_of(config);
     rules.log_theta = config.theta == "log";
-    rules.theta_fall = config.theta_fall;
+    rules.threshold_fall = config.threshold_fall;
     rules.penalty_warmup = std::min(config.penalty_warmup_steps, KindCase::run_steps / 4);
     rules.mean_square = KindCase::mean_square;
     rules.aux_k = static_cast<std::size_t>(config.aux_k.value());

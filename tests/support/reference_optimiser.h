@@ -77,18 +77,19 @@ void schedule_free(Sae<T>& y, Sae<T>& z, Sae<T>& second, const Sae<T>& gradient,
         }
 }
 
-// Unit rows; theta of the latents that were dead falls in a step of so many rows, and has a floor.
+// Unit rows; thresholds of latents that were dead fall in a step of so many rows; theta has a floor.
 template <typename T>
 void constrain(Sae<T>& sae, const StepRules& rules, const std::vector<std::uint32_t>& dead = {},
                std::size_t rows = 0) {
     if (rules.unit_decoder) renormalise(sae);
-    if (rules.kind != Kind::jumprelu) return;
     for (const std::uint32_t j : dead) {
-        const T factor = std::pow(T(2), -static_cast<T>(rules.theta_fall) * static_cast<T>(rows) /
+        const T factor = std::pow(T(2), -static_cast<T>(rules.threshold_fall) * static_cast<T>(rows) /
                                             static_cast<T>(rules.dead_after));
+        if (rules.kind == Kind::gated && sae.b_enc[j] < 0) sae.b_enc[j] *= factor;
+        if (rules.kind != Kind::jumprelu) continue;
         sae.latent[j] = rules.log_theta ? sae.latent[j] + std::log(factor) : sae.latent[j] * factor;
     }
-    if (rules.log_theta) return;
+    if (rules.kind != Kind::jumprelu || rules.log_theta) return;
     const auto floor = static_cast<T>(std::sqrt(rules.mean_square) * theta_floor);
     for (T& theta : sae.latent) theta = std::max(theta, floor);
 }

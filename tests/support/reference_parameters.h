@@ -127,7 +127,6 @@ struct StepRules {
     double frequency = 0, frequency_limit = 0.1;  // jumprelu
     double bandwidth = 0.001;                     // jumprelu
     bool log_theta = false;                       // `latent` is log theta
-    double theta_fall = 0;                        // jumprelu: halvings of a dead latent's in dead_after rows
     std::int64_t penalty_warmup = 0;              // steps
     double mean_square = 1;                       // E|x|^2
 
@@ -135,6 +134,7 @@ struct StepRules {
     std::size_t aux_k = 0;
     double aux_coefficient = 0;
     std::uint64_t dead_after = 0;     // rows
+    double threshold_fall = 0;        // jumprelu, gated: halvings of a dead latent's threshold in dead_after
     std::int64_t resample_every = 0;  // steps, 0: never
 
     std::optional<AtmRules> atm;
