@@ -18,12 +18,11 @@ constexpr std::int64_t thread_bytes = std::int64_t{2} << 20;    // stack and hea
 constexpr std::int64_t gpu_process_bytes = std::int64_t{512}
                                            << 20;  // CUDA's, cuBLASLt's and NCCL's libraries
 
-// Of what a pair takes (device/cpu/cpu_device.h). Lists by block of rows grow by doubling: by half more than
-// is needed, on the average.
-constexpr std::int64_t code_bytes = 24;           // of a code: value, latent, gradient, and all by latent
-constexpr std::int64_t candidate_bytes = 8 + 18;  // joined; by block of rows, grown
-constexpr std::int64_t integer_bytes = 24;        // of a latent beside its integers (device/cpu/screen.h)
-constexpr double candidates_of_code = 1.25;       // the guess of a batch rule lies below its threshold
+// Of what a pair takes (device/cpu/cpu_device.h).
+constexpr std::int64_t code_bytes = 24;          // of a code: value, latent, gradient, and all by latent
+constexpr std::int64_t candidate_bytes = 8 + 8;  // by block of rows, and joined
+constexpr std::int64_t integer_bytes = 24;       // of a latent beside its integers (device/cpu/screen.h)
+constexpr double candidates_of_code = 1.25;      // the guess of a batch rule lies below its threshold
 // A listed pair is a code, or two of another set; all pairs of a window at the most, half of them codes.
 constexpr double window_sets = 1.5;
 constexpr std::int64_t most_rows_of_block = 512;  // of a product

@@ -55,7 +55,7 @@ check suite 3 uneven --set parallel.groups=2
 check test "$(saes_of uneven)" -eq 10
 
 # Stopped in the middle by a signal to one group's rank, which stops all, and continued by other groups: the same.
-long=(--set train.tokens=1e6 --set parallel.saes_per_job=1 --set parallel.groups=2)
+long=(--set train.tokens=3e5 --set parallel.saes_per_job=1 --set parallel.groups=2)
 check suite 2 undisturbed "${long[@]}"
 suite 2 parts "${long[@]}" &
 pid=$!
@@ -65,7 +65,7 @@ wait $pid
 check test $? -eq 75
 check grep -q '"event":"stop"' "$folder/parts/journal.jsonl"
 check test "$(grep -c '"event":"done"' "$folder/parts/journal.jsonl")" -lt 10
-check suite 3 parts --resume --set train.tokens=1e6 --set parallel.saes_per_job=5 --set parallel.groups=3
+check suite 3 parts --resume --set train.tokens=3e5 --set parallel.saes_per_job=5 --set parallel.groups=3
 check same undisturbed parts
 check test "$(saes_of parts)" -eq 10
 check test "$(grep -c '"event":"done"' "$folder/parts/journal.jsonl")" -eq 10
@@ -86,6 +86,6 @@ peak() { /usr/bin/python3 -c 'import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)' "$STRATA" train "$config" --quiet "$@"; }
 short=$(peak --set "run.output=$folder/short" --set train.checkpoint_every=1000000 --set train.tokens=1e6)
-long=$(peak --set "run.output=$folder/long" --set train.checkpoint_every=1000000 --set train.tokens=6e6)
-check test "$long" -lt $((short + 2048)) # KiB; six times the steps
+long=$(peak --set "run.output=$folder/long" --set train.checkpoint_every=1000000 --set train.tokens=4e6)
+check test "$long" -lt $((short + 2048)) # KiB; four times the steps
 finish

@@ -30,16 +30,14 @@ for kind in ["topk", "batch_topk", "matryoshka", "relu", "jumprelu", "gated"]:
     config = folder / f"{kind}.yaml"
     sae = {"kind": kind, "width": 8192}
     rate = 1e-3
-    encoder = "auto"
     if kind in ("topk", "batch_topk", "matryoshka"):
         sae.update(k=4, aux_k=128, dead_after_tokens=BATCH)
-        encoder = "float32"  # with AVX2 the lists of the screened one are longer: 8 % of this run
     else:
         rate = 3e-4  # pairs become few slowly
     if kind == "jumprelu":
         sae.update(encoder_norm=1, theta_init=0.06, bandwidth=0.05)  # many pairs at first, as in the others
     config.write_text(json.dumps({
-        "run": {"output": str(folder / kind), "encoder": encoder},
+        "run": {"output": str(folder / kind)},
         "data": {"files": [str(folder / "wide.h5")], "datasets": ["resid_post/0"], "eval_rows": 4096, "shuffle_rows": 8192},
         "train": {"batch_size": BATCH, "tokens": STEPS * BATCH, "checkpoint_every": STEPS // 2, "log_every": STEPS},
         "sae": sae, "optimizer": {"lr": rate},

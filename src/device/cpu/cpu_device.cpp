@@ -149,10 +149,10 @@ std::size_t CpuDevice::workspace_bytes() const {
     for (const HostBatch::Set& set : host_.sets) bytes += set.codes.bytes();
     if (group_ != nullptr && group_->rank() == 0)
         for (const std::span<std::byte> shared : host_.memory.of_rank) bytes += shared.size();
-    for (const RowBlock& b : blocks_)
-        bytes += (b.row.capacity() + b.latent.capacity() + b.value.capacity()) * sizeof(float);
+    for (const RowBlock& b : blocks_) bytes += (b.latent.capacity() + b.value.capacity()) * sizeof(float);
     for (const Scratch& s : scratch_)
-        bytes += (s.product.size() + s.latent.capacity() + s.value.capacity()) * sizeof(float);
+        bytes += (s.product.size() + s.latent.capacity() + s.value.capacity()) * sizeof(float) +
+                 s.found.bytes() + s.kept.bytes();
     return bytes;
 }
 

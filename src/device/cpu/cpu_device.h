@@ -50,12 +50,26 @@ struct CodeTable {
     std::vector<Tiles> residual;
 };
 
-// What one block of rows leaves behind while it is screened; kept from step to step.
+// The candidates of a block of rows, by row; kept from step to step.
 struct RowBlock {
-    std::vector<std::uint32_t> row, latent;  // survivors in the order found
+    std::vector<std::uint32_t> latent;
     std::vector<float> value;
-    std::vector<std::uint32_t> count;  // [rows of the block] final candidates
+    std::vector<std::uint32_t> count;  // [rows of the block + 1]
     std::int64_t found = 0;
+};
+
+// Pairs of a block of rows in the order found.
+struct PairList {
+    std::vector<std::uint32_t> row, latent;
+    std::vector<float> value;
+    void ensure(std::int64_t size) {
+        device::ensure(row, size);
+        device::ensure(latent, size);
+        device::ensure(value, size);
+    }
+    std::size_t bytes() const {
+        return (row.capacity() + latent.capacity() + value.capacity()) * sizeof(float);
+    }
 };
 
 // The k-th largest of values that come one by one, to a sixteenth of a power of two: counts of the values on
@@ -92,6 +106,7 @@ struct Ladder {
 struct Scratch {
     Array<float> product;                    // a block of the product
     Array<float> dense;                      // a tile of dense()
+    PairList found, kept;                    // of a block of columns; of all before it
     std::vector<float> row;                  // [n]
     std::vector<std::uint32_t> order, next;  // sorting
     std::vector<std::uint32_t> latent;       // [rows, capacity] lists of screen_row_top
@@ -219,7 +234,7 @@ class CpuDevice final : public Device {
                       std::int64_t count, std::span<const float> at_least, const Rounding& rounding,
                       bool screened);
     std::int64_t screen_columns(std::int64_t column, std::int64_t columns, std::int64_t first,
-                                std::int64_t count, std::int64_t kept, RowBlock& out);
+                                std::int64_t count, PairList& found);
     void take_encoders(const Tensors& sae, std::span<const std::uint32_t> latents);
     void top_block(const Tensors& sae, std::int64_t k, bool with_mask, std::int64_t block, std::int64_t first,
                    std::int64_t count, const Rounding& rounding, bool screened);

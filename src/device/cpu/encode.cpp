@@ -142,21 +142,18 @@ void CpuDevice::time_encoding(const Tensors& sae, const Encoding& encoding, Enco
     times.choice = now;
 }
 
-// Appends to `out` after its first `kept` pairs those of a block of rows and of some latents that may pass.
+// Lists the pairs of a block of rows and of some latents that may pass; returns their number.
 std::int64_t CpuDevice::screen_columns(std::int64_t column, std::int64_t columns, std::int64_t first,
-                                       std::int64_t count, std::int64_t kept, RowBlock& out) {
+                                       std::int64_t count, PairList& found) {
     const std::int64_t tile_rows = screen_.kernels->tile_rows, tile_columns = screen_.kernels->tile_columns;
     const std::int64_t row_tiles = (count + tile_rows - 1) / tile_rows;
-    std::int64_t found = kept;
+    std::int64_t pairs = 0;
     for (std::int64_t tile = column / tile_columns; tile * tile_columns < column + columns; ++tile) {
-        const std::int64_t room = found + row_tiles * tile_rows * tile_columns;
-        ensure(out.row, room);
-        ensure(out.latent, room);
-        ensure(out.value, room);
-        found += screen_tile(screen_, first / tile_rows, row_tiles, tile, out.row.data() + found,
-                             out.latent.data() + found, out.value.data() + found);
+        found.ensure(pairs + row_tiles * tile_rows * tile_columns);
+        pairs += screen_tile(screen_, first / tile_rows, row_tiles, tile, found.row.data() + pairs,
+                             found.latent.data() + pairs, found.value.data() + pairs);
     }
-    return found;
+    return pairs;
 }
 
 void CpuDevice::screen_block(const Tensors& sae, const float* bias, std::int64_t block, std::int64_t first,
@@ -164,44 +161,45 @@ void CpuDevice::screen_block(const Tensors& sae, const float* bias, std::int64_t
                              bool screened) {
     Scratch& mine = scratch_[static_cast<std::size_t>(omp_get_thread_num())];
     if (mine.product.size() == 0) mine.product.reset(most_block_rows * block_columns);
+    PairList& found = mine.found;
+    PairList& kept = mine.kept;
     RowBlock& out = blocks_[static_cast<std::size_t>(block)];
     out.count.assign(static_cast<std::size_t>(count) + 1, 0);
+    out.found = 0;
     const bool by_latent = at_least.size() > 1;
 
-    std::int64_t kept = 0;
     for (std::int64_t column = 0; column < sae.width; column += block_columns) {
         const std::int64_t columns = std::min(block_columns, sae.width - column);
-        std::int64_t found = kept;
+        std::int64_t pairs = 0;
         if (screened)
-            found = screen_columns(column, columns, first, count, kept, out);
+            pairs = screen_columns(column, columns, first, count, found);
         else
             multiply('N', 'T', count, columns, n_, 1, xc(first), sae.w_enc.data() + column * n_, 0,
                      mine.product.data());
         for (std::int64_t r = 0; r < count && !screened; ++r) {
-            ensure(out.latent, found + columns);
-            ensure(out.value, found + columns);
+            found.ensure(pairs + columns);
             const float slack = rounding.slack(centered_norm_[static_cast<std::size_t>(first + r)]);
             const float floor = std::nextafter(-slack, 1.0F);  // z = 0 exactly is no candidate
             const std::int64_t hits = kernels_.scan(
                 mine.product.data() + r * columns, bias + column, columns,
                 by_latent ? -slack : std::max(at_least.front() - slack, floor),
-                static_cast<std::uint32_t>(column), out.latent.data() + found, out.value.data() + found);
-            ensure(out.row, found + hits);
-            std::fill_n(out.row.begin() + found, hits, static_cast<std::uint32_t>(r));
-            found += hits;
+                static_cast<std::uint32_t>(column), found.latent.data() + pairs, found.value.data() + pairs);
+            std::fill_n(found.row.begin() + pairs, hits, static_cast<std::uint32_t>(r));
+            pairs += hits;
         }
         // The value that counts, while the block's rows and columns are in cache.
-        kernels_.pair_dots(xc(first), out.row.data() + kept, sae.w_enc.data(), out.latent.data() + kept,
-                           found - kept, n_, out.value.data() + kept);
-        for (auto e = static_cast<std::size_t>(kept); e < static_cast<std::size_t>(found); ++e) {
-            const std::uint32_t j = out.latent[e];
-            const float z = out.value[e] + sae.b_enc.data()[j];
+        kernels_.pair_dots(xc(first), found.row.data(), sae.w_enc.data(), found.latent.data(), pairs, n_,
+                           found.value.data());
+        kept.ensure(out.found + pairs);
+        for (auto e = std::size_t{0}; e < static_cast<std::size_t>(pairs); ++e) {
+            const std::uint32_t j = found.latent[e];
+            const float z = found.value[e] + sae.b_enc.data()[j];
             if (!(z >= (by_latent ? at_least[j] : at_least.front()) && z > 0)) continue;
-            const auto to = static_cast<std::size_t>(kept++);
-            out.row[to] = out.row[e];
-            out.latent[to] = j;
-            out.value[to] = z;
-            ++out.count[out.row[to] + 1];
+            const auto to = static_cast<std::size_t>(out.found++);
+            kept.row[to] = found.row[e];
+            kept.latent[to] = j;
+            kept.value[to] = z;
+            ++out.count[found.row[e] + 1];
         }
     }
 
@@ -209,16 +207,13 @@ void CpuDevice::screen_block(const Tensors& sae, const float* bias, std::int64_t
     std::partial_sum(out.count.begin(), out.count.end(), out.count.begin());
     std::vector<std::uint32_t>& next = mine.order;
     next.assign(out.count.begin(), out.count.end());
-    ensure(mine.latent, kept);
-    ensure(mine.value, kept);
-    for (auto e = std::size_t{0}; e < static_cast<std::size_t>(kept); ++e) {
-        const std::uint32_t to = next[out.row[e]]++;
-        mine.latent[to] = out.latent[e];
-        mine.value[to] = out.value[e];
+    ensure(out.latent, out.found);
+    ensure(out.value, out.found);
+    for (auto e = std::size_t{0}; e < static_cast<std::size_t>(out.found); ++e) {
+        const std::uint32_t to = next[kept.row[e]]++;
+        out.latent[to] = kept.latent[e];
+        out.value[to] = kept.value[e];
     }
-    std::copy_n(mine.latent.begin(), kept, out.latent.begin());
-    std::copy_n(mine.value.begin(), kept, out.value.begin());
-    out.found = kept;
 }
 
 // Joins the blocks' candidates; out.count holds each block's row offsets.

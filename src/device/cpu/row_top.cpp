@@ -214,7 +214,7 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, bool with_mask, st
 
     // The values that count, of all lists: latent by latent, so that a latent's weights are read once for all
     // rows.
-    RowBlock& out = blocks_[static_cast<std::size_t>(block)];
+    PairList& found = mine.found;
     const auto score = [&] {
         std::vector<std::uint32_t>& next = mine.next;
         next.assign(static_cast<std::size_t>(sae.width) + 1, 0);
@@ -222,23 +222,21 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, bool with_mask, st
             for (std::int64_t e = 0; e < list_of(r).used; ++e) ++next[list_of(r).latent[e] + 1];
         std::partial_sum(next.begin(), next.end(), next.begin());
         const std::int64_t pairs = next.back();
-        ensure(out.row, pairs);
-        ensure(out.latent, pairs);
-        ensure(out.value, pairs);
+        found.ensure(pairs);
         ensure(mine.order, pairs);
         for (std::int64_t r = 0; r < count; ++r) {
             const RowList list = list_of(r);
             for (std::int64_t e = 0; e < list.used; ++e) {
                 const std::uint32_t at = next[list.latent[e]]++;
-                out.row[at] = static_cast<std::uint32_t>(r);
-                out.latent[at] = list.latent[e];
+                found.row[at] = static_cast<std::uint32_t>(r);
+                found.latent[at] = list.latent[e];
                 mine.order[at] = static_cast<std::uint32_t>(r * capacity + e);
             }
         }
-        kernels_.pair_dots(xc(first), out.row.data(), sae.w_enc.data(), out.latent.data(), pairs, n_,
-                           out.value.data());
+        kernels_.pair_dots(xc(first), found.row.data(), sae.w_enc.data(), found.latent.data(), pairs, n_,
+                           found.value.data());
         for (auto at = std::size_t{0}; at < static_cast<std::size_t>(pairs); ++at)
-            mine.value[mine.order[at]] = out.value[at] + sae.b_enc.data()[out.latent[at]];
+            mine.value[mine.order[at]] = found.value[at] + sae.b_enc.data()[found.latent[at]];
     };
 
     // The first blocks are small, as many columns as went before, since all that is positive is listed until
@@ -246,15 +244,16 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, bool with_mask, st
     for (std::int64_t column = 0, columns = 0; column < sae.width; column += columns) {
         columns = std::min(std::clamp(column, first_columns, block_columns), sae.width - column);
         if (screened) {
-            const std::int64_t found = screen_columns(column, columns, first, count, 0, out);
-            for (auto e = std::size_t{0}; e < static_cast<std::size_t>(found); ++e) {
-                const RowList list = list_of(out.row[e]);
-                const std::int64_t b = first + out.row[e];
-                float most = screen_most(screen_, b, out.latent[e], out.value[e], list.open_limit);
+            const std::int64_t pairs = screen_columns(column, columns, first, count, found);
+            for (auto e = std::size_t{0}; e < static_cast<std::size_t>(pairs); ++e) {
+                const RowList list = list_of(found.row[e]);
+                const std::int64_t b = first + found.row[e];
+                const std::uint32_t j = found.latent[e];
+                float most = screen_most(screen_, b, j, found.value[e], list.open_limit);
                 if (!std::isfinite(most))
-                    most = kernels_.dot(xc(b), sae.w_enc.data() + std::int64_t{out.latent[e]} * n_, n_) +
-                           sae.b_enc.data()[out.latent[e]];
-                list.latent[list.used] = out.latent[e];
+                    most = kernels_.dot(xc(b), sae.w_enc.data() + std::int64_t{j} * n_, n_) +
+                           sae.b_enc.data()[j];
+                list.latent[list.used] = j;
                 list.value[list.used++] = most;
             }
         } else {
@@ -286,24 +285,24 @@ void CpuDevice::top_block(const Tensors& sae, std::int64_t k, bool with_mask, st
         }
     }
 
-    out.count.assign(static_cast<std::size_t>(count) + 1, 0);
-    ensure(out.latent, count * (with_mask ? 2 * k : k));
-    ensure(out.value, count * (with_mask ? 2 * k : k));
     for (std::int64_t r = 0; r < count; ++r) {
         raise_limits(list_of(r), k, width_of(r), masked_in(r), with_mask, mine.selected);
         drop_certain(list_of(r), masked_in(r), with_mask);
     }
     score();
-    std::int64_t found = 0;
+    RowBlock& out = blocks_[static_cast<std::size_t>(block)];
+    out.count.assign(static_cast<std::size_t>(count) + 1, 0);
+    ensure(out.latent, count * (with_mask ? 2 * k : k));
+    ensure(out.value, count * (with_mask ? 2 * k : k));
+    out.found = 0;
     for (std::int64_t r = 0; r < count; ++r) {
         settle(r);
         const RowList list = list_of(r);
-        std::copy_n(list.latent, list.used, out.latent.begin() + found);
-        std::copy_n(list.value, list.used, out.value.begin() + found);
-        found += list.used;
-        out.count[static_cast<std::size_t>(r) + 1] = static_cast<std::uint32_t>(found);
+        std::copy_n(list.latent, list.used, out.latent.begin() + out.found);
+        std::copy_n(list.value, list.used, out.value.begin() + out.found);
+        out.found += list.used;
+        out.count[static_cast<std::size_t>(r) + 1] = static_cast<std::uint32_t>(out.found);
     }
-    out.found = found;
 }
 
 }  // namespace strata::device
