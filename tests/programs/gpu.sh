@@ -28,14 +28,7 @@ expect 2 'run.device: 2 ranks on the host of rank 0 and 1 GPU for them; a GPU se
   on_gpu env CUDA_ON_CPU_DEVICES=1 mpirun -q -n 2 "$STRATA" train "$config" --quiet
 check test "$(on_gpu env CUDA_ON_CPU_DEVICES=1 mpirun -q -n 2 "$STRATA" train "$config" --quiet 2>&1 | grep -c 'run.device')" -eq 1
 
-# Small ones: a GPU is emulated.
-"$STRATA" data synth --out "$folder/few.h5" --rows 1000 --n 32 --features 64 --active 4 >/dev/null 2>&1
-cat >"$config" <<YAML
-run: {output: $folder/run, device: cuda}
-data: {files: ["$folder/few.h5"], datasets: [resid_post/0], eval_rows: 200, shuffle_rows: 512, lanes: 16}
-train: {batch_size: 48, tokens: 2400, log_every: 1, checkpoint_every: 20}
-sae: {kind: batch_topk, width: 64, k: 4, aux_k: 8, dead_after_tokens: 480}
-YAML
+run_on_gpus
 check "$STRATA" train "$config" --quiet --set run.output="$folder/cpu" --set run.device=cpu
 check on_gpu env CUDA_ON_CPU_ORDER=7 "$STRATA" train "$config" --quiet --set run.output="$folder/permuted"
 check close "$folder/cpu" "$folder/permuted" 1e-5

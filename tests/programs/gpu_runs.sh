@@ -8,14 +8,7 @@ of_ranks() { # RANKS COMMAND...; one rank needs no launcher
   if [ "$ranks" -eq 1 ]; then "$@"; else mpirun -q -n "$ranks" "$@"; fi
 }
 
-# Small ones: a GPU may be emulated.
-"$STRATA" data synth --out "$folder/few.h5" --rows 1000 --n 32 --features 64 --active 4 >/dev/null 2>&1
-cat >"$config" <<YAML
-run: {output: $folder/run, device: cuda}
-data: {files: ["$folder/few.h5"], datasets: [resid_post/0], eval_rows: 200, shuffle_rows: 512, lanes: 16}
-train: {batch_size: 48, tokens: 2400, log_every: 1, checkpoint_every: 20}
-sae: {kind: batch_topk, width: 64, k: 4, aux_k: 8, dead_after_tokens: 480}
-YAML
+run_on_gpus
 beside() { # RANKS NAME OPTIONS...: the same run on the CPU and on GPUs
   local ranks=$1 name=$2
   shift 2

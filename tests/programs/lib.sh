@@ -52,4 +52,14 @@ data: {files: ["$data"], datasets: [resid_post/0], eval_rows: 2000, shuffle_rows
 train: {batch_size: 512, tokens: 40960, log_every: 10, checkpoint_every: 20}
 sae: {kind: batch_topk, width: 128, k: 4, aux_k: 16, dead_after_tokens: 4096}
 YAML
+# Makes that a run on GPUs, a small one: they may be emulated.
+run_on_gpus() {
+  "$STRATA" data synth --out "$folder/few.h5" --rows 1000 --n 32 --features 64 --active 4 >/dev/null 2>&1
+  cat >"$config" <<YAML
+run: {output: $folder/run, device: cuda}
+data: {files: ["$folder/few.h5"], datasets: [resid_post/0], eval_rows: 200, shuffle_rows: 512, lanes: 16}
+train: {batch_size: 48, tokens: 2400, log_every: 1, checkpoint_every: 20}
+sae: {kind: batch_topk, width: 64, k: 4, aux_k: 8, dead_after_tokens: 480}
+YAML
+}
 train() { "$STRATA" train "$config" --quiet "$@"; }
