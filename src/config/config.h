@@ -92,7 +92,7 @@ struct SaeConfig {
     std::optional<double> bandwidth = {};   // jumprelu's window; nullopt: auto, see sae::bandwidth_of
     std::optional<double> theta_init = {};  // jumprelu's thresholds; nullopt: auto, see sae::Beginning
     std::string theta = "direct";           // jumprelu: direct | log, what is trained
-    double threshold_fall = 1;  // jumprelu, gated: halvings of a dead latent's threshold in dead_after rows
+    double threshold_fall = 1;  // relu, jumprelu, gated: halvings of a dead latent's in dead_after rows
     std::int64_t penalty_warmup_steps = 10000;
     std::string decoder = "unit";     // unit | free (relu only)
     std::int64_t resample_every = 0;  // relu, gated: steps; 0: never

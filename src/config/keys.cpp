@@ -206,7 +206,7 @@ std::vector<Key> make_keys() {
     sae.key_of(jumprelu, "bandwidth", &SaeConfig::bandwidth, or_auto(above(0)));
     sae.key_of(jumprelu, "theta_init", &SaeConfig::theta_init, or_auto(above(0)));
     sae.key_of(jumprelu, "theta", &SaeConfig::theta, words({"direct", "log"}));
-    sae.key_of({"jumprelu", "gated"}, "threshold_fall", &SaeConfig::threshold_fall, at_least(0));
+    sae.key_of({"relu", "jumprelu", "gated"}, "threshold_fall", &SaeConfig::threshold_fall, at_least(0));
     sae.key_of({"relu", "jumprelu", "gated"}, "penalty_warmup_steps", &SaeConfig::penalty_warmup_steps,
                whole(0));
     sae.key_of({"relu"}, "decoder", &SaeConfig::decoder, words({"unit", "free"}));

@@ -43,13 +43,6 @@ void own_gradient(const Moment& at, const BatchSums&, const OwnSums& sums, std::
     }
 }
 
-// The gate's threshold, of u, is -b_enc.
-void lower(const Moment&, std::span<const std::uint32_t> latents, double factor, std::span<float>,
-           std::span<float> b_enc) {
-    for (const std::uint32_t j : latents)
-        if (b_enc[j] < 0) b_enc[j] = static_cast<float>(b_enc[j] * factor);
-}
-
 void fold(const Moment& at, std::span<float> w_enc, std::span<float> b_enc, std::span<float> threshold) {
     const std::size_t width = b_enc.size();
     const std::size_t n = w_enc.size() / width;
@@ -80,7 +73,7 @@ const Kind gated = {.name = "gated",
                     .rule = rule,
                     .penalty = penalty,
                     .own_gradient = own_gradient,
-                    .lower = lower,
+                    .lower = lower_thresholds_of_u,
                     .fold = fold,
                     .unfold = unfold};
 

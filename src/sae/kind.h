@@ -121,6 +121,10 @@ std::span<const Kind> kinds();
 // The kind must exist (load_config has checked).
 const Kind& kind_of(std::string_view name);
 
+// Kind::lower of kinds whose pairs are active where u = (x - b_dec) w_j > -b_enc.
+void lower_thresholds_of_u(const Moment& at, std::span<const std::uint32_t> latents, double factor,
+                           std::span<float> own, std::span<float> b_enc);
+
 // Number of codes that a batch rule selects among `rows` rows: k * rows rounded to the nearest integer,
 // halves up.
 std::int64_t codes_of_batch(double k, std::int64_t rows);

@@ -33,6 +33,10 @@ double penalty(const Moment& at, const BatchSums&, double l1, double) {
 
 }  // namespace
 
-const Kind relu = {.name = "relu", .inference = Inference::own, .rule = rule, .penalty = penalty};
+const Kind relu = {.name = "relu",
+                   .inference = Inference::own,
+                   .rule = rule,
+                   .penalty = penalty,
+                   .lower = lower_thresholds_of_u};
 
 }  // namespace strata::sae

@@ -80,19 +80,25 @@ double normal_quantile(double share) {
     return low;
 }
 
+// Of a decoder row at the start.
+double decoder_norm(const device::Shape& shape) {
+    return shape.unit_rows ? 1 : 0.1;
+}
+
 }  // namespace
 
 Beginning beginning_of(const SaeConfig& config, const device::Shape& shape) {
-    const bool selects = !kind_of(config.kind).elementwise();
-    Beginning begin{.encoder_norm = config.encoder_norm.value_or(1)};
-    if (!selects && config.kind != "jumprelu") return begin;
-    const double codes = selects ? config.k : config.l0_target.value_or(64);
     const auto n = static_cast<double>(shape.n), width = static_cast<double>(shape.width);
+    double codes = width;  // as many as are positive
+    if (!kind_of(config.kind).elementwise()) codes = config.k;
+    if (config.kind == "jumprelu") codes = config.l0_target.value_or(64);
     const double share = std::min(0.5, codes / width);
     const double t = normal_quantile(share);
     const double density = std::exp(-t * t / 2) / std::sqrt(2 * std::numbers::pi);
     const double reconstructed = width / n * (t * density + share);  // S
-    if (!config.encoder_norm && !shape.transcoder) begin.encoder_norm = 1 / (1 + reconstructed);
+    const double least = 1 / ((1 + reconstructed) * decoder_norm(shape) * decoder_norm(shape));
+    Beginning begin;
+    begin.encoder_norm = config.encoder_norm.value_or(shape.transcoder ? 1 : std::min(1.0, least));
     begin.theta = t * begin.encoder_norm / std::sqrt(n);
     return begin;
 }
@@ -103,7 +109,7 @@ double bandwidth_of(const SaeConfig& config) {
 
 void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec,
                 double encoder_norm, std::int64_t first, std::int64_t last) {
-    const float norm = t.unit_rows ? 1.0F : 0.1F;
+    const auto norm = static_cast<float>(decoder_norm(t));
     fill_rows(device, t.w_dec, t.n, first, last, [&](std::uint64_t latent, std::span<float> row) {
         random_direction({seed, Purpose::initial_weights, latent}, norm, row);
     });

@@ -26,16 +26,17 @@ std::uint64_t dead_after(const SaeConfig& config, std::int64_t tokens);
 // distributed with variance |x - b_dec|^2 / n. The largest L of M, those above t standard deviations, give
 //   x_hat - b_dec = c S (x - b_dec) + noise of squared length c^2 S |x - b_dec|^2
 //   S = M/n E[g^2; g > t],   g standard normal
-// where encoder rows are c times those of the decoder. That is nearest to the row with c = 1 / (1 + S): at c
-// = 1 a wide SAE begins with an error of many times the row.
+// where encoder rows are c times those of the decoder, of unit length. That is nearest to the row with
+// c = 1 / (1 + S): at c = 1 a wide SAE begins with an error of many times the row. Decoder rows of length v
+// reconstruct v^2 of it.
 struct Beginning {
     double encoder_norm = 1;  // of a row of the encoder; with free decoder rows as part of those
     double theta = 0;         // jumprelu: t c / sqrt(n), to be multiplied by sqrt(E|x - b_dec|^2)
 };
 
-// As configured, or with L codes of a row: k; of jumprelu l0_target, or 64 where none is set. `encoder_norm`
-// is 1 for relu and gated, half of whose pairs begin active, and in transcoders, whose encoder has directions
-// of its own.
+// As configured, or with L codes of a row: k; of jumprelu l0_target, or 64 where none is set; of relu and
+// gated the positive half of the width. `encoder_norm` is at most 1, as it is in transcoders, whose encoder
+// has directions of its own.
 Beginning beginning_of(const SaeConfig& config, const device::Shape& shape);
 
 // Width of jumprelu's window, with E|x|^2 = 1: as configured, or 0.02 up to 2304 latents, and 46/M above.

@@ -15,14 +15,15 @@ struct RateRule {
 };
 
 // At short lengths a high rate that leaves less than one latent in a hundred dead, with the auxiliary loss or
-// falling thresholds acting, of gated in narrow SAEs only (docs/methods.md); the exponents lead to the rates
-// that the papers give for their lengths: BatchTopK 3e-4 for 1e9 rows (M = 12288); JumpReLU, as in Gemma
-// Scope, 7e-5 for 4e9 (M = 16384); gated 3e-4 for 1.2e9 (M = 131072); all with batches of 4096.
+// falling thresholds acting (docs/methods.md); the exponents lead to the rates that the papers give for their
+// lengths: BatchTopK 3e-4 for 1e9 rows (M = 12288); JumpReLU, as in Gemma Scope, 7e-5 for 4e9 (M = 16384);
+// gated 3e-4 for 1.2e9 (M = 131072), all with batches of 4096; relu, as in SAEBench, 3e-4 for 5e8 (M = 16384)
+// with batches of 2048.
 RateRule rule_of(const std::string& kind) {
     if (kind == "jumprelu") return {4e-3, 0.418};
     if (kind == "matryoshka") return {2.2e-3, 0.242};
-    if (kind == "gated") return {2.4e-3, 0.1};
-    if (kind == "relu") return {3.6e-3, 0.15};
+    if (kind == "gated") return {3e-3, 0.125};
+    if (kind == "relu") return {4.6e-3, 0.3};
     return {3e-3, 0.284};
 }
 

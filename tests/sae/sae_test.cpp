@@ -118,16 +118,17 @@ std::vector<float> random_rows(std::int64_t rows, std::int64_t n, double length,
     return values;
 }
 
-// Rows in random directions and latents in others: what the theory of Beginning is about.
-TEST(Initial, EncoderAndThresholdsBeginWhereRandomDirectionsReconstructBest) {
-    constexpr std::int64_t n = 256, width = 6000, rows = 100;
-    constexpr double length = 1.7;
-    const SaeConfig config{.kind = "jumprelu", .width = width, .l0_target = 20};
-    const Beginning begin = beginning_of(config, {.n = n, .width = width});
-    const std::vector<float> w = random_rows(width, n, 1, 1), x = random_rows(rows, n, length, 2);
+// Rows in random directions and latents in others: what the theory of Beginning is about. The rows'
+// reconstruction by the codes that it begins with, over encoder_norm, has the squared length `over` and
+// stands `along` the rows.
+struct Begun {
+    double codes = 0, along = 0, over = 0, square = 0;  // sums over rows
+};
 
-    // The error with codes of those above theta / c, times c, is square - 2 c along + c^2 over.
-    double along = 0, over = 0, square = 0, codes = 0;
+Begun begun_with(const Beginning& begin, std::int64_t rows, std::int64_t n, std::int64_t width) {
+    constexpr double length = 1.7;
+    const std::vector<float> w = random_rows(width, n, 1, 1), x = random_rows(rows, n, length, 2);
+    Begun sums;
     for (std::int64_t b = 0; b < rows; ++b) {
         const std::span<const float> row = std::span(x).subspan(b * n, n);
         std::vector<double> sum(n);
@@ -135,20 +136,34 @@ TEST(Initial, EncoderAndThresholdsBeginWhereRandomDirectionsReconstructBest) {
             const std::span<const float> latent = std::span(w).subspan(j * n, n);
             const double z = std::inner_product(row.begin(), row.end(), latent.begin(), 0.0);
             if (z * begin.encoder_norm <= begin.theta * length) continue;
-            ++codes;
-            for (std::size_t c = 0; c < n; ++c) sum[c] += z * latent[c];
+            ++sums.codes;
+            for (std::size_t c = 0; c < sum.size(); ++c) sum[c] += z * latent[c];
         }
-        for (std::size_t c = 0; c < n; ++c) {
-            along += row[c] * sum[c];
-            over += sum[c] * sum[c];
-            square += static_cast<double>(row[c]) * row[c];
+        for (std::size_t c = 0; c < sum.size(); ++c) {
+            sums.along += row[c] * sum[c];
+            sums.over += sum[c] * sum[c];
+            sums.square += static_cast<double>(row[c]) * row[c];
         }
     }
-    EXPECT_NEAR(codes / rows, 20, 2);
-    EXPECT_NEAR(begin.encoder_norm, along / over, 0.03 * along / over);
-    const double c = begin.encoder_norm;
-    EXPECT_GT(over, square) << "as long as the decoder's, encoder rows would begin with more error than none";
-    EXPECT_LT(square - 2 * c * along + c * c * over, 0.62 * square);
+    return sums;
+}
+
+TEST(Initial, EncoderAndThresholdsBeginWhereRandomDirectionsReconstructBest) {
+    constexpr std::int64_t n = 256, width = 6000, rows = 100;
+    for (const auto& [config, codes] :
+         {std::pair(SaeConfig{.kind = "jumprelu", .width = width, .l0_target = 20}, 20),
+          std::pair(SaeConfig{.kind = "gated", .width = width}, 3000),
+          std::pair(SaeConfig{.kind = "relu", .width = width}, 3000)}) {
+        const Beginning begin = beginning_of(config, {.n = n, .width = width});
+        const Begun sums = begun_with(begin, rows, n, width);
+        EXPECT_NEAR(sums.codes / rows, codes, 0.1 * codes) << config.kind;
+        EXPECT_NEAR(begin.encoder_norm, sums.along / sums.over, 0.03 * sums.along / sums.over) << config.kind;
+        const double c = begin.encoder_norm;
+        EXPECT_GT(sums.over, sums.square)
+            << "as long as the decoder's, encoder rows would begin with more error than none";
+        const double error = sums.square - 2 * c * sums.along + c * c * sums.over;
+        EXPECT_NEAR(error, c * sums.square, 0.1 * c * sums.square) << config.kind;
+    }
 }
 
 TEST(Jumprelu, TheWindowNarrowsAsTheSaeWidens) {
@@ -172,7 +187,16 @@ TEST(Initial, TheConfigurationDecidesWhereEncoderAndThresholdsBegin) {
         EXPECT_EQ(beginning_of(config, shape).encoder_norm, 2);
         EXPECT_NEAR(beginning_of(config, shape).theta, 2 / begin.encoder_norm * begin.theta, 1e-12);
     }
-    for (const char* kind : {"relu", "gated"}) EXPECT_EQ(beginning_of({.kind = kind}, shape).encoder_norm, 1);
+    for (const char* kind : {"relu", "gated"}) {
+        EXPECT_EQ(beginning_of({.kind = kind}, shape).encoder_norm, 1.0 / (1 + 4096.0 / 64 / 2)) << kind;
+        EXPECT_EQ(beginning_of({.kind = kind}, transcoder).encoder_norm, 1) << kind;
+        EXPECT_EQ(beginning_of({.kind = kind, .encoder_norm = 2}, shape).encoder_norm, 2) << kind;
+    }
+    device::Shape free = shape;
+    free.unit_rows = false;  // rows of 0.1 reconstruct a hundredth of the row for each that unit rows would
+    EXPECT_EQ(beginning_of({.kind = "relu"}, free).encoder_norm, 1);
+    free.width = 100 * shape.width;
+    EXPECT_NEAR(beginning_of({.kind = "relu"}, free).encoder_norm, 100 / (1 + 3200.0), 1e-12);
     EXPECT_EQ(beginning_of({.kind = "topk", .k = 4096}, shape).theta, 0) << "all that are positive";
 }
 

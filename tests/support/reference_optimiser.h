@@ -85,7 +85,7 @@ void constrain(Sae<T>& sae, const StepRules& rules, const std::vector<std::uint3
     for (const std::uint32_t j : dead) {
         const T factor = std::pow(T(2), -static_cast<T>(rules.threshold_fall) * static_cast<T>(rows) /
                                             static_cast<T>(rules.dead_after));
-        if (rules.kind == Kind::gated && sae.b_enc[j] < 0) sae.b_enc[j] *= factor;
+        if (threshold_is_bias(rules.kind) && sae.b_enc[j] < 0) sae.b_enc[j] *= factor;
         if (rules.kind != Kind::jumprelu) continue;
         sae.latent[j] = rules.log_theta ? sae.latent[j] + std::log(factor) : sae.latent[j] * factor;
     }

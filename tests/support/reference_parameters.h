@@ -35,6 +35,11 @@ inline bool selects(Kind kind) {
     return kind == Kind::topk || kind == Kind::batch_topk || kind == Kind::matryoshka;
 }
 
+// Kinds whose pairs are active where x w_j passes -b_enc_j.
+inline bool threshold_is_bias(Kind kind) {
+    return kind == Kind::relu || kind == Kind::gated;
+}
+
 // Six tensors: parameters, a gradient, or a moment. W_enc and W_dec are [M, n]. `latent` has the kind's own:
 // theta [M] or its logarithm (jumprelu), rho [M] then beta [M] (gated), else nothing. `skip` is [n, n], from
 // input to output, or nothing.
@@ -134,7 +139,7 @@ struct StepRules {
     std::size_t aux_k = 0;
     double aux_coefficient = 0;
     std::uint64_t dead_after = 0;     // rows
-    double threshold_fall = 0;        // jumprelu, gated: halvings of a dead latent's threshold in dead_after
+    double threshold_fall = 0;        // of relu, jumprelu, gated: halvings of a dead latent's threshold
     std::int64_t resample_every = 0;  // steps, 0: never
 
     std::optional<AtmRules> atm;

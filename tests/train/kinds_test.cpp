@@ -62,7 +62,7 @@ void add_reached(Reached& reached, const KindCase& c, int t, const StepResult<do
     for (const std::uint32_t j : result.dead) reached.revived = reached.revived || silent[j] == 0;
     for (const std::uint32_t j : result.dead)
         reached.fell = reached.fell || rules.kind == reference::Kind::jumprelu ||
-                       (rules.kind == reference::Kind::gated && before.b_enc[j] < 0);
+                       (reference::threshold_is_bias(rules.kind) && before.b_enc[j] < 0);
     const auto& losses = result.losses;
     reached.resampled = reached.resampled || !result.resampled.empty();
     reached.penalised = reached.penalised || losses.penalty > 0;
@@ -85,7 +85,7 @@ void expect_reached(const Reached& reached, const KindCase& c) {
         EXPECT_TRUE(reached.above && reached.below);
         EXPECT_TRUE(reached.cut || c.theta > *config.bandwidth / 2);
     }
-    EXPECT_EQ(reached.fell, config.kind == "jumprelu" || config.kind == "gated");
+    EXPECT_EQ(reached.fell, !c.selects());
     EXPECT_EQ(reached.resampled, config.resample_every > 0);
     const bool penalty = config.l1 > 0 || config.l0 > 0 || config.l0_target;
     EXPECT_EQ(reached.penalised, penalty);

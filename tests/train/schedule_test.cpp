@@ -86,6 +86,7 @@ TEST(AutomaticRate, IsThePapersAtThePapersLengths) {
     EXPECT_NEAR(automatic_rate(shape("batch_topk", 12288), 4096, 1'000'000'000), 3e-4, 0.1e-4);
     EXPECT_NEAR(automatic_rate(shape("jumprelu", 16384), 4096, 4'000'000'000), 7e-5, 0.1e-5);
     EXPECT_NEAR(automatic_rate(shape("gated", 131072), 4096, 1'200'000'000), 3e-4, 0.1e-4);
+    EXPECT_NEAR(automatic_rate(shape("relu", 16384), 2048, 500'000'000), 3e-4, 0.1e-4);
 }
 
 TEST(Schedule, CosineWarmUpRisesFromATenth) {
