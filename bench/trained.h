@@ -57,7 +57,7 @@ struct Trained {
         bench = std::make_unique<train::Workbench>(
             train::make_workbench(*device, replicas, reducer, nullptr, shape, rows));
         sae::initialise(*device, sae.parameters, 0, std::vector<float>(n, 0.0F),
-                        sae::beginning_of(config, shape).encoder_norm, 0, width);
+                        {.norm = sae::beginning_of(config, shape).encoder_norm}, 0, width);
         for (int i = 0; i < 30; ++i) step();
     }
     void step() { train::train_step(*bench, sae, {}, {.x = x, .rows = rows}, steps++, 1e-3); }

@@ -20,7 +20,7 @@ KINDS = {
     "matryoshka": [{"kind": "matryoshka", "k": "L0", "row_cap": 4}],
     "jumprelu": [{"kind": "jumprelu", "l0_target": "L0"}],
     "gated": [{"kind": "gated", "l1": [0.13, 0.17]}],
-    "relu": [{"kind": "relu", "l1": [0.07, 0.1, 0.13]}],
+    "relu": [{"kind": "relu", "l1": [0.06, 0.08]}],
     "batch_topk + atm": [{"kind": "batch_topk", "k": "L0", "row_cap": 4, "atm": {"start_step": 30, "ramp_steps": 30}}],
     "jumprelu + atm": [{"kind": "jumprelu", "l0_target": "L0", "atm": {"start_step": 30, "ramp_steps": 30}}],
 }

@@ -107,6 +107,8 @@ void check_sae(const WrittenSae& written, const Config& config, Errors& errors) 
            "new starts take directions of inputs, which mean nothing to a transcoder's outputs; expected 0, "
            "or no "
            "data.target");
+    unless(sae.encoder_init == "fit" || !config.data.target.empty(), {"encoder_init"},
+           "random directions of its own are for the encoder of a transcoder; expected data.target, or fit");
     unless(!sae.skip || !config.data.target.empty(), {"skip"},
            "true connects the input with another dataset; expected data.target to name it, or skip false");
 }

@@ -101,6 +101,7 @@ struct SaeConfig {
     bool skip = false;                        // x W_skip added to the reconstruction
     std::string init_from = {};               // folder of a saved SAE; empty: null
     std::string b_dec_init = "mean";          // mean | zero
+    std::string encoder_init = "fit";         // fit | random: of transcoders, see sae::Encoding
     std::optional<double> encoder_norm = {};  // of its rows at the start; nullopt: auto, see sae::Beginning
     std::optional<std::int64_t> aux_k = {};   // nullopt: auto, see sae::auxiliary_codes; 0: off
     double aux_coefficient = 0.03125;

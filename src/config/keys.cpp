@@ -218,6 +218,7 @@ std::vector<Key> make_keys() {
     sae.key("init_from", &SaeConfig::init_from,
             or_null({.text = true, .described = "the folder of a saved SAE"}));
     sae.key("b_dec_init", &SaeConfig::b_dec_init, words({"mean", "zero"}));
+    sae.key("encoder_init", &SaeConfig::encoder_init, words({"fit", "random"}));
     sae.key("encoder_norm", &SaeConfig::encoder_norm, or_auto(above(0)));
     sae.key("aux_k", &SaeConfig::aux_k, or_auto(whole(0)));
     sae.key("aux_coefficient", &SaeConfig::aux_coefficient, at_least(0));

@@ -4,75 +4,21 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "base/random.h"
 #include "data/convert.h"
 #include "data/norm.h"
-#include "data/order.h"
+#include "data/sample.h"
 #include "data/stream.h"
 
 namespace strata::data {
 namespace {
 
 constexpr std::int64_t most_samples = 65536;
-constexpr std::int64_t samples_per_run = 32;  // few reads for many rows, and still thousands of places
-constexpr std::int64_t shares = 64;           // partial sums, whatever the number of ranks
-
-// The sampled rows as runs: the dataset is cut into as many equal strata as there are runs, and a run lies
-// anywhere in its stratum, so that the samples do not keep step with the contexts of the model.
-class Sample {
-  public:
-    explicit Sample(std::int64_t rows)
-        : rows_(rows),
-          samples_(std::min(rows, most_samples)),
-          runs_((samples_ + samples_per_run - 1) / samples_per_run) {}
-
-    std::int64_t samples() const { return samples_; }
-
-    // The number of the first sample of a run.
-    std::int64_t first_sample(std::int64_t run) const { return run * samples_ / runs_; }
-
-    Run run(std::int64_t k) const {
-        const std::int64_t begin = k * rows_ / runs_, end = (k + 1) * rows_ / runs_;
-        const std::int64_t count = first_sample(k + 1) - first_sample(k);
-        Random random(0, Purpose::row_order, static_cast<std::uint64_t>(k));
-        return {begin + static_cast<std::int64_t>(static_cast<double>(random.uniform()) *
-                                                  static_cast<double>(end - begin - count + 1)),
-                count};
-    }
-
-    // Calls action(share, sample, row of the dataset, raw row, its type) for the shares of one rank.
-    template <class Action>
-    void visit(const Dataset& dataset, Reader& reader, int rank, int ranks, const Action& action) const {
-        std::vector<std::byte> raw;
-        for (std::int64_t share = rank * shares / ranks; share < (rank + 1) * shares / ranks; ++share)
-            for (std::int64_t k = share * runs_ / shares; k < (share + 1) * runs_ / shares; ++k) {
-                const Run sampled = run(k);
-                for (std::int64_t done = 0; done < sampled.rows;) {
-                    const std::int64_t first = sampled.first + done;
-                    const FilePart& part = part_of(dataset, first);
-                    const std::int64_t count = std::min(sampled.rows - done, part.first + part.rows - first);
-                    const std::size_t row_bytes = static_cast<std::size_t>(dataset.n) * size_of(part.type);
-                    raw.resize(static_cast<std::size_t>(count) * row_bytes);
-                    reader.read_raw(first, count, raw);
-                    for (std::int64_t i = 0; i < count; ++i)
-                        action(share, first_sample(k) + done + i, first + i,
-                               std::span<const std::byte>(raw).subspan(
-                                   static_cast<std::size_t>(i) * row_bytes, row_bytes),
-                               part.type);
-                    done += count;
-                }
-            }
-    }
-
-  private:
-    std::int64_t rows_, samples_, runs_;
-};
 
 // The sum over ranks of `width` numbers for each share, added in the order of the shares.
 std::vector<double> total(std::vector<double>& sums, std::size_t width, Communicator& comm) {
     comm.sum(sums);
     std::vector<double> result(width);
-    for (std::size_t share = 0; share < shares; ++share)
+    for (std::size_t share = 0; share < sample_shares; ++share)
         for (std::size_t i = 0; i < width; ++i) result[i] += sums[share * width + i];
     return result;
 }
@@ -91,7 +37,7 @@ std::vector<double> target_mean(const Dataset& target, const Sample& sample, con
     Reader reader(target);
     const auto n = static_cast<std::size_t>(target.n);
     const std::size_t width = n + 1;  // per share: the sum of the rows, their number
-    std::vector<double> sums(shares * width);
+    std::vector<double> sums(sample_shares * width);
     std::vector<float> values(n);
     sample.visit(
         target, reader, comm.rank(), comm.size(),
@@ -134,7 +80,7 @@ double scale_for(const DataConfig& config, double mean_square, const Dataset& da
 }  // namespace
 
 InputStatistics measure(const Dataset& dataset, const DataConfig& config, Communicator& comm) {
-    const Sample sample(training_rows(dataset, config));
+    const Sample sample(training_rows(dataset, config), most_samples);
     Reader reader(dataset);
     InputStatistics result;
 
@@ -157,7 +103,7 @@ InputStatistics measure(const Dataset& dataset, const DataConfig& config, Commun
     // Per share: the sum of the rows, of their squares, their number.
     const auto n = static_cast<std::size_t>(dataset.n);
     const std::size_t width = n + 2;
-    std::vector<double> sums(shares * width);
+    std::vector<double> sums(sample_shares * width);
     std::vector<float> values(n);
     std::vector<bool> within(static_cast<std::size_t>(sample.samples()));
     sample.visit(

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <numeric>
+
+#include <Eigen/Core>
 
 #include "base/random.h"
 
@@ -22,33 +25,52 @@ device::Shape shape_of(const SaeConfig& config, std::int64_t n, bool transcoder)
 
 namespace {
 
-void random_direction(Random random, float norm, std::span<float> row) {
-    double square = 0;
-    for (float& value : row) {
-        value = random.normal();
-        square += static_cast<double>(value) * value;
+// Random directions of length `norm`, those of the latents from `first` on; rows of n.
+void fill_directions(std::uint64_t seed, Purpose purpose, std::uint64_t first, float norm, std::int64_t n,
+                     std::span<float> rows) {
+    for (std::size_t begin = 0; begin < rows.size(); begin += static_cast<std::size_t>(n), ++first) {
+        Random random(seed, purpose, first);
+        const std::span<float> row = rows.subspan(begin, static_cast<std::size_t>(n));
+        double square = 0;
+        for (float& value : row) {
+            value = random.normal();
+            square += static_cast<double>(value) * value;
+        }
+        for (float& value : row) value = static_cast<float>(norm * value / std::sqrt(square));
     }
-    for (float& value : row) value = static_cast<float>(norm * value / std::sqrt(square));
 }
 
-// Rows [first, last) of a matrix [M, n] by fill(latent, row). Host memory is written in place, by the threads
-// that will update it: its pages then lie with the processors that use them.
+constexpr std::int64_t block_of_latents = 64;
+
+// Rows [first, last) of a matrix [M, n] by fill(latent, rows), up to 64 latents at a time. Host memory is
+// written in place, by the threads that will update it: its pages then lie with the processors that use them.
 template <typename Fill>
 void fill_rows(device::Device& device, const device::Memory<float>& matrix, std::int64_t n,
                std::int64_t first, std::int64_t last, const Fill& fill) {
     const bool in_place = device.host_memory();
-    const std::int64_t most = in_place ? std::max<std::int64_t>(1, last - first) : 256;
+    const std::int64_t most = in_place ? std::max<std::int64_t>(1, last - first) : 16 * block_of_latents;
     std::vector<float> staged(in_place ? 0 : static_cast<std::size_t>(most * n));
     for (std::int64_t begin = first; begin < last; begin += most) {
         const std::int64_t count = std::min(most, last - begin);
         float* rows = in_place ? matrix.data() + begin * n : staged.data();
 #pragma omp parallel for schedule(static)
-        for (std::int64_t i = 0; i < count; ++i)
-            fill(static_cast<std::uint64_t>(begin + i), std::span(rows + i * n, static_cast<std::size_t>(n)));
+        for (std::int64_t i = 0; i < count; i += block_of_latents)
+            fill(
+                static_cast<std::uint64_t>(begin + i),
+                std::span(rows + i * n, static_cast<std::size_t>(std::min(block_of_latents, count - i) * n)));
         if (!in_place)
             device.upload(std::as_bytes(std::span<const float>(rows, static_cast<std::size_t>(count * n))),
                           matrix.data() + begin * n);
     }
+}
+
+using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+// rows = norm rows map^T, in place, by one thread.
+void apply_map(std::span<const float> map, double norm, std::int64_t n, std::span<float> rows) {
+    Eigen::Map<Matrix> block(rows.data(), std::ssize(rows) / n, n);
+    const Eigen::Map<const Matrix> by(map.data(), n, n);
+    block = (static_cast<float>(norm) * block * by.transpose()).eval();
 }
 
 }  // namespace
@@ -98,7 +120,8 @@ Beginning beginning_of(const SaeConfig& config, const device::Shape& shape) {
     const double reconstructed = width / n * (t * density + share);  // S
     const double least = 1 / ((1 + reconstructed) * decoder_norm(shape) * decoder_norm(shape));
     Beginning begin;
-    begin.encoder_norm = config.encoder_norm.value_or(shape.transcoder ? 1 : std::min(1.0, least));
+    const bool own_directions = shape.transcoder && config.encoder_init == "random";
+    begin.encoder_norm = config.encoder_norm.value_or(own_directions ? 1 : std::min(1.0, least));
     begin.theta = t * begin.encoder_norm / std::sqrt(n);
     return begin;
 }
@@ -108,16 +131,35 @@ double bandwidth_of(const SaeConfig& config) {
 }
 
 void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec,
-                double encoder_norm, std::int64_t first, std::int64_t last) {
+                const Encoding& encoding, std::int64_t first, std::int64_t last) {
     const auto norm = static_cast<float>(decoder_norm(t));
-    fill_rows(device, t.w_dec, t.n, first, last, [&](std::uint64_t latent, std::span<float> row) {
-        random_direction({seed, Purpose::initial_weights, latent}, norm, row);
-    });
-    const Purpose of_encoder = t.transcoder ? Purpose::encoder_weights : Purpose::initial_weights;
-    fill_rows(device, t.w_enc, t.n, first, last, [&](std::uint64_t latent, std::span<float> row) {
-        random_direction({seed, of_encoder, latent}, norm * static_cast<float>(encoder_norm), row);
-    });
+    const auto decoder = [&](std::uint64_t latent, std::span<float> rows) {
+        fill_directions(seed, Purpose::initial_weights, latent, norm, t.n, rows);
+    };
+    fill_rows(device, t.w_dec, t.n, first, last, decoder);
     device.upload(std::as_bytes(b_dec), t.b_dec.data());
+    if (encoding.map.empty()) {
+        const Purpose of_encoder = t.transcoder ? Purpose::encoder_weights : Purpose::initial_weights;
+        fill_rows(device, t.w_enc, t.n, first, last, [&](std::uint64_t latent, std::span<float> rows) {
+            fill_directions(seed, of_encoder, latent, norm * static_cast<float>(encoding.norm), t.n, rows);
+        });
+        return;
+    }
+    // Products are cut by the sizes of caches, and so are their bits, which shall be those of all hosts.
+    Eigen::setCpuCacheSizes(32 << 10, 512 << 10, 4 << 20);
+    fill_rows(device, t.w_enc, t.n, first, last, [&](std::uint64_t latent, std::span<float> rows) {
+        decoder(latent, rows);
+        apply_map(encoding.map, encoding.norm, t.n, rows);
+    });
+    std::vector<float> b_enc(static_cast<std::size_t>(t.width));
+#pragma omp parallel for schedule(static)
+    for (std::int64_t j = 0; j < t.width; ++j) {
+        std::vector<float> row(static_cast<std::size_t>(t.n));
+        decoder(static_cast<std::uint64_t>(j), row);
+        b_enc[static_cast<std::size_t>(j)] = static_cast<float>(
+            encoding.norm * std::inner_product(row.begin(), row.end(), encoding.offset.begin(), 0.0));
+    }
+    device.upload(std::as_bytes(std::span(b_enc)), t.b_enc.data());
 }
 
 void apply_inference(device::Device& device, const device::Tensors& t, bool row_top, std::int64_t k,

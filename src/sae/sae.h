@@ -34,9 +34,18 @@ struct Beginning {
     double theta = 0;         // jumprelu: t c / sqrt(n), to be multiplied by sqrt(E|x - b_dec|^2)
 };
 
+// Where encoders begin: W_enc = `norm` map W_dec^T, b_enc = `norm` W_dec offset. An SAE's map is the
+// identity. Inputs and targets of a transcoder have directions of their own; where a map [n, n] is given,
+// targets are near x map + offset + b_dec, and pre-activations begin as those of an SAE of these estimates
+// would. Without one its encoder begins in random directions.
+struct Encoding {
+    double norm = 1;
+    std::span<const float> map = {}, offset = {};
+};
+
 // As configured, or with L codes of a row: k; of jumprelu l0_target, or 64 where none is set; of relu and
-// gated the positive half of the width. `encoder_norm` is at most 1, as it is in transcoders, whose encoder
-// has directions of its own.
+// gated the positive half of the width. `encoder_norm` is at most 1, as it is in transcoders whose encoder
+// begins in directions of its own.
 Beginning beginning_of(const SaeConfig& config, const device::Shape& shape);
 
 // Width of jumprelu's window, with E|x|^2 = 1: as configured, or 0.02 up to 2304 latents, and 46/M above.
@@ -45,11 +54,10 @@ Beginning beginning_of(const SaeConfig& config, const device::Shape& shape);
 double bandwidth_of(const SaeConfig& config);
 
 // Fills `t`: decoder rows random directions of unit norm (of 0.1 where rows are free), a row a function of
-// the seed and its index only; W_enc = `encoder_norm` W_dec^T, or, in a transcoder, other random directions;
-// b_enc = 0, b_dec as given, [n]. The kind's own parameters are its affair. Only the latents [first, last) of
-// the two matrices are written.
+// the seed and its index only; W_enc and b_enc as `encoding` tells; b_dec as given, [n]. The kind's own
+// parameters are its affair. Only the latents [first, last) of the two matrices are written.
 void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec,
-                double encoder_norm, std::int64_t first, std::int64_t last);
+                const Encoding& encoding, std::int64_t first, std::int64_t last);
 
 // The rule of inference of an SAE as it is saved: `k` for row_top, `thresholds` [M] for the others. Leaves
 // the main codes of the present batch.

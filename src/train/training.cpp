@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "comm/agree.h"
+#include "data/fit.h"
 #include "device/gpu.h"
 #include "sae/sae.h"
 #include "train/finish.h"
@@ -15,12 +16,46 @@ namespace {
 // Ranks wait for each other's rows in the sums on GPUs: these may take longer than a sign of life.
 constexpr double patience_with_sums = 10;
 
-// sqrt(E|x - b_dec|^2) of scaled rows; what a transcoder reads has no b_dec taken from it.
-double spread_at_start(const TrainedSae& sae, const data::InputStatistics& statistics) {
+bool begins_fitted(const TrainedSae& sae) {
+    return sae.parameters.transcoder && sae.config.encoder_init == "fit";
+}
+
+// sqrt(E|x - b_dec|^2) of scaled rows. Of a transcoder that begins fitted those of x map + offset; another
+// takes no b_dec from its input.
+double spread_at_start(const TrainedSae& sae, const data::InputStatistics& statistics,
+                       const data::TargetFit& fit) {
+    const bool from_mean = sae.config.b_dec_init == "mean";
     double square = statistics.mean_square;
-    if (sae.config.b_dec_init == "mean" && !sae.parameters.transcoder)
+    if (begins_fitted(sae)) {
+        square = fit.spread;
+        for (const double mean : statistics.target_mean) square += from_mean ? 0 : mean * mean;
+    } else if (from_mean && !sae.parameters.transcoder) {
         for (const double mean : statistics.mean) square -= mean * mean;
+    }
     return statistics.scale * std::sqrt(std::max(square, 0.0));
+}
+
+// The matrices and b_dec as they begin.
+void initialise(Group& group, TrainedSae& sae, const data::InputStatistics& statistics,
+                const data::TargetFit& fit) {
+    const auto n = static_cast<std::size_t>(sae.parameters.n);
+    const std::vector<double>& mean = sae.parameters.transcoder ? statistics.target_mean : statistics.mean;
+    std::vector<float> b_dec(n, 0.0F), offset;
+    if (sae.config.b_dec_init == "mean")
+        for (std::size_t c = 0; c < n; ++c) b_dec[c] = static_cast<float>(statistics.scale * mean[c]);
+    sae::Encoding encoding{.norm = sae::beginning_of(sae.config, sae.parameters).encoder_norm};
+    if (begins_fitted(sae)) {
+        for (std::size_t c = 0; c < n; ++c) {
+            double at = mean[c];
+            for (std::size_t i = 0; i < n; ++i) at -= statistics.mean[i] * fit.map[i * n + c];
+            offset.push_back(static_cast<float>(statistics.scale * at) - b_dec[c]);
+        }
+        encoding.map = fit.map;
+        encoding.offset = offset;
+    }
+    const Slice mine = group.replicas.written(sae.config.width);
+    sae::initialise(group.device, sae.parameters, group.config.run.seed, b_dec, encoding, mine.first,
+                    mine.last);
 }
 
 }  // namespace
@@ -67,16 +102,12 @@ Training begin_training(Group& group, const suite::Job& job, const std::optional
             t.saes.emplace_back(make_sae(group.device, group.replicas, job.saes[i], job.names[i], shapes[i]));
         sae.rate = config.optimizer.lr.value_or(
             automatic_rate(sae.config, config.train.batch_size, config.train.tokens));
-        if (from) continue;
-        std::vector<float> b_dec(static_cast<std::size_t>(n), 0.0F);
-        const std::vector<double>& mean =
-            sae.parameters.transcoder ? statistics.target_mean : statistics.mean;
-        if (sae.config.b_dec_init == "mean")
-            for (std::size_t c = 0; c < b_dec.size(); ++c)
-                b_dec[c] = static_cast<float>(statistics.scale * mean[c]);
-        const Slice mine = group.replicas.written(sae.config.width);
-        sae::initialise(group.device, sae.parameters, config.run.seed, b_dec,
-                        sae::beginning_of(sae.config, sae.parameters).encoder_norm, mine.first, mine.last);
+    }
+    data::TargetFit fit;
+    if (!from) {
+        if (std::ranges::any_of(t.saes, begins_fitted))
+            fit = data::fit_target(job.dataset, config.data, statistics, group.comm);
+        for (TrainedSae& sae : t.saes) initialise(group, sae, statistics, fit);
     }
     together(group.comm, [&] {
         if (from) load_checkpoint(*from, t.saes, group.device, group.replicas);
@@ -91,7 +122,7 @@ Training begin_training(Group& group, const suite::Job& job, const std::optional
     t.bench->seed = config.run.seed;
     if (!from)
         for (TrainedSae& sae : t.saes) {
-            start_own(*t.bench, sae, spread_at_start(sae, statistics));
+            start_own(*t.bench, sae, spread_at_start(sae, statistics, fit));
             if (!sae.config.init_from.empty())
                 together(group.comm, [&] { start_from_saved(*t.bench, sae, statistics.scale); });
             start_average(*t.bench, sae, config.optimizer);

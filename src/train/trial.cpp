@@ -63,7 +63,7 @@ Trial::Trial(device::Device& device, Communicator& comm, const SaeConfig& config
       bench(make_workbench(device, replicas, reducer, sums.get(), shape, batch_size)) {
     const Slice slice = replicas.written(config.width);
     // Encoder rows as long as the decoder's: pre-activations are then of the size that training leaves.
-    sae::initialise(device, sae.parameters, 0, first_bias(comm, config, shape, batch_size, batch), 1,
+    sae::initialise(device, sae.parameters, 0, first_bias(comm, config, shape, batch_size, batch), {},
                     slice.first, slice.last);
     start_own(bench, sae, 1);
     if (!config.init_from.empty()) together(comm, [&] { start_from_saved(bench, sae, scale); });

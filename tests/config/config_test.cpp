@@ -80,6 +80,7 @@ sae:                           # the one SAE, or what the items of suite share
   skip: false
   init_from: null
   b_dec_init: mean
+  encoder_init: fit
   encoder_norm: auto
   aux_k: auto
   aux_coefficient: 0.03125

@@ -209,6 +209,9 @@ INSTANTIATE_TEST_SUITE_P(
             "train.batch_size >= 1"},
         Bad{"sae: {kind: jumprelu, l0_target: 33, width: 32}\n",
             "4: sae.l0_target: l0_target 33 exceeds width 32; expected l0_target <= width"},
+        Bad{"sae: {encoder_init: random}\n",
+            "4: sae.encoder_init: random directions of its own are for the encoder of a transcoder; expected "
+            "data.target, or fit"},
         Bad{"sae: {skip: true}\n",
             "4: sae.skip: true connects the input with another dataset; expected data.target to name it, or "
             "skip false"},

@@ -1,63 +1,17 @@
 #include <gmock/gmock.h>
 
-#include <barrier>
 #include <cmath>
-#include <thread>
 
 #include "comm/self.h"
 #include "data/files.h"
 #include "data/stream.h"
+#include "data/threads.h"
 #include "support/log.h"
 
 namespace strata::data {
 namespace {
 
 using testing::HasSubstr;
-
-// Ranks as threads of this process; only the sum of doubles is needed.
-struct Shared {
-    explicit Shared(int ranks) : barrier(ranks), values(static_cast<std::size_t>(ranks)) {}
-    std::barrier<> barrier;
-    std::vector<std::span<double>> values;
-};
-
-class ThreadCommunicator final : public Communicator {
-  public:
-    ThreadCommunicator(Shared& shared, int rank, int size) : shared_(shared), rank_(rank), size_(size) {}
-    int rank() const override { return rank_; }
-    int size() const override { return size_; }
-    int ranks_on_node() const override { return size_; }
-    void sum(std::span<double> values) override {
-        shared_.values[static_cast<std::size_t>(rank_)] = values;
-        shared_.barrier.arrive_and_wait();
-        std::vector<double> total(values.size());
-        for (const auto& part : shared_.values)
-            for (std::size_t i = 0; i < total.size(); ++i) total[i] += part[i];
-        shared_.barrier.arrive_and_wait();
-        std::ranges::copy(total, values.begin());
-        shared_.barrier.arrive_and_wait();
-    }
-    void sum(std::span<float>) override { unused(); }
-    void sum(std::span<std::uint64_t>) override { unused(); }
-    void max(std::span<double>) override { unused(); }
-    void any(std::span<std::uint32_t>) override { unused(); }
-    void gather(std::span<const std::uint64_t>, std::span<std::uint64_t>) override { unused(); }
-    void broadcast(std::span<std::byte>, int) override { unused(); }
-    void barrier() override { unused(); }
-    void long_barrier() override { unused(); }
-    void post(std::span<const std::byte>, int) override { unused(); }
-    std::optional<Message> poll() override { unused(); }
-    std::unique_ptr<Communicator> duplicate() override { unused(); }
-    std::unique_ptr<Communicator> split(int) override { unused(); }
-    std::unique_ptr<Communicator> on_node() override { unused(); }
-    std::optional<SharedMemory> share(std::size_t) override { unused(); }
-    [[noreturn]] void abort(int) override { unused(); }
-
-  private:
-    [[noreturn]] static void unused() { throw std::logic_error("not used by measure"); }
-    Shared& shared_;
-    int rank_, size_;
-};
 
 InputStatistics measure_alone(const Dataset& dataset, const DataConfig& config) {
     const auto comm = make_self_communicator();
@@ -121,16 +75,10 @@ TEST(Measure, TheSameBitsAtAnyNumberOfRanks) {
     EXPECT_EQ(one.sampled_rows, 65536);
     EXPECT_GT(one.mean_square, 0);
     for (const int ranks : {2, 3, 5}) {
-        Shared shared(ranks);
         std::vector<InputStatistics> results(static_cast<std::size_t>(ranks));
-        {
-            std::vector<std::jthread> threads;
-            for (int r = 0; r < ranks; ++r)
-                threads.emplace_back([&, r] {
-                    ThreadCommunicator comm(shared, r, ranks);
-                    results[static_cast<std::size_t>(r)] = measure(dataset, config, comm);
-                });
-        }
+        on_threads(ranks, [&](Communicator& comm) {
+            results[static_cast<std::size_t>(comm.rank())] = measure(dataset, config, comm);
+        });
         for (const InputStatistics& result : results) {
             EXPECT_EQ(result.median_norm, one.median_norm);
             EXPECT_EQ(result.mean_square, one.mean_square);
@@ -168,16 +116,10 @@ TEST(Measure, TargetsOfTheSameRows) {
     ASSERT_EQ(one.target_mean.size(), n);
     for (std::size_t c = 0; c < n; ++c) EXPECT_DOUBLE_EQ(one.target_mean[c], expected[c] / rows);
     for (const int ranks : {2, 3}) {
-        Shared shared(ranks);
         std::vector<InputStatistics> results(static_cast<std::size_t>(ranks));
-        {
-            std::vector<std::jthread> threads;
-            for (int r = 0; r < ranks; ++r)
-                threads.emplace_back([&, r] {
-                    ThreadCommunicator comm(shared, r, ranks);
-                    results[static_cast<std::size_t>(r)] = measure(dataset, config, comm);
-                });
-        }
+        on_threads(ranks, [&](Communicator& comm) {
+            results[static_cast<std::size_t>(comm.rank())] = measure(dataset, config, comm);
+        });
         for (const InputStatistics& result : results) EXPECT_EQ(result.target_mean, one.target_mean);
     }
 

@@ -19,6 +19,7 @@ beside() { # RANKS NAME OPTIONS...: the same run on the CPU and on GPUs
   check close "$folder/$name.cpu" "$folder/$name.gpu" 1e-5
 }
 beside 1 one
+beside 1 transcoder --set data.target=resid_post/0
 for kind in topk matryoshka; do beside 1 $kind --set sae.kind=$kind; done
 keep=$config
 for kind in relu jumprelu gated; do

@@ -76,10 +76,10 @@ TEST(Initial, RowsAreUnitTiedAndFunctionsOfSeedAndIndexAlone) {
     device::Tensors other = device::make_tensors(device, {.n = 33, .width = 50});
     std::vector<float> b_dec(33);
     for (std::size_t c = 0; c < 33; ++c) b_dec[c] = static_cast<float>(c);
-    initialise(device, few, 5, b_dec, 1, 0, 10);
-    initialise(device, many, 5, b_dec, 1, 17, 50);  // as two ranks that share it do
-    initialise(device, many, 5, b_dec, 1, 0, 17);
-    initialise(device, other, 6, b_dec, 0.25, 0, 50);
+    initialise(device, few, 5, b_dec, {}, 0, 10);
+    initialise(device, many, 5, b_dec, {}, 17, 50);  // as two ranks that share it do
+    initialise(device, many, 5, b_dec, {}, 0, 17);
+    initialise(device, other, 6, b_dec, {.norm = 0.25}, 0, 50);
     const auto a = test::get(few, device);
     const auto b = test::get(many, device);
     const auto c = test::get(other, device);
@@ -116,6 +116,28 @@ std::vector<float> random_rows(std::int64_t rows, std::int64_t n, double length,
         for (float& v : row) v *= static_cast<float>(length / norm);
     }
     return values;
+}
+
+// Rows for every block of latents and a part of one, from two slices of the width.
+TEST(Initial, AMapLeadsFromInputsToTheDecodersDirections) {
+    constexpr std::int64_t n = 9, width = 150;
+    constexpr double norm = 0.4;
+    device::CpuDevice device(2);
+    device::Shape shape{.n = n, .width = width};
+    shape.transcoder = true;
+    device::Tensors t = device::make_tensors(device, shape);
+    const std::vector<float> map = random_rows(n, n, 3, 4), offset = random_rows(1, n, 2, 5), b_dec(n, 0.5F);
+    for (const auto& [first, last] : {std::pair(0, 70), std::pair(70, 150)})
+        initialise(device, t, 8, b_dec, {.norm = norm, .map = map, .offset = offset}, first, last);
+    const std::vector<float> w_dec = host_copy(device, t.w_dec), w_enc = host_copy(device, t.w_enc);
+    const std::vector<float> b_enc = host_copy(device, t.b_enc);
+    for (std::size_t j = 0; j < width; ++j) {
+        const float* d = &w_dec[j * n];
+        EXPECT_NEAR(std::inner_product(d, d + n, d, 0.0), 1, 1e-6);
+        EXPECT_NEAR(b_enc[j], norm * std::inner_product(d, d + n, offset.begin(), 0.0), 1e-6);
+        for (std::size_t c = 0; c < n; ++c)
+            EXPECT_NEAR(w_enc[j * n + c], norm * std::inner_product(d, d + n, &map[c * n], 0.0), 1e-6);
+    }
 }
 
 // Rows in random directions and latents in others: what the theory of Beginning is about. The rows'
@@ -182,6 +204,8 @@ TEST(Initial, TheConfigurationDecidesWhereEncoderAndThresholdsBegin) {
         const Beginning begin = beginning_of(config, shape);
         EXPECT_EQ(begin.encoder_norm, beginning_of({.kind = "topk", .k = 40}, shape).encoder_norm);
         EXPECT_LT(begin.encoder_norm, 0.5) << kind;
+        EXPECT_EQ(beginning_of(config, transcoder).encoder_norm, begin.encoder_norm) << kind;
+        config.encoder_init = "random";
         EXPECT_EQ(beginning_of(config, transcoder).encoder_norm, 1) << kind;
         config.encoder_norm = 2;
         EXPECT_EQ(beginning_of(config, shape).encoder_norm, 2);
@@ -189,7 +213,7 @@ TEST(Initial, TheConfigurationDecidesWhereEncoderAndThresholdsBegin) {
     }
     for (const char* kind : {"relu", "gated"}) {
         EXPECT_EQ(beginning_of({.kind = kind}, shape).encoder_norm, 1.0 / (1 + 4096.0 / 64 / 2)) << kind;
-        EXPECT_EQ(beginning_of({.kind = kind}, transcoder).encoder_norm, 1) << kind;
+        EXPECT_EQ(beginning_of({.kind = kind, .encoder_init = "random"}, transcoder).encoder_norm, 1) << kind;
         EXPECT_EQ(beginning_of({.kind = kind, .encoder_norm = 2}, shape).encoder_norm, 2) << kind;
     }
     device::Shape free = shape;

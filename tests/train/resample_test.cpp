@@ -109,7 +109,9 @@ TEST_P(Resampling, WhereNoRowHasADirectionNothingIsResampled) {
     std::vector<std::vector<float>> batches = two_batches();
     for (std::size_t b = 0; b < static_cast<std::size_t>(rows); ++b)
         std::ranges::copy(start.b_dec, batches[1].begin() + static_cast<std::ptrdiff_t>(b * n));
-    Training training(*comm, start, c.config, rows, KindCase::mean_square, options());
+    SaeConfig held = c.config;
+    held.threshold_fall = 0;
+    Training training(*comm, start, held, rows, KindCase::mean_square, options());
     EXPECT_EQ(steps(training, batches).resampled, 0);
     EXPECT_EQ(training.sae.resampled_at, -1);
     const Sae<float> after = training.parameters();

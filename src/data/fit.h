@@ -1,0 +1,27 @@
+#pragma once
+// What rows tell of their targets before any training: where a transcoder's encoder begins.
+
+#include <vector>
+
+#include "comm/communicator.h"
+#include "config/config.h"
+#include "data/dataset.h"
+#include "data/stream.h"
+
+namespace strata::data {
+
+// The affine map of least squared error over 16 n sampled rows x and their targets y, unscaled:
+//   y ~ E y + (x - E x) map,   map = (C_xx + 0.001 tr(C_xx)/n I)^-1 C_xy
+// where C are the covariances. The small ridge keeps directions in which rows hardly differ from counting.
+struct TargetFit {
+    std::vector<float> map;  // [n, n], of row x and column y
+    double spread = 0;       // E|(x - E x) map|^2
+};
+
+// Collective; the dataset has targets. Rows over the limit of measure() are left out, and corrupt ones as
+// there. Costs 64 n^3 operations, divided among the ranks, and 3 n^3 on one rank. The same bits on all ranks;
+// at another number of ranks to rounding.
+TargetFit fit_target(const Dataset& dataset, const DataConfig& config, const InputStatistics& statistics,
+                     Communicator& comm);
+
+}  // namespace strata::data
