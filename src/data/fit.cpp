@@ -78,14 +78,16 @@ TargetFit fit_target(const Dataset& dataset, const DataConfig& config, const Inp
 
     TargetFit fit{.map = std::vector<float>(all_of(xx).size())};
     if (comm.rank() == 0) {  // one rank decides: hosts may round differently
+        const double trace = xx.trace();
         Square left = xx;
-        left.diagonal().array() += ridge * xx.trace() / static_cast<double>(n);
+        left.diagonal().array() +=
+            trace > 0 ? ridge * trace / static_cast<double>(n) : 1;  // equal rows: map 0
         const Square map = left.llt().solve(xy);
-        fit.spread = (xx * map).cwiseProduct(map).sum() / static_cast<double>(sample.samples());
+        fit.mean_square = (xx * map).cwiseProduct(map).sum() / static_cast<double>(sample.samples());
         Eigen::Map<Rows>(fit.map.data(), n, n) = map.cast<float>();
     }
     comm.broadcast(std::as_writable_bytes(std::span(fit.map)), 0);
-    comm.broadcast(std::as_writable_bytes(std::span(&fit.spread, 1)), 0);
+    comm.broadcast(std::as_writable_bytes(std::span(&fit.mean_square, 1)), 0);
     return fit;
 }
 

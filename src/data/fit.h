@@ -15,7 +15,7 @@ namespace strata::data {
 // where C are the covariances. The small ridge keeps directions in which rows hardly differ from counting.
 struct TargetFit {
     std::vector<float> map;  // [n, n], of row x and column y
-    double spread = 0;       // E|(x - E x) map|^2
+    double mean_square = 0;  // E|(x - E x) map|^2
 };
 
 // Collective; the dataset has targets. Rows over the limit of measure() are left out, and corrupt ones as

@@ -16,6 +16,12 @@ double coefficient(const Moment& at) {
     return at.unit * at.config.l1 * at.ramp;
 }
 
+// The magnitude is the gate: rho = 0, beta = b_enc.
+void start(const Moment&, std::span<const float> b_enc, std::span<float> own) {
+    std::ranges::fill(own.first(b_enc.size()), 0.0F);
+    std::ranges::copy(b_enc, own.last(b_enc.size()).begin());
+}
+
 Rule rule(const Moment& at) {
     const std::size_t width = at.own.size() / 2;
     Rule rule;
@@ -70,6 +76,7 @@ void unfold(const Moment&, std::span<const float> threshold, std::span<float> b_
 const Kind gated = {.name = "gated",
                     .inference = Inference::own,
                     .per_latent = 2,
+                    .start = start,
                     .rule = rule,
                     .penalty = penalty,
                     .own_gradient = own_gradient,

@@ -25,7 +25,7 @@ double theta(const Moment& at, std::size_t j) {
     return logarithmic(at) ? std::exp(at.own[j]) : at.own[j];
 }
 
-void start(const Moment& at, std::span<float> own) {
+void start(const Moment& at, std::span<const float>, std::span<float> own) {
     const double value = at.config.theta_init ? at.unit * *at.config.theta_init
                                               : beginning_of(at.config, at.parameters).theta * at.spread;
     std::ranges::fill(own, static_cast<float>(logarithmic(at) ? std::log(value) : value));

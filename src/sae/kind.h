@@ -79,7 +79,7 @@ struct Kind {
 
     // Elementwise kinds.
     std::int64_t per_latent = 0;  // own parameters of a latent
-    void (*start)(const Moment& at, std::span<float> own) = nullptr;
+    void (*start)(const Moment& at, std::span<const float> b_enc, std::span<float> own) = nullptr;
     Rule (*rule)(const Moment& at) = nullptr;
     // The penalty's part of the loss, from sums over the whole batch: codes, their l1 with decoder norms
     // where rows are free, frozen error.

@@ -17,7 +17,7 @@ namespace {
 constexpr double patience_with_sums = 10;
 
 bool begins_fitted(const TrainedSae& sae) {
-    return sae.parameters.transcoder && sae.config.encoder_init == "fit";
+    return sae.parameters.transcoder && sae.config.encoder_init == "fit" && sae.config.init_from.empty();
 }
 
 // sqrt(E|x - b_dec|^2) of scaled rows. Of a transcoder that begins fitted those of x map + offset; another
@@ -27,7 +27,7 @@ double spread_at_start(const TrainedSae& sae, const data::InputStatistics& stati
     const bool from_mean = sae.config.b_dec_init == "mean";
     double square = statistics.mean_square;
     if (begins_fitted(sae)) {
-        square = fit.spread;
+        square = fit.mean_square;
         for (const double mean : statistics.target_mean) square += from_mean ? 0 : mean * mean;
     } else if (from_mean && !sae.parameters.transcoder) {
         for (const double mean : statistics.mean) square -= mean * mean;

@@ -43,7 +43,7 @@ void start_own(Workbench& bench, TrainedSae& sae, double spread) {
     sae::Moment moment = moment_of(bench, sae, 0, own, norms);
     moment.spread = spread;
     std::vector<float> values(own.size());
-    sae.kind->start(moment, values);
+    sae.kind->start(moment, sae::host_copy(bench.device, sae.parameters.b_enc), values);
     bench.device.upload(std::as_bytes(std::span(values)), sae.parameters.latent.data());
 }
 

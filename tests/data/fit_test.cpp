@@ -64,7 +64,7 @@ std::vector<double> solved(std::vector<double> c, std::vector<double> map) {
 
 struct Expected {
     std::vector<double> map;
-    double spread = 0;
+    double mean_square = 0;
 };
 
 Expected expected_fit(const InputStatistics& statistics) {
@@ -87,7 +87,8 @@ Expected expected_fit(const InputStatistics& statistics) {
     for (std::size_t i = 0; i < size; ++i)
         for (std::size_t j = 0; j < size; ++j)
             for (std::size_t c = 0; c < size; ++c)
-                expected.spread += expected.map[i * size + c] * xx[i * size + j] * expected.map[j * size + c];
+                expected.mean_square +=
+                    expected.map[i * size + c] * xx[i * size + j] * expected.map[j * size + c];
     return expected;
 }
 
@@ -106,7 +107,7 @@ TEST(Fit, IsTheLeastSquaresMapAtAnyNumberOfRanks) {
             ASSERT_EQ(fit.map.size(), expected.map.size());
             for (std::size_t i = 0; i < fit.map.size(); ++i)
                 EXPECT_NEAR(fit.map[i], expected.map[i], 2e-6) << ranks << " ranks: " << i;
-            EXPECT_NEAR(fit.spread, expected.spread, 1e-5 * expected.spread) << ranks;
+            EXPECT_NEAR(fit.mean_square, expected.mean_square, 1e-5 * expected.mean_square) << ranks;
             EXPECT_NEAR(fit.map[6 * size + 4], 3, 0.4)
                 << "targets are 3 times the element after next, and noise";
         });
