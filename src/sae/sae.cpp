@@ -26,10 +26,10 @@ device::Shape shape_of(const SaeConfig& config, std::int64_t n, bool transcoder)
 namespace {
 
 // Random directions of length `norm`, those of the latents from `first` on; rows of n.
-void fill_directions(std::uint64_t seed, Purpose purpose, std::uint64_t first, float norm, std::int64_t n,
+void fill_directions(std::uint64_t seed, Purpose purpose, std::int64_t first, float norm, std::int64_t n,
                      std::span<float> rows) {
     for (std::size_t begin = 0; begin < rows.size(); begin += static_cast<std::size_t>(n), ++first) {
-        Random random(seed, purpose, first);
+        Random random(seed, purpose, static_cast<std::uint64_t>(first));
         const std::span<float> row = rows.subspan(begin, static_cast<std::size_t>(n));
         double square = 0;
         for (float& value : row) {
@@ -42,8 +42,9 @@ void fill_directions(std::uint64_t seed, Purpose purpose, std::uint64_t first, f
 
 constexpr std::int64_t block_of_latents = 64;
 
-// Rows [first, last) of a matrix [M, n] by fill(latent, rows), up to 64 latents at a time. Host memory is
-// written in place, by the threads that will update it: its pages then lie with the processors that use them.
+// Rows [first, last) of a matrix [M, n] by fill(latent, rows), each call within one of the blocks of 64
+// latents that begin at 0. Host memory is written in place, by the threads that will update it: its pages
+// then lie with the processors that use them.
 template <typename Fill>
 void fill_rows(device::Device& device, const device::Memory<float>& matrix, std::int64_t n,
                std::int64_t first, std::int64_t last, const Fill& fill) {
@@ -51,26 +52,29 @@ void fill_rows(device::Device& device, const device::Memory<float>& matrix, std:
     const std::int64_t most = in_place ? std::max<std::int64_t>(1, last - first) : 16 * block_of_latents;
     std::vector<float> staged(in_place ? 0 : static_cast<std::size_t>(most * n));
     for (std::int64_t begin = first; begin < last; begin += most) {
-        const std::int64_t count = std::min(most, last - begin);
+        const std::int64_t end = std::min(begin + most, last);
         float* rows = in_place ? matrix.data() + begin * n : staged.data();
 #pragma omp parallel for schedule(static)
-        for (std::int64_t i = 0; i < count; i += block_of_latents)
-            fill(
-                static_cast<std::uint64_t>(begin + i),
-                std::span(rows + i * n, static_cast<std::size_t>(std::min(block_of_latents, count - i) * n)));
-        if (!in_place)
-            device.upload(std::as_bytes(std::span<const float>(rows, static_cast<std::size_t>(count * n))),
-                          matrix.data() + begin * n);
+        for (std::int64_t block = begin / block_of_latents; block <= (end - 1) / block_of_latents; ++block) {
+            const std::int64_t from = std::max(begin, block * block_of_latents);
+            const std::int64_t to = std::min(end, (block + 1) * block_of_latents);
+            fill(from, std::span(rows + (from - begin) * n, static_cast<std::size_t>((to - from) * n)));
+        }
+        const std::span<const float> filled(rows, static_cast<std::size_t>((end - begin) * n));
+        if (!in_place) device.upload(std::as_bytes(filled), matrix.data() + begin * n);
     }
 }
 
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-// rows = norm rows map^T, in place, by one thread.
-void apply_map(std::span<const float> map, double norm, std::int64_t n, std::span<float> rows) {
-    Eigen::Map<Matrix> block(rows.data(), std::ssize(rows) / n, n);
-    const Eigen::Map<const Matrix> by(map.data(), n, n);
-    block = (static_cast<float>(norm) * block * by.transpose()).eval();
+// norm rows map^T, by one thread.
+std::vector<float> mapped(std::span<const float> map, double norm, std::int64_t n,
+                          std::span<const float> rows) {
+    std::vector<float> result(rows.size());
+    Eigen::Map<Matrix>(result.data(), std::ssize(rows) / n, n).noalias() =
+        static_cast<float>(norm) * Eigen::Map<const Matrix>(rows.data(), std::ssize(rows) / n, n) *
+        Eigen::Map<const Matrix>(map.data(), n, n).transpose();
+    return result;
 }
 
 }  // namespace
@@ -133,29 +137,34 @@ double bandwidth_of(const SaeConfig& config) {
 void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, std::span<const float> b_dec,
                 const Encoding& encoding, std::int64_t first, std::int64_t last) {
     const auto norm = static_cast<float>(decoder_norm(t));
-    const auto decoder = [&](std::uint64_t latent, std::span<float> rows) {
+    const auto decoder = [&](std::int64_t latent, std::span<float> rows) {
         fill_directions(seed, Purpose::initial_weights, latent, norm, t.n, rows);
     };
     fill_rows(device, t.w_dec, t.n, first, last, decoder);
     device.upload(std::as_bytes(b_dec), t.b_dec.data());
     if (encoding.map.empty()) {
         const Purpose of_encoder = t.transcoder ? Purpose::encoder_weights : Purpose::initial_weights;
-        fill_rows(device, t.w_enc, t.n, first, last, [&](std::uint64_t latent, std::span<float> rows) {
+        fill_rows(device, t.w_enc, t.n, first, last, [&](std::int64_t latent, std::span<float> rows) {
             fill_directions(seed, of_encoder, latent, norm * static_cast<float>(encoding.norm), t.n, rows);
         });
         return;
     }
-    // Products are cut by the sizes of caches, and so are their bits, which shall be those of all hosts.
+    // The bits of a product depend on its shape and on the sizes of caches that it is cut for. Those of a row
+    // are the same whatever the slice and the host: products are of whole blocks, cut for one size.
     Eigen::setCpuCacheSizes(32 << 10, 512 << 10, 4 << 20);
-    fill_rows(device, t.w_enc, t.n, first, last, [&](std::uint64_t latent, std::span<float> rows) {
-        decoder(latent, rows);
-        apply_map(encoding.map, encoding.norm, t.n, rows);
+    fill_rows(device, t.w_enc, t.n, first, last, [&](std::int64_t latent, std::span<float> rows) {
+        std::vector<float> block(static_cast<std::size_t>(block_of_latents * t.n));
+        decoder(latent - latent % block_of_latents, block);
+        block = mapped(encoding.map, encoding.norm, t.n, block);
+        std::ranges::copy(
+            std::span(block).subspan(static_cast<std::size_t>(latent % block_of_latents * t.n), rows.size()),
+            rows.begin());
     });
     std::vector<float> b_enc(static_cast<std::size_t>(t.width));
 #pragma omp parallel for schedule(static)
     for (std::int64_t j = 0; j < t.width; ++j) {
         std::vector<float> row(static_cast<std::size_t>(t.n));
-        decoder(static_cast<std::uint64_t>(j), row);
+        decoder(j, row);
         b_enc[static_cast<std::size_t>(j)] = static_cast<float>(
             encoding.norm * std::inner_product(row.begin(), row.end(), encoding.offset.begin(), 0.0));
     }

@@ -131,6 +131,9 @@ TEST(Initial, AMapLeadsFromInputsToTheDecodersDirections) {
         initialise(device, t, 8, b_dec, {.norm = norm, .map = map, .offset = offset}, first, last);
     const std::vector<float> w_dec = host_copy(device, t.w_dec), w_enc = host_copy(device, t.w_enc);
     const std::vector<float> b_enc = host_copy(device, t.b_enc);
+    device::Tensors whole = device::make_tensors(device, shape);
+    initialise(device, whole, 8, b_dec, {.norm = norm, .map = map, .offset = offset}, 0, width);
+    EXPECT_EQ(host_copy(device, whole.w_enc), w_enc) << "the bits do not depend on the slices";
     for (std::size_t j = 0; j < width; ++j) {
         const float* d = &w_dec[j * n];
         EXPECT_NEAR(std::inner_product(d, d + n, d, 0.0), 1, 1e-6);
