@@ -16,7 +16,7 @@ for kind in batch_topk jumprelu gated; do
   sed "s/^sae: .*/sae: {kind: $kind, width: 256}/" "$keep" >"$config"
   for place in mean zero; do
     begun 1 $kind.$place --set sae.b_dec_init=$place
-    for ranks in 1 2 3 4; do
+    for ranks in 1 $([ $place = zero ] || echo 2 3 4); do
       begun $ranks $kind.$place.$ranks --set data.target=resid_post/0 --set sae.b_dec_init=$place
       check near $kind.$place $kind.$place.$ranks
     done
