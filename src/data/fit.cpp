@@ -15,9 +15,10 @@ using Square = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowM
 constexpr double ridge = 1e-3;
 constexpr std::int64_t samples_per_element = 16;
 
-// Row x, then target y of each sample of a share, less their means; zero where either is left out.
-void read_share(const Dataset& dataset, const InputStatistics& statistics, const Sample& sample,
-                std::int64_t share, Rows& x, Rows& y) {
+// Row x, then target y of each sample of a share, less their means; zero where either is left out. Returns
+// how many are not.
+std::int64_t read_share(const Dataset& dataset, const InputStatistics& statistics, const Sample& sample,
+                        std::int64_t share, Rows& x, Rows& y) {
     const std::int64_t first = sample.first_of_share(share), n = dataset.n;
     const std::int64_t count = sample.first_of_share(share + 1) - first;
     x.setZero(count, n);
@@ -39,6 +40,7 @@ void read_share(const Dataset& dataset, const InputStatistics& statistics, const
                            to_float(type, raw, values);
                            fill(x, i - first, statistics.mean);
                        });
+    std::int64_t used = 0;
     const Dataset& target = *dataset.target;
     Reader target_reader(target);
     sample.visit_share(target, target_reader, share,
@@ -50,7 +52,9 @@ void read_share(const Dataset& dataset, const InputStatistics& statistics, const
                            }
                            to_float(type, raw, values);
                            fill(y, i - first, statistics.target_mean);
+                           ++used;
                        });
+    return used;
 }
 
 }  // namespace
@@ -62,9 +66,10 @@ TargetFit fit_target(const Dataset& dataset, const DataConfig& config, const Inp
     // Of the sums in float32 over a share few bits are lost in double, so that their order counts for little.
     Square xx = Square::Zero(n, n), xy = Square::Zero(n, n);
     Rows x, y, product;
+    double used = 0;
     for (std::int64_t share = Sample::first_share(comm.rank(), comm.size());
          share < Sample::first_share(comm.rank() + 1, comm.size()); ++share) {
-        read_share(dataset, statistics, sample, share, x, y);
+        used += static_cast<double>(read_share(dataset, statistics, sample, share, x, y));
         product.noalias() = x.transpose() * x;
         xx += product.cast<double>();
         product.noalias() = x.transpose() * y;
@@ -75,6 +80,7 @@ TargetFit fit_target(const Dataset& dataset, const DataConfig& config, const Inp
     };
     comm.sum(all_of(xx));
     comm.sum(all_of(xy));
+    comm.sum(std::span(&used, 1));
 
     TargetFit fit{.map = std::vector<float>(all_of(xx).size())};
     if (comm.rank() == 0) {  // one rank decides: hosts may round differently
@@ -83,7 +89,7 @@ TargetFit fit_target(const Dataset& dataset, const DataConfig& config, const Inp
         left.diagonal().array() +=
             trace > 0 ? ridge * trace / static_cast<double>(n) : 1;  // equal rows: map 0
         const Square map = left.llt().solve(xy);
-        fit.mean_square = (xx * map).cwiseProduct(map).sum() / static_cast<double>(sample.samples());
+        fit.mean_square = (xx * map).cwiseProduct(map).sum() / std::max(used, 1.0);
         Eigen::Map<Rows>(fit.map.data(), n, n) = map.cast<float>();
     }
     comm.broadcast(std::as_writable_bytes(std::span(fit.map)), 0);

@@ -75,8 +75,8 @@ Expected expected_fit(const InputStatistics& statistics) {
         for (std::size_t i = 0; i < size; ++i)
             for (std::size_t j = 0; j < size; ++j) {
                 const double from_mean = x[i] - statistics.mean[i];
-                xx[i * size + j] += from_mean * (x[j] - statistics.mean[j]) / rows;
-                xy[i * size + j] += from_mean * (y[j] - statistics.target_mean[j]) / rows;
+                xx[i * size + j] += from_mean * (x[j] - statistics.mean[j]) / (rows - 2);
+                xy[i * size + j] += from_mean * (y[j] - statistics.target_mean[j]) / (rows - 2);
             }
     }
     double trace = 0;
