@@ -10,8 +10,10 @@
 
 #include <chrono>
 #include <exception>
+#include <future>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "base/error.h"
 #include "device/backend.h"
@@ -54,7 +56,10 @@ class NcclSums final : public DeviceSums {
                     ended = false;  // settle() has left the communicator
                 }
             }
-            if (comm_ != nullptr) ended ? ncclCommDestroy(comm_) : ncclCommAbort(comm_);
+            if (comm_ != nullptr && ended)
+                ncclCommDestroy(comm_);
+            else
+                abort();
         }
     }
 
@@ -106,10 +111,22 @@ class NcclSums final : public DeviceSums {
 
     [[noreturn]] void give_up(const char* what, const std::string& why) {
         const std::string last = comm_ != nullptr ? ncclGetLastError(comm_) : "";
-        if (comm_ != nullptr) ncclCommAbort(comm_);
-        comm_ = nullptr;
+        abort();
         fail("rank {} of {}: {}: {}{}{}; NCCL_DEBUG=WARN says more; continue with --resume", rank_, ranks_,
              what, why, last.empty() ? "" : ": ", last);
+    }
+
+    // An abort first tells what it has on the GPU to end, and then may wait for ever for threads of its own
+    // or for other ranks (github.com/NVIDIA/nccl #863, #1777). This rank has something to say, and ends.
+    void abort() {
+        if (comm_ == nullptr) return;
+        std::promise<void> aborted;
+        const std::future<void> end = aborted.get_future();
+        std::thread([comm = std::exchange(comm_, nullptr), aborted = std::move(aborted)]() mutable {
+            ncclCommAbort(comm);
+            aborted.set_value();
+        }).detach();
+        end.wait_for(std::chrono::seconds(10));
     }
 
     // Until the communicator is through with what it was told.
