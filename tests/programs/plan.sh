@@ -47,7 +47,7 @@ expect 0 'memory of the fullest GPU: ' "$STRATA" plan "$config" "${gpus[@]}"
 expect 2 'memory: a GPU with 1.00 GiB free .* weights .*would fit: sae.width: at most [0-9]+' "$STRATA" plan "$config" \
   "${rates[@]}" --gpu-memory 1 --set sae.width=1000000 --set sae.k=4
 # Where the rows of a batch are too many: each of the changes that are named is enough, and less is not.
-rows=("${rates[@]}" --gpu-memory 1 --set data.shuffle_rows=256 --set sae.aux_k=0 --set train.batch_size=2000000)
+rows=("${rates[@]}" --gpu-memory 3 --set data.shuffle_rows=256 --set sae.aux_k=0 --set train.batch_size=6000000)
 expect 2 'memory: a GPU .*would fit: train.batch_size: at most [0-9]+; or [0-9]+ ranks, each with such a GPU$' "$STRATA" plan "$config" "${rows[@]}"
 read -r most ranks < <("$STRATA" plan "$config" "${rows[@]}" 2>&1 | sed -nE 's/.*at most ([0-9]+); or ([0-9]+) ranks.*/\1 \2/p')
 expect 0 '1 job' "$STRATA" plan "$config" "${rows[@]}" --set train.batch_size="$most"
