@@ -30,8 +30,8 @@ struct Sides {
 
     Sides(test::Problem problem, const device::Shape& shape, const char* product)
         : p(std::move(problem)),
-          cuda(std::make_unique<device::CudaDevice>(0, device::GpuOptions{product},
-                                                    device::cuda::ProductTile{24, 96, 5, 24 * width})) {
+          cuda(std::make_unique<device::CudaDevice>(
+              0, device::GpuOptions{product}, device::cuda::ProductTile{24, 96, 5, 24 * width, 90 * n})) {
         Random random(9, Purpose::synthetic);
         for (std::size_t i = 0; shape.transcoder && i < rows * n; ++i)
             target.push_back(0.5F * random.normal());
@@ -208,11 +208,27 @@ class RulesAgainstCpu : public testing::TestWithParam<RuleCase> {
         if (GetParam().prefixes) s.prefixes = {7, 120, width};
         return s;
     }
+    // The threshold, or one a little above it, of which no pre-activation of the latent is so near that the
+    // order of a product's sums decides.
+    float clear_threshold(const test::Problem& p, std::size_t j, float from) const {
+        for (;; from += 1e-5F) {
+            double nearest = 1;
+            for (std::size_t b = 0; b < rows; ++b) {
+                double z = p.sae.b_enc[j];
+                for (std::size_t i = 0; i < n; ++i)
+                    z += static_cast<double>(p.sae.w_enc[j * n + i]) *
+                         (p.x[b * n + i] - (GetParam().transcoder ? 0.0F : p.sae.b_dec[i]));
+                for (const float edge : {-0.5F, 0.0F, 0.5F})
+                    nearest = std::min(nearest, std::abs(z - from - edge * GetParam().window));
+            }
+            if (nearest > 2e-6) return from;
+        }
+    }
     test::Problem problem() {
         test::Problem p = test::make_problem(rows, n, width);
         Random random(4, Purpose::synthetic);
         for (std::size_t j = 0; j < width; ++j) {
-            threshold.push_back(0.2F + 0.3F * random.uniform());
+            threshold.push_back(clear_threshold(p, j, 0.2F + 0.3F * random.uniform()));
             gain.push_back(0.7F + 0.5F * random.uniform());
             offset.push_back(0.2F * random.normal());
             penalty.push_back(0.01F * random.uniform());
