@@ -42,10 +42,12 @@ void make_dead(device::Device& device, train::TrainedSae& sae, std::int64_t n, d
     device.encoder_changed(sae.parameters);
 }
 
-// Of a trained SAE as many of those that have no code in the batch; `codes` counts this rank's. Collective.
-void make_silent_dead(Communicator& comm, train::TrainedSae& sae, std::vector<double> codes, double share) {
+// Of a trained SAE as many of those that have no code in the batch, of which a step was made. Collective.
+void make_silent_dead(Communicator& comm, device::Device& device, train::TrainedSae& sae, double share) {
+    std::vector<std::uint64_t> codes(sae.silent.size());
+    device.count_codes(codes);
     comm.sum(codes);
-    const auto silent = std::ranges::count(codes, 0.0);
+    const auto silent = std::ranges::count(codes, 0U);
     const auto wanted = std::llround(share * static_cast<double>(codes.size()));
     if (silent < wanted)
         refuse("--dead {}: {} of {}'s {} latents have no code in these rows; give at most {:.3f}", share,
@@ -133,7 +135,7 @@ Timed bench(const BenchArguments& a, Communicator& comm) {
     };
     if (a.dead > 0 && !a.sae.empty()) {
         one_step();
-        make_silent_dead(comm, sae, report.codes.count, a.dead);
+        make_silent_dead(comm, *device, sae, a.dead);
     }
     for (std::int64_t i = 0; i < a.warm_steps; ++i) one_step();
 
@@ -149,7 +151,6 @@ Timed bench(const BenchArguments& a, Communicator& comm) {
     }
 
     const device::SetUse main{.set = CodeSet::main};
-    device::LatentSums sums;
     const float scale = 2.0F / static_cast<float>(a.rows);
     device::OptimizerStep nothing;  // lr 0: the state stays what it is
     // Least work, of all ranks: K codes; matrices and rows once. Gathered rows count each time.
@@ -188,7 +189,7 @@ Timed bench(const BenchArguments& a, Communicator& comm) {
                        4 * n * codes, 4 * n * (codes + 2 * b), 4 * n * (2 * b + std::min(codes, m))},
                       {"  accumulate",
                        [&] {
-                           device->accumulate({&main, 1}, {}, sae.parameters, workbench.gradient, {&sums, 1},
+                           device->accumulate({&main, 1}, {}, sae.parameters, workbench.gradient, {},
                                               [](std::int64_t, std::int64_t) {});
                        },
                        4 * n * codes, 4 * n * (2 * codes + 3 * m), 4 * n * (2 * b + 3 * m)},

@@ -348,8 +348,8 @@ class Device {
     //   dL/dW_skip = s sum_b x_b^T R_b^(1) (main)
     // Overwrites `gradient` but for what belongs to the kind; of several ranges of rows the last one
     // completes it. Then calls `done(first, last)` when W_enc and W_dec of the latents [first, last) are
-    // complete, in order. Returns the squared norm of those two. `sums` gets the sums of the first sets, of
-    // dL/df, over the ranges so far.
+    // complete, in order. Returns the squared norm of those two. `sums`, which may be empty, gets the sums
+    // of the first sets, of dL/df, over the ranges so far.
     // Of ranks that joined each makes what goes by latent (the matrices, b_enc, `sums`) of its latents, over
     // all their rows, with zeros for other latents but in the matrices, which stay there as they are; b_dec
     // and W_skip, and the first term of each, come from its own rows. The sum over ranks is the same.

@@ -10,11 +10,11 @@ struct Pass {
     float threshold = 0;          // smallest value that could be selected; 0 for elementwise kinds
     device::LatentSums observed;  // with adaptive temporal masking: the codes without masks
     std::uint64_t left_out = 0;   // of these, by masks
-    device::LatentSums main;      // the codes; selection kinds: after their gradients
     double square_norm = 0;       // of the gradients of the matrices
 
     // Elementwise kinds.
-    bool dense = false;  // by dense products
+    device::LatentSums main;  // the codes
+    bool dense = false;       // by dense products
     sae::Rule rule;
     device::LatentSums gate, window;
     double frozen_error = 0;  // gated: squared error of the frozen reconstruction

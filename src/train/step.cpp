@@ -222,7 +222,7 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
         std::vector<device::SetUse> uses = {{.set = CodeSet::main}};
         if (add_auxiliary(bench, sae, dead, report)) uses.push_back({.set = CodeSet::auxiliary});
         pass.square_norm =
-            device.accumulate(uses, {}, sae.parameters, bench.gradient, {&pass.main, 1},
+            device.accumulate(uses, {}, sae.parameters, bench.gradient, {},
                               [&](std::int64_t first, std::int64_t last) { hand_on(bench, first, last); });
     }
     report.penalty = penalty_of(bench, sae, pass, moment, sums);

@@ -72,7 +72,7 @@ struct StepReport {
     std::int64_t dead = 0;              // latents, before the step
     std::int64_t resampled = 0;         // latents, after it
     bool dense = false;                 // the step was made of dense products
-    device::LatentSums codes;           // this rank's, by latent
+    device::LatentSums codes;           // elementwise kinds: this rank's, by latent
     AtmReport atm;
 };
 

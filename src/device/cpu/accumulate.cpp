@@ -104,8 +104,8 @@ double CpuDevice::accumulate_group(const Summands& from, const Tensors& sae, Ten
 double CpuDevice::accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
                              Tensors& gradient, std::span<LatentSums> all_sums,
                              const std::function<void(std::int64_t, std::int64_t)>& done) {
-    STRATA_ASSERT(!all_sums.empty() && all_sums.size() <= sets.size() && sets.size() <= 3 &&
-                  sets.front().set == CodeSet::main);
+    if (all_sums.empty()) all_sums = std::span(&main_sums_, 1);
+    STRATA_ASSERT(all_sums.size() <= sets.size() && sets.size() <= 3 && sets.front().set == CodeSet::main);
     const Summands from = summands(sets, sae.width);
     for (std::size_t s = 0; s < all_sums.size(); ++s) {
         if (from.first_rows) all_sums[s].reset(sae.width);

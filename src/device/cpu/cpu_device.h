@@ -208,6 +208,7 @@ class CpuDevice final : public Device {
     // [M] of accumulate(), over the ranges of rows so far: dL/db_enc; what sets other than main add to the
     // multiple of d_j that is taken from the decoder's gradient; that multiple.
     std::vector<double> bias_sums_, other_along_;
+    LatentSums main_sums_;  // where nobody else wants them
     std::vector<float> along_;
     std::vector<float> square_weight_;  // [M] of weigh_squares()
     DenseScratch dense_scratch_;

@@ -99,7 +99,7 @@ struct Gradients {
 // n bytes a code, from L2 as far as rows and residuals stay there, and 4 n of decoder rows; writes 8 n a
 // latent.
 template <int width>
-__global__ void make_gradients(Sets sets, Gradients g) {
+__global__ void __launch_bounds__(block_threads, most_blocks) make_gradients(Sets sets, Gradients g) {
     using V = Columns<width>;
     auto* scratch = reinterpret_cast<double*>(strata_shared);
     const std::int64_t j = g.first + blockIdx.x;
@@ -156,18 +156,18 @@ using namespace cuda;
 double CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
                               Tensors& gradient, std::span<LatentSums> sums,
                               const std::function<void(std::int64_t, std::int64_t)>& done) {
-    require(
-        !sums.empty() && sums.size() <= sets.size() && sets.size() <= 3 && sets.front().set == CodeSet::main,
-        "main codes first, sums of some of the sets");
+    require(sums.size() <= sets.size() && sets.size() <= 3 && sets.front().set == CodeSet::main,
+            "main codes first, sums of some of the sets");
     const bool first_rows = first_row_ == 0, last_rows = last_row_ == rows_;
     const std::int64_t width = sae.width, stride = capacity_ * n_;
-    latent_sums_.grow(4 * width * std::ssize(sums));
+    const std::size_t summed = std::max<std::size_t>(1, sums.size());  // those of main are needed here
+    latent_sums_.grow(4 * width * static_cast<std::int64_t>(summed));
     set_numbers_.grow(2 * width * std::ssize(sets));
     Sets views{static_cast<int>(sets.size()), {}};
     for (std::size_t s = 0; s < sets.size(); ++s) {
         CodeTable& codes = table(sets[s].set);
         transpose(codes, width);
-        if (s < sums.size())
+        if (s < summed)
             sum_by_latent(codes, width, latent_sums_.data() + static_cast<std::int64_t>(s) * 4 * width);
         float* gain = set_numbers_.data() + static_cast<std::int64_t>(s) * 2 * width;
         cuda::upload(sets[s].gain, gain, stream_, set_numbers_.name());

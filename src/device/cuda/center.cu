@@ -11,7 +11,8 @@ constexpr float unit = 0x1p-24F;  // of float32 rounding
 
 // out = x - b, or x where b is null; a warp to a row. With `half`: the row in bfloat16. Reads 4 n bytes a row
 // twice, writes 4 n (6 n).
-__global__ void center_rows(const float* x, const float* b, std::int64_t rows, std::int64_t n, float* out) {
+__global__ void center_rows(const float* __restrict__ x, const float* __restrict__ b, std::int64_t rows,
+                            std::int64_t n, float* __restrict__ out) {
     const std::int64_t row = global_warp();
     if (row >= rows) return;
     for (std::int64_t c = lane(); c < n; c += 32)
@@ -23,7 +24,8 @@ __global__ void center_rows(const float* x, const float* b, std::int64_t rows, s
 struct Norms {
     float off, taken, own;
 };
-__device__ inline Norms round_vector(const float* v, std::int64_t n, __nv_bfloat16* half) {
+__device__ inline Norms round_vector(const float* __restrict__ v, std::int64_t n,
+                                     __nv_bfloat16* __restrict__ half) {
     float off = 0, taken = 0, own = 0;
     for (std::int64_t i = lane(); i < n; i += 32) {
         const float value = v[i];
@@ -42,8 +44,8 @@ __device__ inline Norms round_vector(const float* v, std::int64_t n, __nv_bfloat
     return {sqrtf(fold(off)) * more, sqrtf(fold(taken)) * more, sqrtf(fold(own)) * more};
 }
 
-__global__ void bound_rows(const float* xc, std::int64_t rows, std::int64_t n, __nv_bfloat16* half,
-                           ErrorOfRow* errors) {
+__global__ void bound_rows(const float* __restrict__ xc, std::int64_t rows, std::int64_t n,
+                           __nv_bfloat16* __restrict__ half, ErrorOfRow* errors) {
     const std::int64_t row = global_warp();
     if (row >= rows) return;
     const Norms norms = round_vector(xc + row * n, n, half == nullptr ? nullptr : half + row * n);
@@ -51,8 +53,8 @@ __global__ void bound_rows(const float* xc, std::int64_t rows, std::int64_t n, _
 }
 
 // `lost`: of the product of the norms, by sums (and by TF32).
-__global__ void bound_latents(const float* w, std::int64_t latents, std::int64_t n, float lost,
-                              __nv_bfloat16* half, ErrorOfLatent* errors) {
+__global__ void bound_latents(const float* __restrict__ w, std::int64_t latents, std::int64_t n, float lost,
+                              __nv_bfloat16* __restrict__ half, ErrorOfLatent* errors) {
     const std::int64_t j = global_warp();
     if (j >= latents) return;
     const Norms norms = round_vector(w + j * n, n, half == nullptr ? nullptr : half + j * n);

@@ -85,7 +85,7 @@ class CudaDevice final : public Device {
     void take_batch(const Rows& rows);
     void bound_errors(const Screen& screen);
     void multiply_tile(const Screen& screen, std::int64_t first, std::int64_t rows, std::int64_t column,
-                       std::int64_t columns);
+                       std::int64_t columns, std::int64_t stride);
     void start_limits(std::int64_t rows);
     void prune_lists(const Screen& screen, std::int64_t first, std::int64_t rows);
     bool screen_rows(const Screen& screen, std::int64_t limit);

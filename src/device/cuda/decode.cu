@@ -136,8 +136,9 @@ struct Residuals {
 };
 
 // dL/df of other codes against the main codes' residual; a warp to a code. 8 n bytes a code.
-__global__ void backprop_pairs(PairsView pairs, std::int64_t rows, Residuals residuals, const float* w_dec,
-                               float scale, float* gradient) {
+__global__ void __launch_bounds__(block_threads, most_blocks)
+    backprop_pairs(PairsView pairs, std::int64_t rows, Residuals residuals, const float* w_dec, float scale,
+                   float* gradient) {
     const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * block_warps;
     for (std::int64_t e = global_warp(); e < pairs.begin[rows]; e += step) {
         const std::uint32_t j = pairs.latent[e];
@@ -149,9 +150,10 @@ __global__ void backprop_pairs(PairsView pairs, std::int64_t rows, Residuals res
 
 // See Device::observe(); a warp to a code. Codes that are not masked are main codes, whose gradient is known:
 // it is found by bisection. 8 n bytes a masked code.
-__global__ void observe_pairs(PairsView pairs, PairsView main, const float* main_gradient, float main_scale,
-                              std::int64_t rows, DeviceMask mask, Residuals residuals, const float* w_dec,
-                              const float* square_weight, float* gradient, unsigned long long* left_out) {
+__global__ void __launch_bounds__(block_threads, most_blocks)
+    observe_pairs(PairsView pairs, PairsView main, const float* main_gradient, float main_scale,
+                  std::int64_t rows, DeviceMask mask, Residuals residuals, const float* w_dec,
+                  const float* square_weight, float* gradient, unsigned long long* left_out) {
     const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * block_warps;
     for (std::int64_t e = global_warp(); e < pairs.begin[rows]; e += step) {
         const std::uint32_t j = pairs.latent[e], row = pairs.row[e];

@@ -14,6 +14,9 @@ namespace strata::device::cuda {
 
 inline constexpr unsigned all_lanes = 0xffffffffU;
 inline constexpr unsigned block_threads = 128, block_warps = block_threads / 32;
+// Of a multiprocessor, for kernels that wait for gathered rows: 64 registers let a thread have many loads
+// under way, where the compiler by itself takes fewer registers and waits for each.
+inline constexpr unsigned most_blocks = 8;
 
 __device__ inline unsigned lane() {
     return threadIdx.x & 31;

@@ -132,7 +132,8 @@ struct Lists {
 
 // The value that counts, or -1 where the pair does not pass; a warp to a pair, blockIdx.y shares a row's
 // list. 8 n bytes and 2 n operations a pair.
-__global__ void rescore(Lists lists, const float* xc, std::int64_t n) {
+__global__ void __launch_bounds__(block_threads, most_blocks)
+    rescore(Lists lists, const float* xc, std::int64_t n) {
     const std::int64_t r = blockIdx.x;
     const std::int64_t used = lists.used[r] < lists.room ? lists.used[r] : lists.room;
     for (std::int64_t e = blockIdx.y * block_warps + warp(); e < used; e += gridDim.y * block_warps) {
@@ -159,6 +160,8 @@ __global__ void count_lists(Lists lists, std::uint32_t* counts, unsigned long lo
     counts[r] = passing;
     atomicMax(&counters[0], static_cast<unsigned long long>(used));
 }
+
+constexpr unsigned scan_threads = 1024;
 
 // begin[0] is there; the rest follow from the counts of `rows` rows. One block. counters[1] gets the total,
 // which may be more than 32 bits hold.
@@ -219,8 +222,8 @@ __global__ void repeat_last(std::uint32_t* begin, std::int64_t count) {
 
 void scan_counts(const std::uint32_t* counts, std::int64_t rows, std::uint32_t* begin,
                  unsigned long long* counters, cudaStream_t stream) {
-    launch("scan_in_block", scan_in_block, 1, block_threads, block_warps * sizeof(unsigned), stream, counts,
-           rows, begin, counters);
+    launch("scan_in_block", scan_in_block, 1, scan_threads, scan_threads / 32 * sizeof(unsigned), stream,
+           counts, rows, begin, counters);
 }
 
 }  // namespace cuda
@@ -228,14 +231,14 @@ void scan_counts(const std::uint32_t* counts, std::int64_t rows, std::uint32_t* 
 using namespace cuda;
 
 void CudaDevice::multiply_tile(const Screen& screen, std::int64_t first, std::int64_t rows,
-                               std::int64_t column, std::int64_t columns) {
+                               std::int64_t column, std::int64_t columns, std::int64_t stride) {
     if (format_ == Format::bf16)
         product_.multiply(rows, columns, n_, 1, {half_rows_.data() + first * n_, n_},
-                          {half_weights_.data() + column * n_, n_, true}, 0, product_tile_.data(), columns,
+                          {half_weights_.data() + column * n_, n_, true}, 0, product_tile_.data(), stride,
                           stream_);
     else
         product_.multiply(rows, columns, n_, 1, {centered_.data() + first * n_, n_},
-                          {screen.w_enc + column * n_, n_, true}, 0, product_tile_.data(), columns, stream_,
+                          {screen.w_enc + column * n_, n_, true}, 0, product_tile_.data(), stride, stream_,
                           format_);
 }
 
@@ -244,7 +247,9 @@ void CudaDevice::multiply_tile(const Screen& screen, std::int64_t first, std::in
 std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& longest) {
     const std::int64_t tile_rows = std::min(tile_.rows, last_row_ - first_row_),
                        tile_latents = std::min(tile_.latents, screen.latents);
-    product_tile_.grow(tile_rows * tile_latents);
+    // Rows of a tile begin at multiples of 64 bytes, whatever its columns: some products need that.
+    const std::int64_t stride = (tile_latents + 15) / 16 * 16;
+    product_tile_.grow(tile_rows * stride);
     list_latent_.grow(tile_rows * list_room_);
     list_value_.grow(tile_rows * list_room_);
     list_used_.grow(tile_rows);
@@ -261,10 +266,10 @@ std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& 
         if (screen.k > 0) start_limits(rows);
         for (std::int64_t column = 0; column < screen.latents; column += tile_latents) {
             const std::int64_t columns = std::min(tile_latents, screen.latents - column);
-            multiply_tile(screen, first, rows, column, columns);
+            multiply_tile(screen, first, rows, column, columns, stride);
             const Scan scan{product_tile_.data(),
                             rows,
-                            columns,
+                            stride,
                             columns,
                             column,
                             screen.b_enc + column,

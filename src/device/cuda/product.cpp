@@ -121,11 +121,13 @@ void Product::run(const Shape& s, float factor, const void* a, const void* b, fl
         int count = 0;
         const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, desc, left, right, result,
                                                                      result, preference, 1, &best, &count);
-        if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && count == 0))
+        const bool none = count == 0 || best.state == CUBLAS_STATUS_NOT_SUPPORTED;
+        if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && none))
             fail("cuBLASLt has no algorithm for a product of {} x {} x {} in {}{}", s.rows, s.columns,
                  s.inner, name_of(s.format),
                  s.format == Format::float32 ? "" : "; run.encoder: float32 needs none of these");
         check_here(status, "cublasLtMatmulAlgoGetHeuristic");
+        check_here(best.state, "the algorithm that cublasLtMatmulAlgoGetHeuristic found");
         workspace_.grow(static_cast<std::int64_t>(best.workspaceSize));
         found = algorithms_.emplace(key, best.algo).first;
     }
