@@ -302,7 +302,7 @@ def encoder_norm(args: argparse.Namespace, n: int) -> float:
 
 
 def pytorch(args: argparse.Namespace, data: Data) -> dict:
-    """BatchTopK as dense matrices and autograd. Has no auxiliary loss, which is idle for the first 10 million rows."""
+    """BatchTopK as dense matrices and autograd, without auxiliary loss."""
     scale = 1 / math.sqrt(data.info["mean_square"])
     lr, decay = args.lr or equal_rate(args), 0.2 * args.steps if args.lr else 0
     meter = Meter()
