@@ -46,10 +46,17 @@ HeldRows::HeldRows(const Dataset& dataset_, std::int64_t longest_run)
 
 std::span<const std::byte> HeldRows::read(const Run& run) {
     const auto bytes = std::span<std::byte>(staging_).first(static_cast<std::size_t>(run.rows) * row_bytes());
-    if (part_of(dataset, run.first).type == type)
-        reader.read_raw(run.first, run.rows, bytes);
-    else
-        reader.read(run.first, {reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float)});
+    for (std::int64_t done = 0, rows = 0; done < run.rows; done += rows) {
+        const std::int64_t first = run.first + done;
+        const FilePart& part = part_of(dataset, first);
+        rows = std::min(run.rows - done, part.first + part.rows - first);
+        const auto to = bytes.subspan(static_cast<std::size_t>(done) * row_bytes(),
+                                      static_cast<std::size_t>(rows) * row_bytes());
+        if (part.type == type)
+            reader.read_raw(first, rows, to);
+        else
+            reader.read(first, {reinterpret_cast<float*>(to.data()), to.size() / sizeof(float)});
+    }
     return bytes;
 }
 

@@ -43,7 +43,7 @@ struct HeldRows {
 
     std::size_t row_bytes() const { return static_cast<std::size_t>(dataset.n) * size_of(type); }
 
-    // The rows of a run, until the next call.
+    // The rows of a run, of one file or several, until the next call.
     std::span<const std::byte> read(const Run& run);
     // Row i of rows so held.
     std::span<const std::byte> row(std::span<const std::byte> rows, std::int64_t i) const {

@@ -6,6 +6,7 @@
 #include <limits>
 #include <random>
 
+#include "data/convert.h"
 #include "data/files.h"
 
 namespace strata::data {
@@ -153,6 +154,26 @@ TEST(Lane, WhatCannotBeReadAheadFailsWithItsBlock) {
             EXPECT_THAT(thrown<RunError>([&] { lane.serve(1); }),
                         HasSubstr(fmt::format("b.h5: r/0: row {}: element 4 is nan", victim)));
             EXPECT_EQ(lane.read_ahead(1), 0);
+        }
+    }
+}
+
+// As held-out batches are read: the files' type where all have one, float32 where they differ.
+TEST(HeldRows, OfARunThatGoesOverSeveralFiles) {
+    for (const Type last : {Type::float16, Type::float32}) {
+        const Folder folder;
+        write_numbered(folder / "a.h5", "r/0", Type::float16, 0, 11, n);
+        write_numbered(folder / "b.h5", "r/0", Type::float16, 11, 3, n);
+        write_numbered(folder / "c.h5", "r/0", last, 14, 9, n);
+        HeldRows rows(find_datasets({folder / "*.h5"}, {"r/0"})[0], 23);
+        EXPECT_EQ(rows.type, last);
+        for (const data::Run run : {data::Run{0, 23}, data::Run{9, 7}, data::Run{12, 2}, data::Run{13, 4}}) {
+            const std::span<const std::byte> read = rows.read(run);
+            std::vector<float> row(n);
+            for (std::int64_t r = 0; r < run.rows; ++r) {
+                to_float(rows.type, rows.row(read, r), row);
+                EXPECT_EQ(row, numbered_row(run.first + r, n)) << run.first << " + " << r;
+            }
         }
     }
 }

@@ -59,17 +59,24 @@ TEST(Calibration, IsTheKthLargestOverTheBatchesOfAllRanksWhateverTheFirstGuess) 
         }
 }
 
-// A file of rows, removed at the end; rank 0 writes it.
-struct File {
+// Two files of rows, removed at the end; rank 0 writes them. Batches begin in one and end in the other.
+struct Files {
     test::SharedFolder folder;
     std::filesystem::path path;
-    File(Communicator& comm, const std::vector<float>& rows, const std::vector<float>& targets = {})
-        : folder(comm), path(folder / "rows.h5") {
-        if (comm.rank() == 0) {
-            data::Writer writer(path);
-            writer.append(writer.add({"resid_post/0", n, data::Type::float32, "", "", -1}), rows);
-            if (!targets.empty())
-                writer.append(writer.add({"mlp_out/0", n, data::Type::bfloat16, "", "", -1}), targets);
+    Files(Communicator& comm, const std::vector<float>& rows, const std::vector<float>& targets = {})
+        : folder(comm), path(folder / "rows-*.h5") {
+        const std::size_t all = rows.size() / n;
+        for (const int part : {0, 1}) {
+            if (comm.rank() != 0) break;
+            const std::size_t first = part == 0 ? 0 : all * 3 / 7,
+                              count = part == 0 ? all * 3 / 7 : all - first;
+            data::Writer writer(folder / ("rows-" + std::to_string(part) + ".h5"));
+            const auto write = [&](const char* name, data::Type type, const std::vector<float>& of) {
+                writer.append(writer.add({name, n, type, "", "", -1}),
+                              std::vector(of.begin() + first * n, of.begin() + (first + count) * n));
+            };
+            write("resid_post/0", data::Type::float32, rows);
+            if (!targets.empty()) write("mlp_out/0", data::Type::bfloat16, targets);
             writer.finish();
         }
         comm.barrier();
@@ -86,9 +93,9 @@ TEST(Batches, HoldTheTargetsOfTheRowsKept) {
             targets[row * n + c] = static_cast<float>(row) + (c == 3 ? 0.0F : 0.5F);  // exact in bfloat16
             if (row >= 128) targets[row * n + c] = static_cast<float>(row);
         }
-    const File file(*comm, x, targets);
+    const Files files(*comm, x, targets);
     const data::Dataset dataset =
-        data::find_datasets({file.path.string()}, {"resid_post/0"}, "mlp_out/*").front();
+        data::find_datasets({files.path.string()}, {"resid_post/0"}, "mlp_out/*").front();
     std::vector<std::uint64_t> seen(all);
     std::int64_t rows = 0;
     device::CpuDevice device(1);
@@ -128,16 +135,16 @@ TEST(Batches, LeaveOutCorruptRowsWhereTheDatasetDoes) {
     for (const std::size_t row : {7, 40, 41, 255}) targets[row * n + 3] = nan;
     for (const std::size_t row : {0, 41, 42}) x[row * n] = nan;
     const auto corrupt = [](std::size_t row) {
-        return row == 0 || row == 7 || (row >= 40 && row <= 42) || row >= 255;  // the second chunk is damaged
+        return row == 0 || row == 7 || (row >= 40 && row <= 42) || row >= 128;  // the second file is damaged
     };
-    const File file(*comm, x, targets);
-    if (comm->rank() == 0) data::damage_chunk(file.path, "resid_post/0", 1);
+    const Files files(*comm, x, targets);
+    if (comm->rank() == 0) data::damage_chunk(files.folder / "rows-1.h5", "resid_post/0", 0);
     comm->barrier();
     const test::Logged logged;
     device::CpuDevice device(1);
     for (const bool skip : {true, false}) {
         const data::Dataset dataset =
-            data::find_datasets({file.path.string()}, {"resid_post/0"}, "mlp_out/*", skip).front();
+            data::find_datasets({files.path.string()}, {"resid_post/0"}, "mlp_out/*", skip).front();
         std::vector<std::uint64_t> seen(all);
         const auto visit = [&] {
             return for_each_batch(
@@ -155,7 +162,7 @@ TEST(Batches, LeaveOutCorruptRowsWhereTheDatasetDoes) {
         const data::LeftOut left_out = visit();
         comm->sum(seen);
         EXPECT_EQ(left_out.skipped, 0);
-        EXPECT_EQ(left_out.corrupt, 5 + all - 255);
+        EXPECT_EQ(left_out.corrupt, 5 + all - 128);
         for (std::size_t row = 0; row < all; ++row) EXPECT_EQ(seen[row], corrupt(row) ? 0 : 1) << row;
     }
 }
@@ -165,8 +172,8 @@ TEST(Measures, AreThoseOfAllRowsWithinTheLimit) {
     test::Problem p = test::make_problem(211, n, width);
     for (std::size_t c = 0; c < n; ++c) p.x[7 * n + c] *= 100;  // over the limit
     for (std::size_t c = 0; c < n; ++c) p.x[200 * n + c] = 0;
-    const File file(*comm, p.x);
-    const data::Dataset dataset = data::find_datasets({file.path.string()}, {"resid_post/0"}).front();
+    const Files files(*comm, p.x);
+    const data::Dataset dataset = data::find_datasets({files.path.string()}, {"resid_post/0"}).front();
 
     constexpr double scale = 0.5, limit = 20;
     constexpr float threshold = 0.3F;
