@@ -77,7 +77,11 @@ class MpiCommunicator final : public Communicator {
         MPI_Allgather(mine.data(), count, MPI_UINT64_T, all.data(), count, MPI_UINT64_T, comm_);
     }
     void broadcast(std::span<std::byte> bytes, int root) override {
-        MPI_Bcast(bytes.data(), static_cast<int>(bytes.size()), MPI_BYTE, root, comm_);
+        constexpr std::size_t most = std::size_t{1} << 30;  // counts of MPI are ints
+        for (std::size_t at = 0; at < bytes.size(); at += most) {
+            const std::span<std::byte> piece = bytes.subspan(at, std::min(most, bytes.size() - at));
+            MPI_Bcast(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, root, comm_);
+        }
     }
     void barrier() override { MPI_Barrier(comm_); }
     void long_barrier() override {

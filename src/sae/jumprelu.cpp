@@ -26,8 +26,9 @@ double theta(const Moment& at, std::size_t j) {
 }
 
 void start(const Moment& at, std::span<const float>, std::span<float> own) {
-    const double value = at.config.theta_init ? at.unit * *at.config.theta_init
-                                              : beginning_of(at.config, at.parameters).theta * at.spread;
+    const double wanted = at.config.theta_init ? at.unit * *at.config.theta_init
+                                               : beginning_of(at.config, at.parameters).theta * at.spread;
+    const double value = std::max(wanted, at.unit * floor_of_theta);
     std::ranges::fill(own, static_cast<float>(logarithmic(at) ? std::log(value) : value));
 }
 

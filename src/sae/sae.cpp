@@ -5,8 +5,7 @@
 #include <numbers>
 #include <numeric>
 
-#include <Eigen/Core>
-
+#include "base/linear.h"
 #include "base/random.h"
 
 namespace strata::sae {
@@ -130,6 +129,10 @@ Beginning beginning_of(const SaeConfig& config, const device::Shape& shape) {
     return begin;
 }
 
+bool begins_fitted(const SaeConfig& config, bool transcoder) {
+    return transcoder && config.encoder_init == "fit" && config.init_from.empty();
+}
+
 double bandwidth_of(const SaeConfig& config) {
     return config.bandwidth.value_or(0.02 * std::min(1.0, 2304 / static_cast<double>(config.width)));
 }
@@ -149,9 +152,9 @@ void initialise(device::Device& device, device::Tensors& t, std::uint64_t seed, 
         });
         return;
     }
-    // The bits of a product depend on its shape and on the sizes of caches that it is cut for. Those of a row
-    // are the same whatever the slice and the host: products are of whole blocks, cut for one size.
-    Eigen::setCpuCacheSizes(32 << 10, 512 << 10, 4 << 20);
+    // The bits of a product depend on its shape. Those of a row are the same whatever the slice and the host:
+    // products are of whole blocks.
+    fix_block_sizes();
     fill_rows(device, t.w_enc, t.n, first, last, [&](std::int64_t latent, std::span<float> rows) {
         std::vector<float> block(static_cast<std::size_t>(block_of_latents * t.n));
         decoder(latent - latent % block_of_latents, block);

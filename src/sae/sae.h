@@ -48,6 +48,9 @@ struct Encoding {
 // begins in directions of its own.
 Beginning beginning_of(const SaeConfig& config, const device::Shape& shape);
 
+// Whether the encoder begins by the linear map to the targets (data/fit.h).
+bool begins_fitted(const SaeConfig& config, bool transcoder);
+
 // Width of jumprelu's window, with E|x|^2 = 1: as configured, or 0.02 up to 2304 latents, and 46/M above.
 // Pre-activations lie as dense at the thresholds of wide SAEs as of narrow ones, so that a row has as many
 // pairs in its window at any width.

@@ -113,6 +113,11 @@ RankMemory rank_memory(const Job& job, const Config& config, const Place& place,
         m.finish = std::max<std::int64_t>({0, calibrated / 3, first ? saved - m.stream : 0});  // values alone
         m.process += gpu_process_bytes;
     }
+    // The map by which transcoders begin is made before there are gradients and a stream.
+    if (std::ranges::any_of(job.saes, [&](const SaeConfig& sae) {
+            return sae::begins_fitted(sae, job.dataset.target != nullptr);
+        }))
+        m.finish = std::max(m.finish, 22 * n * n - m.gradients - m.stream - m.checkpoint);
     return m;
 }
 

@@ -26,7 +26,7 @@ struct RankMemory {
     std::int64_t codes = 0;       // candidates and codes with their gradients, by row and by latent
     std::int64_t auxiliary = 0;   // codes of dead latents
     std::int64_t encoder = 0;     // integers of the screen, blocks of products, sums
-    std::int64_t finish = 0;      // what the end of the job takes beyond all that
+    std::int64_t finish = 0;      // what the end of the job, or its beginning, takes beyond all that
     std::int64_t process = 0;     // the program and its libraries
 
     struct Part {

@@ -17,7 +17,7 @@ namespace {
 constexpr double patience_with_sums = 10;
 
 bool begins_fitted(const TrainedSae& sae) {
-    return sae.parameters.transcoder && sae.config.encoder_init == "fit" && sae.config.init_from.empty();
+    return sae::begins_fitted(sae.config, sae.parameters.transcoder);
 }
 
 // sqrt(E|x - b_dec|^2) of scaled rows. Of a transcoder that begins fitted those of x map + offset; another
@@ -108,6 +108,7 @@ Training begin_training(Group& group, const suite::Job& job, const std::optional
         if (std::ranges::any_of(t.saes, begins_fitted))
             fit = data::fit_target(job.dataset, config.data, statistics, group.comm);
         for (TrainedSae& sae : t.saes) initialise(group, sae, statistics, fit);
+        fit.map = {};  // room for what comes
     }
     together(group.comm, [&] {
         if (from) load_checkpoint(*from, t.saes, group.device, group.replicas);

@@ -1,7 +1,10 @@
 #include "data/fit.h"
 
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
+#include <omp.h>
 
+#include <Eigen/Core>
+#include <algorithm>
 #include <cmath>
 
 #include "base/random.h"
@@ -111,6 +114,58 @@ TEST(Fit, IsTheLeastSquaresMapAtAnyNumberOfRanks) {
             EXPECT_NEAR(fit.map[6 * size + 4], 3, 0.4)
                 << "targets are 3 times the element after next, and noise";
         });
+}
+
+// Wide enough for products in several blocks and sums in several pieces.
+TEST(Fit, HasTheSameBitsAtAnyNumberOfThreadsAndWhateverCachesAreFound) {
+    constexpr std::int64_t wide = 400, all = 3000;
+    const Folder folder;
+    write_paired(folder / "a.h5", "r/0", Type::float32, "t/0", Type::float32, 0, all, wide,
+                 [](std::int64_t row, std::vector<float>& x, std::vector<float>& y) {
+                     Random random(1, Purpose::synthetic, static_cast<std::uint64_t>(row));
+                     for (std::vector<float>* to : {&x, &y})
+                         for (float& value : *to) value = random.normal();
+                 });
+    const Dataset dataset = find_datasets({folder / "a.h5"}, {"r/0"}, "t/0")[0];
+    DataConfig config;
+    config.eval_rows = 0;
+    const auto comm = make_self_communicator();
+    const test::Logged logged;
+    const InputStatistics statistics = measure(dataset, config, *comm);
+    const int threads_before = omp_get_max_threads();
+    std::vector<float> map;
+    double mean_square = 0;
+    for (const int threads : {1, 2, 3}) {
+        omp_set_num_threads(threads);
+        Eigen::setCpuCacheSizes(threads * 16 << 10, 1 << 20, 8 << 20);
+        const TargetFit fit = fit_target(dataset, config, statistics, *comm);
+        if (map.empty()) {
+            map.assign(fit.map.begin(), fit.map.end());
+            mean_square = fit.mean_square;
+        }
+        EXPECT_TRUE(std::ranges::equal(fit.map, map)) << threads << " threads";
+        EXPECT_EQ(fit.mean_square, mean_square) << threads << " threads";
+    }
+    omp_set_num_threads(threads_before);
+}
+
+TEST(Fit, SaysWhichValuesAreTooLarge) {
+    const Folder folder;
+    write_paired(folder / "a.h5", "r/0", Type::float32, "t/0", Type::float32, 0, rows, n,
+                 [](std::int64_t row, std::vector<float>& x, std::vector<float>& y) {
+                     x = input_row(row);
+                     y = target_row(x, row);
+                     for (float& value : x) value *= 1e4F;
+                     for (float& value : y) value *= 1e36F;
+                 });
+    const Dataset dataset = find_datasets({folder / "a.h5"}, {"r/0"}, "t/0")[0];
+    DataConfig config;
+    config.eval_rows = 0;
+    const auto comm = make_self_communicator();
+    const test::Logged logged;
+    const InputStatistics statistics = measure(dataset, config, *comm);
+    EXPECT_THAT(thrown<RunError>([&] { fit_target(dataset, config, statistics, *comm); }),
+                testing::AllOf(testing::HasSubstr("r/0"), testing::HasSubstr("t/0")));
 }
 
 }  // namespace
