@@ -1,6 +1,7 @@
 #include "device/gpu.h"
 
 #include <dlfcn.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <array>
@@ -152,6 +153,7 @@ std::unique_ptr<Device> make_device(Communicator& comm, const DeviceOptions& opt
         together(comm, [&] { device = make_cpu_device(options.threads, options.cpu); });
         return device;
     }
+    omp_set_num_threads(options.threads);  // of what the host does beside it
     const int ordinal = own_gpu(comm, find_gpus().gpus);
     together(comm, [&] { device = gpu_backend().backend->make(ordinal, {product_of(options.cpu.encoder)}); });
     return device;

@@ -20,7 +20,7 @@ std::string nccl_described();
 
 struct DeviceOptions {
     std::string device = "auto";  // | cpu | cuda
-    int threads = 1;              // of the CPU device
+    int threads = 1;              // of the rank
     CpuOptions cpu{};             // a GPU has the encoder from it too: screened is bf16 there
 };
 
