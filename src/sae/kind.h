@@ -110,8 +110,9 @@ struct Kind {
 // cache; a frozen reconstruction makes dense products dearer. A function of the shape alone, never of a
 // clock: the two round differently.
 inline double dense_share(const device::Shape& shape, bool frozen) {
-    const bool cached = 4 * shape.n * shape.width <= std::int64_t{24} << 20;
-    return (cached ? 0.30 : 0.23) * (frozen ? 1.2 : 1);
+    const std::int64_t bytes = 4 * shape.n * shape.width, mib = std::int64_t{1} << 20;
+    const double share = bytes <= 24 * mib ? 0.30 : bytes <= 64 * mib ? 0.23 : 0.15;
+    return share * (frozen ? 1.2 : 1);
 }
 // The pairs that the lists of a range of rows may hold, about 230 MB.
 inline constexpr std::int64_t most_list_pairs = std::int64_t{1} << 22;
