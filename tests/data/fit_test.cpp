@@ -116,6 +116,15 @@ TEST(Fit, IsTheLeastSquaresMapAtAnyNumberOfRanks) {
         });
 }
 
+// By one rank, all rows being for training.
+TargetFit fit_alone(const std::string& path) {
+    const Dataset dataset = find_datasets({path}, {"r/0"}, "t/0")[0];
+    DataConfig config;
+    config.eval_rows = 0;
+    const auto comm = make_self_communicator();
+    return fit_target(dataset, config, measure(dataset, config, *comm), *comm);
+}
+
 // Wide enough for products in several blocks and sums in several pieces.
 TEST(Fit, HasTheSameBitsAtAnyNumberOfThreadsAndWhateverCachesAreFound) {
     constexpr std::int64_t wide = 400, all = 3000;
@@ -126,19 +135,14 @@ TEST(Fit, HasTheSameBitsAtAnyNumberOfThreadsAndWhateverCachesAreFound) {
                      for (std::vector<float>* to : {&x, &y})
                          for (float& value : *to) value = random.normal();
                  });
-    const Dataset dataset = find_datasets({folder / "a.h5"}, {"r/0"}, "t/0")[0];
-    DataConfig config;
-    config.eval_rows = 0;
-    const auto comm = make_self_communicator();
     const test::Logged logged;
-    const InputStatistics statistics = measure(dataset, config, *comm);
     const int threads_before = omp_get_max_threads();
     std::vector<float> map;
     double mean_square = 0;
     for (const int threads : {1, 2, 3}) {
         omp_set_num_threads(threads);
         Eigen::setCpuCacheSizes(threads * 16 << 10, 1 << 20, 8 << 20);
-        const TargetFit fit = fit_target(dataset, config, statistics, *comm);
+        const TargetFit fit = fit_alone(folder / "a.h5");
         if (map.empty()) {
             map.assign(fit.map.begin(), fit.map.end());
             mean_square = fit.mean_square;
@@ -158,13 +162,8 @@ TEST(Fit, SaysWhichValuesAreTooLarge) {
                      for (float& value : x) value *= 1e4F;
                      for (float& value : y) value *= 1e36F;
                  });
-    const Dataset dataset = find_datasets({folder / "a.h5"}, {"r/0"}, "t/0")[0];
-    DataConfig config;
-    config.eval_rows = 0;
-    const auto comm = make_self_communicator();
     const test::Logged logged;
-    const InputStatistics statistics = measure(dataset, config, *comm);
-    EXPECT_THAT(thrown<RunError>([&] { fit_target(dataset, config, statistics, *comm); }),
+    EXPECT_THAT(thrown<RunError>([&] { fit_alone(folder / "a.h5"); }),
                 testing::AllOf(testing::HasSubstr("r/0"), testing::HasSubstr("t/0")));
 }
 

@@ -29,7 +29,7 @@ Format format_of(const GpuOptions& options) {
 }  // namespace
 
 CudaDevice::CudaDevice(int ordinal, const GpuOptions& options, ProductTile tile)
-    : ordinal_(use(ordinal)), format_(format_of(options)), tile_(tile) {}
+    : ordinal_(use(ordinal)), format_(format_of(options)), tile_(tile), product_(tile.operand) {}
 
 std::string CudaDevice::name() const {
     cudaDeviceProp properties{};

@@ -158,15 +158,8 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
         const std::int64_t count = std::min(block, rows_ - first);
         const float keep = first > 0 ? 1.0F : 0.0F;
         const float* xc = centered_.data() + first * n_;
-        // visit(first latent, latents), of [from, to), as many at once as a product takes
-        const auto each_part = [&](std::int64_t from, std::int64_t to, const auto& visit) {
-            const std::int64_t most = std::max<std::int64_t>(1, tile_.operand / n_);
-            for (; from < to; from += most) visit(from, std::min(most, to - from));
-        };
-        each_part(0, width, [&](std::int64_t latent, std::int64_t latents) {
-            product_.multiply(count, latents, n_, 1, {xc, n_}, {sae.w_enc.data() + latent * n_, n_, true}, 0,
-                              z_.data() + latent, width, stream_);
-        });
+        product_.multiply(count, width, n_, 1, {xc, n_}, {sae.w_enc.data(), n_, true}, 0, z_.data(), width,
+                          stream_);
         launch("make_dense_codes", make_dense_codes, blocks_of(count * width, block_threads), block_threads,
                0, stream_, view, device_mask(), first, count, width, z_.data(), code_.data(), gate_.data());
 
@@ -174,38 +167,23 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
             launch("copy_scaled", copy_scaled, blocks_of(count * n_, block_threads), block_threads, 0,
                    stream_, from, count * n_, factor, to);
         };
-        const auto decode_part = [&](const float* code, std::int64_t latent, std::int64_t latents,
-                                     float* residual) {
-            product_.multiply(count, n_, latents, 1, {code + latent, width},
-                              {sae.w_dec.data() + latent * n_, n_}, 1, residual, n_, stream_);
-        };
-        const auto backprop_part = [&](const float* residual, std::int64_t latent, std::int64_t latents,
-                                       float* dots) {
-            product_.multiply(count, latents, n_, gradient_scale, {residual, n_},
-                              {sae.w_dec.data() + latent * n_, n_, true}, 0, dots + latent, width, stream_);
-        };
-        // visit(R^(g), first latent, latents) of all groups
-        const auto each_group_part = [&](const auto& visit) {
+        // visit(group, its first latent, its latents)
+        const auto each_group = [&](const auto& visit) {
             for (std::int64_t g = 0, latent = 0; g < groups; latent = sae.group_end(g++))
-                each_part(latent, sae.group_end(g), [&](std::int64_t from, std::int64_t latents) {
-                    visit(block_residual_.data() + g * stride, from, latents);
-                });
+                visit(block_residual_.data() + g * stride, g, latent, sae.group_end(g) - latent);
         };
-        for (std::int64_t g = 0, latent = 0; g < groups; latent = sae.group_end(g++)) {
-            float* residual = block_residual_.data() + g * stride;
+        each_group([&](float* residual, std::int64_t g, std::int64_t latent, std::int64_t latents) {
             if (g == 0)
                 begin_residual(target() + first * n_, -1, residual);
             else
                 begin_residual(residual - stride, 1, residual);
-            each_part(latent, sae.group_end(g), [&](std::int64_t from, std::int64_t latents) {
-                decode_part(code_.data(), from, latents, residual);
-            });
-        }
+            product_.multiply(count, n_, latents, 1, {code_.data() + latent, width},
+                              {sae.w_dec.data() + latent * n_, n_}, 1, residual, n_, stream_);
+        });
         if (gate.frozen) {
             begin_residual(target() + first * n_, -1, gate_residual_.data());
-            each_part(0, width, [&](std::int64_t latent, std::int64_t latents) {
-                decode_part(gate_.data(), latent, latents, gate_residual_.data());
-            });
+            product_.multiply(count, n_, width, 1, {gate_.data(), width}, {sae.w_dec.data(), n_}, 1,
+                              gate_residual_.data(), n_, stream_);
         }
         launch("finish_dense_rows", finish_dense_rows, blocks_of(count, block_warps), block_threads, 0,
                stream_, block_residual_.data(), static_cast<int>(groups), stride,
@@ -214,26 +192,25 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
         add_columns(block_residual_.data(), count, column_sums_.data(), true);
         if (!backward) continue;
 
-        each_group_part([&](const float* residual, std::int64_t latent, std::int64_t latents) {
-            backprop_part(residual, latent, latents, dots_.data());
+        each_group([&](const float* residual, std::int64_t, std::int64_t latent, std::int64_t latents) {
+            product_.multiply(count, latents, n_, gradient_scale, {residual, n_},
+                              {sae.w_dec.data() + latent * n_, n_, true}, 0, dots_.data() + latent, width,
+                              stream_);
         });
         if (gate.frozen)
-            each_part(0, width, [&](std::int64_t latent, std::int64_t latents) {
-                backprop_part(gate_residual_.data(), latent, latents, frozen_dots_.data());
-            });
+            product_.multiply(count, width, n_, gradient_scale, {gate_residual_.data(), n_},
+                              {sae.w_dec.data(), n_, true}, 0, frozen_dots_.data(), width, stream_);
         launch("backprop_dense", backprop_dense, blocks_of(width, 32), 32 * dense_warps, dense_shared,
                stream_, view, device_mask(),
                DenseBlock{first, count, width, z_.data(), code_.data(), dots_.data(),
                           gate.frozen ? frozen_dots_.data() : nullptr, square_weight_.data(), gradient_scale,
                           dense_sums_.data()});
-        each_group_part([&](const float* residual, std::int64_t latent, std::int64_t latents) {
+        each_group([&](const float* residual, std::int64_t, std::int64_t latent, std::int64_t latents) {
             product_.multiply(latents, n_, count, gradient_scale, {code_.data() + latent, width, true},
                               {residual, n_}, keep, gradient.w_dec.data() + latent * n_, n_, stream_);
         });
-        each_part(0, width, [&](std::int64_t latent, std::int64_t latents) {
-            product_.multiply(latents, n_, count, 1, {z_.data() + latent, width, true}, {xc, n_}, keep,
-                              gradient.w_enc.data() + latent * n_, n_, stream_);
-        });
+        product_.multiply(width, n_, count, 1, {z_.data(), width, true}, {xc, n_}, keep,
+                          gradient.w_enc.data(), n_, stream_);
         if (sae.skip)
             product_.multiply(n_, n_, count, gradient_scale, {xc, n_, true}, {block_residual_.data(), n_},
                               keep, gradient.w_skip.data(), n_, stream_);

@@ -46,7 +46,7 @@ struct Product::Shape {
     Format format;
 };
 
-Product::Product() {
+Product::Product(std::int64_t most) : most_(most) {
     check(cublasLtCreate(&handle_), "cublasLtCreate", 0, 0, 0);
 }
 
@@ -57,6 +57,34 @@ Product::~Product() {
 void Product::multiply(std::int64_t rows, std::int64_t columns, std::int64_t inner, float factor,
                        Operand<float> a, Operand<float> b, float keep, float* out, std::int64_t stride,
                        cudaStream_t stream, Format format) {
+    const auto spans_too_much = [&](std::int64_t major, std::int64_t of_one) {
+        return major > 1 && major * of_one > most_;
+    };
+    const auto half_of = [](std::int64_t whole) { return whole > 128 ? whole / 128 * 64 : whole / 2; };
+    if (spans_too_much(rows, stride) || (!a.transposed && spans_too_much(rows, a.stride))) {
+        const std::int64_t half = half_of(rows);
+        multiply(half, columns, inner, factor, a, b, keep, out, stride, stream, format);
+        a.data += a.transposed ? half : half * a.stride;
+        multiply(rows - half, columns, inner, factor, a, b, keep, out + half * stride, stride, stream,
+                 format);
+        return;
+    }
+    if (b.transposed && spans_too_much(columns, b.stride)) {
+        const std::int64_t half = half_of(columns);
+        multiply(rows, half, inner, factor, a, b, keep, out, stride, stream, format);
+        b.data += half * b.stride;
+        multiply(rows, columns - half, inner, factor, a, b, keep, out + half, stride, stream, format);
+        return;
+    }
+    if ((a.transposed && spans_too_much(inner, a.stride)) ||
+        (!b.transposed && spans_too_much(inner, b.stride))) {
+        const std::int64_t half = half_of(inner);
+        multiply(rows, columns, half, factor, a, b, keep, out, stride, stream, format);
+        a.data += a.transposed ? half * a.stride : half;
+        b.data += b.transposed ? half : half * b.stride;
+        multiply(rows, columns, inner - half, factor, a, b, 1, out, stride, stream, format);
+        return;
+    }
     run({rows, columns, inner, a.stride, b.stride, stride, a.transposed, b.transposed, format}, factor,
         a.data, b.data, keep, out, stream);
 }

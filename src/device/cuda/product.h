@@ -28,7 +28,9 @@ struct Operand {
 
 class Product {
   public:
-    Product();
+    // No matrix of more elements than `most` is given to cuBLASLt, which may fail at 2^31
+    // (github.com/NVIDIA/raft #3097): larger float32 products are made in parts.
+    explicit Product(std::int64_t most = std::int64_t{1} << 30);
     ~Product();
     Product(const Product&) = delete;
     Product& operator=(const Product&) = delete;
@@ -50,6 +52,7 @@ class Product {
     void run(const Shape& shape, float factor, const void* a, const void* b, float keep, float* out,
              cudaStream_t stream);
 
+    std::int64_t most_;
     cublasLtHandle_t handle_ = nullptr;
     DeviceArray<std::byte> workspace_{"the workspace of products"};
     // By shape, strides, alignments: asking takes longer than a small product.

@@ -67,8 +67,7 @@ struct ProductTile {
     std::int64_t row_chunks = 128;  // into which rows are cut to sort codes by latent
     // Of a block of rows of dense(): 256 MiB for each number.
     std::int64_t dense_pairs = std::int64_t{1} << 26;
-    // Of a matrix that a product of dense() takes: cuBLASLt may fail at 2^31 (github.com/NVIDIA/raft #3097).
-    std::int64_t operand = std::int64_t{1} << 30;
+    std::int64_t operand = std::int64_t{1} << 30;  // elements of a matrix of Product
 };
 
 // How far the product of a row and a latent may be from the value that counts, without the bias:

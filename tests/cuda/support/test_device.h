@@ -24,7 +24,7 @@ inline void set_order(std::uint64_t) {}
 inline std::unique_ptr<device::Device> make_test_device(int = 0, const device::CpuOptions& = {},
                                                         const device::ScreenKernels* = nullptr) {
     return std::make_unique<device::CudaDevice>(make_mpi_communicator()->rank(), device::GpuOptions{},
-                                                device::cuda::ProductTile{24, 96, 5, 24 * 150, 1000});
+                                                device::cuda::ProductTile{24, 96, 5, 24 * 150, 2400});
 }
 
 }  // namespace strata::test

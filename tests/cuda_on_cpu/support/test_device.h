@@ -31,7 +31,7 @@ inline std::unique_ptr<device::Device> make_test_device(int order = 0, const dev
                                                         const device::ScreenKernels* = nullptr) {
     set_order(static_cast<std::uint64_t>(order));
     return std::make_unique<device::CudaDevice>(make_mpi_communicator()->rank(), device::GpuOptions{},
-                                                device::cuda::ProductTile{24, 96, 5, 24 * 150, 1000});
+                                                device::cuda::ProductTile{24, 96, 5, 24 * 150, 2400});
 }
 
 }  // namespace strata::test
