@@ -62,7 +62,8 @@ struct Trained {
     }
     void step() { train::train_step(*bench, sae, {}, {.x = x, .rows = rows}, steps++, 1e-3); }
     void select() {
-        sae.kind->select({*device, *comm, sae.parameters, config, rows, rows, sae.guess, sae.margin});
+        sae.kind->select(
+            {*device, *comm, nullptr, sae.parameters, config, rows, rows, sae.guess, sae.margin});
     }
     void decode() { device->decode(device::CodeSet::main, sae.parameters, 2.0F / rows); }
     void accumulate() {

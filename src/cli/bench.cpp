@@ -72,14 +72,14 @@ device::Tensors copy_of(const device::Tensors& from, device::Device& device, dev
 }
 
 // Whether the codes of the batch are those of the CPU's float32 encoder, bit for bit.
-bool codes_agree(device::Device& device, device::Device& plain, Communicator& comm,
+bool codes_agree(device::Device& device, device::Device& plain, Communicator& comm, DeviceSums* sums,
                  const train::TrainedSae& sae, const data::Batch& batch, std::int64_t rows_of_all) {
     const device::Tensors same = copy_of(sae.parameters, device, plain);
     using Codes = std::tuple<std::vector<std::uint32_t>, std::vector<std::uint32_t>, std::vector<float>>;
     const auto codes_of = [&](device::Device& one, const device::Tensors& parameters) {
         float guess = sae.guess, margin = sae.margin;
         one.center({batch.x, batch.rows}, parameters);
-        sae.kind->select({one, comm, parameters, sae.config, rows_of_all, batch.rows, guess, margin});
+        sae.kind->select({one, comm, sums, parameters, sae.config, rows_of_all, batch.rows, guess, margin});
         Codes codes;
         std::apply([&](auto&... part) { one.read_codes(part...); }, codes);
         return codes;
@@ -181,8 +181,8 @@ Timed bench(const BenchArguments& a, Communicator& comm) {
                        b * n, 12 * b * n, 12 * b * n},
                       {"  encode + gate",
                        [&] {
-                           sae.kind->select(
-                               {*device, comm, sae.parameters, config, a.rows, rows, sae.guess, sae.margin});
+                           sae.kind->select({*device, comm, workbench.sums, sae.parameters, config, a.rows,
+                                             rows, sae.guess, sae.margin});
                        },
                        2 * b * n * m, 4 * (b * n + n * m), 4 * (b * n + n * m), narrowing(a)},
                       {"  decode + backprop", [&] { device->decode(CodeSet::main, sae.parameters, scale); },
@@ -193,7 +193,7 @@ Timed bench(const BenchArguments& a, Communicator& comm) {
                                               [](std::int64_t, std::int64_t) {});
                        },
                        4 * n * codes, 4 * n * (2 * codes + 3 * m), 4 * n * (2 * b + 3 * m)},
-                      {"  reduce", [&] { train::reduce_gradients(workbench, 1, false); }},
+                      {"  reduce", [&] { train::reduce_gradients(workbench, false); }},
                       {"  update",
                        [&] {
                            device->update(sae.parameters, workbench.gradient, sae.first, sae.second, nothing,
@@ -217,7 +217,7 @@ Timed bench(const BenchArguments& a, Communicator& comm) {
         const std::unique_ptr<device::Device> plain =
             device::make_cpu_device(threads, {"float32", "dithered"});
         plain->prepare(rows, a.n, a.width, static_cast<std::int64_t>(a.k * static_cast<double>(rows)) + 1);
-        if (!codes_agree(*device, *plain, comm, sae, batch, a.rows))
+        if (!codes_agree(*device, *plain, comm, workbench.sums, sae, batch, a.rows))
             fail("the codes are not those of the float32 encoder");
     }
     for (Case& one : cases) one.work = nullptr;  // it refers to what ends here

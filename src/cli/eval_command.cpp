@@ -68,8 +68,9 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
         [&](const data::Batch& batch, std::int64_t) {
             device->center(data::rows_of(batch), sae.parameters);
             sae::apply_inference(*device, sae.parameters, sae.row_top, sae.k, sae.thresholds);
-            eval::add_batch(*device, sae.parameters, batch.rows,
-                            device->decode(device::CodeSet::main, sae.parameters, 0), sums);
+            device->decode(device::CodeSet::main, sae.parameters, 0);
+            eval::add_batch(*device, sae.parameters, batch.rows, device->decode_sums(device::CodeSet::main),
+                            sums);
         });
     eval::reduce(comm, sums);
     const eval::Measures m = eval::measures(sums);

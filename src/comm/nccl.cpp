@@ -77,6 +77,15 @@ class NcclSums final : public DeviceSums {
         });
     }
 
+    void add_counts(std::span<std::uint64_t> counts) override {
+        group("ncclAllReduce", [&] {
+            return ncclAllReduce(counts.data(), counts.data(), counts.size(), ncclUint64, ncclSum, comm_,
+                                 sums_);
+        });
+        summed_.record(sums_, of_sums);
+        summed_.hold(work_, of_sums);
+    }
+
     void finish() override {
         summed_.record(sums_, of_sums);
         wait(of_sums, [&] {
@@ -87,17 +96,25 @@ class NcclSums final : public DeviceSums {
     }
 
   private:
-    // One group of calls, behind the device's work. It is ended after an error too: an abort would wait for
-    // that.
     template <typename Call>
     void each(std::span<const Part> parts, const char* what, const Call& call) {
+        group(what, [&] {
+            ncclResult_t status = ncclSuccess;
+            for (const Part& part : parts)
+                if (!part.values.empty() && (status == ncclSuccess || status == ncclInProgress))
+                    status = call(part.values.data(), part.values.size(), part.owner);
+            return status;
+        });
+    }
+
+    // One group of calls, behind the device's work. It is ended after an error too: an abort would wait for
+    // that.
+    template <typename Calls>
+    void group(const char* what, const Calls& calls) {
         made_.record(work_, of_sums);
         made_.hold(sums_, of_sums);
         check(ncclGroupStart(), "ncclGroupStart");
-        ncclResult_t status = ncclSuccess;
-        for (const Part& part : parts)
-            if (!part.values.empty() && (status == ncclSuccess || status == ncclInProgress))
-                status = call(part.values.data(), part.values.size(), part.owner);
+        const ncclResult_t status = calls();
         const ncclResult_t ended = ncclGroupEnd();
         check(status, what);
         check(ended, "ncclGroupEnd");

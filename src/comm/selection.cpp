@@ -8,26 +8,27 @@
 
 namespace strata {
 
-Selection select_largest(Communicator& comm, std::uint64_t k, const DigitHistogram& histogram) {
-    // 31 bits: the sign is always 0.
-    struct Round {
-        int shift, digits;
-    };
-    constexpr std::array<Round, 3> rounds = {{{20, 11}, {10, 10}, {0, 10}}};
+std::uint64_t ties_to_take(std::span<const std::uint64_t> ties_of_ranks, int rank, std::uint64_t wanted) {
+    const auto here = static_cast<std::size_t>(rank);
+    std::uint64_t before = 0;
+    for (const std::uint64_t ties : ties_of_ranks.first(here)) before += ties;
+    return before >= wanted ? 0 : std::min(wanted - before, ties_of_ranks[here]);
+}
 
+Selection select_largest(Communicator& comm, std::uint64_t k, const DigitHistogram& histogram) {
     Selection result;
     std::uint32_t prefix = 0;
     std::uint64_t wanted = k;  // rank of the k-th largest among the values that share `prefix`
     std::uint64_t ties_here = 0;
     std::array<std::uint64_t, 2048> counts{};
     std::array<std::uint64_t, 2048> mine{};
-    for (const auto [shift, digits] : rounds) {
+    for (const auto [shift, digits] : selection_rounds) {
         const std::span here = std::span(counts).first(std::size_t{1} << digits);
         std::ranges::fill(here, 0);
         histogram(prefix, shift, digits, here);
         std::ranges::copy(here, mine.begin());
         comm.sum(here);
-        if (shift == rounds[0].shift) {
+        if (shift == selection_rounds[0].shift) {
             for (const std::uint64_t c : here) result.available += c;
             if (k == 0) result.threshold = std::numeric_limits<float>::infinity();
             if (result.available < k || k == 0) return result;
@@ -41,9 +42,7 @@ Selection select_largest(Communicator& comm, std::uint64_t k, const DigitHistogr
 
     std::vector<std::uint64_t> ties(static_cast<std::size_t>(comm.size()));
     comm.gather({&ties_here, 1}, ties);
-    std::uint64_t before = 0;
-    for (int r = 0; r < comm.rank(); ++r) before += ties[static_cast<std::size_t>(r)];
-    result.ties_to_take = before >= wanted ? 0 : std::min(wanted - before, ties_here);
+    result.ties_to_take = ties_to_take(ties, comm.rank(), wanted);
     return result;
 }
 

@@ -28,6 +28,12 @@ class StagedSums final : public DeviceSums {
             if (owner != comm_.rank()) device_.upload(copy, values.data());
         });
     }
+    void add_counts(std::span<std::uint64_t> counts) override {
+        std::vector<std::uint64_t> copy(counts.size());
+        device_.download(counts.data(), std::as_writable_bytes(std::span(copy)));
+        comm_.sum(copy);
+        device_.upload(std::as_bytes(std::span(copy)), counts.data());
+    }
     void finish() override {}
 
   private:

@@ -7,13 +7,16 @@
 // is contiguous). All arithmetic is float32; sums over rows are accumulated in double.
 //
 // Verbs work on the batch last given to center() and may be called only in the order of the step:
-//   center -> screen_* -> [histogram] -> keep* -> decode -> [the same for other code sets] -> accumulate
+//   center -> screen_* -> [select_largest] -> keep* -> decode -> [the same for other code sets] -> accumulate
 //   -> update
 // or, for rules that look at one pre-activation at a time, by some rows after others,
 //   center -> [take_rows -> screen_above -> keep_gate -> decode -> backprop, observe, latent_sums ->
 //   accumulate] for each range of rows -> update
 // or with everything but the update in one verb:
 //   center -> dense -> update
+//
+// What a verb returns to the host has to be waited for where the device works beside it, so that verbs which
+// need not be waited for return nothing, and what they found is asked for late (decode_sums, gradient_norm).
 
 #include <array>
 #include <cstddef>
@@ -26,10 +29,12 @@
 #include <vector>
 
 #include "base/element.h"
+#include "comm/selection.h"
 
 namespace strata {
 class Communicator;
-}
+class DeviceSums;
+}  // namespace strata
 
 namespace strata::device {
 
@@ -182,7 +187,6 @@ struct DenseReport {
     LatentSums observed;      // before masks; `gradient` holds the changes of observe()
     LatentSums window;        // count and gradient
     LatentSums gate;  // of a frozen gate: its codes, and dL/dz without what comes through the main codes
-    double square_norm = 0;  // of the gradients of W_enc and W_dec
 };
 
 // How a set's codes take part in accumulate(): dL/dz_j = gain_j dL/df + shift_j.
@@ -283,9 +287,9 @@ class Device {
     virtual void pre_activation_histogram(const Tensors& sae, std::int64_t rows,
                                           std::span<std::uint64_t> counts) = 0;
 
-    // Counts the candidates, with or without those masked, by digit; the DigitHistogram of comm/selection.h.
-    virtual void histogram(bool masked, std::uint32_t prefix, int shift, int digits,
-                           std::span<std::uint64_t> counts) = 0;
+    // select_largest() of comm/selection.h among all ranks' candidates, with or without those masked.
+    // Collective over `comm`. `sums`: of the same ranks, where the device's memory is not the host's.
+    virtual Selection select_largest(Communicator& comm, DeviceSums* sums, std::uint64_t k, bool masked) = 0;
 
     // Appends the candidates' values, in host memory.
     virtual void candidate_values(std::vector<float>& values) = 0;
@@ -305,7 +309,10 @@ class Device {
     // -residual^(G)(main), the error taken as a constant (no decoder bias). With gradient_scale != 0 also
     // dL/df_bj = gradient_scale R^(g) . d_j for every code, R^(g) = sum_{m >= g} residual^(m), g the latent's
     // group. The gate's codes are decoded like main ones, over the whole width.
-    virtual DecodeSums decode(CodeSet set, const Tensors& sae, float gradient_scale) = 0;
+    virtual void decode(CodeSet set, const Tensors& sae, float gradient_scale) = 0;
+    // What decode() saw of the set in all rows, once the last of their ranges was decoded. Main codes aside,
+    // of the set that was decoded last.
+    virtual DecodeSums decode_sums(CodeSet set) = 0;
 
     // dL/df of the codes of another set (window) against the main codes' residual.
     virtual void backprop(CodeSet set, const Tensors& sae) = 0;
@@ -348,14 +355,14 @@ class Device {
     //   dL/dW_skip = s sum_b x_b^T R_b^(1) (main)
     // Overwrites `gradient` but for what belongs to the kind; of several ranges of rows the last one
     // completes it. Then calls `done(first, last)` when W_enc and W_dec of the latents [first, last) are
-    // complete, in order. Returns the squared norm of those two. `sums`, which may be empty, gets the sums
-    // of the first sets, of dL/df, over the ranges so far.
+    // complete, in order. `sums`, which may be empty, gets the sums of the first sets, of dL/df, over the
+    // ranges so far.
     // Of ranks that joined each makes what goes by latent (the matrices, b_enc, `sums`) of its latents, over
     // all their rows, with zeros for other latents but in the matrices, which stay there as they are; b_dec
     // and W_skip, and the first term of each, come from its own rows. The sum over ranks is the same.
-    virtual double accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
-                              Tensors& gradient, std::span<LatentSums> sums,
-                              const std::function<void(std::int64_t, std::int64_t)>& done) = 0;
+    virtual void accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
+                            Tensors& gradient, std::span<LatentSums> sums,
+                            const std::function<void(std::int64_t, std::int64_t)>& done) = 0;
 
     // The whole step up to the gradients by dense products, a few rows at a time: for rules under which so
     // many pairs are active that lists of them would cost more. The same sums and gradients as by the verbs
@@ -363,9 +370,13 @@ class Device {
     virtual DenseReport dense(const Gate& gate, const Tensors& sae, float gradient_scale,
                               std::span<const float> shrink, Tensors& gradient) = 0;
 
+    // The squared norm of W_enc's and W_dec's gradients as accumulate() or dense() made them.
+    virtual double gradient_norm() = 0;
+
     // out = the sum of `of_ranks` in their order; returns its squared norm. `out` may be one of them.
     virtual double sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) = 0;
-    virtual double square_norm(std::span<const float> values) = 0;
+    // The squared norm of each array.
+    virtual void square_norms(std::span<const std::span<float>> arrays, std::span<double> norms) = 0;
     // |d_j|, [M] in host memory.
     virtual void decoder_norms(const Tensors& sae, std::span<float> norms) = 0;
 

@@ -10,7 +10,6 @@
 #include <bit>
 #include <cmath>
 
-#include "comm/selection.h"
 #include "sae/kind.h"
 
 namespace strata::sae {
@@ -37,11 +36,7 @@ float select(const Selecting& s) {
     const std::int64_t wanted = codes_of_batch(s.config.k, s.rows);
     // Of all candidates, or of those that are not masked.
     const auto largest = [&](bool masked) {
-        return select_largest(
-            s.comm, static_cast<std::uint64_t>(wanted),
-            [&](std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) {
-                s.device.histogram(masked, prefix, shift, digits, counts);
-            });
+        return s.device.select_largest(s.comm, s.sums, static_cast<std::uint64_t>(wanted), masked);
     };
     const bool compete_masked = s.masked && s.mask_first;
     const auto enough_room =

@@ -18,6 +18,7 @@ namespace strata::sae {
 struct Selecting {
     device::Device& device;
     Communicator& comm;  // the ranks whose rows are selected from together
+    DeviceSums* sums;    // of the same ranks; null where the device's memory is the host's, or for one rank
     const device::Tensors& parameters;
     const SaeConfig& config;
     std::int64_t rows = 0;        // of the global batch

@@ -48,14 +48,16 @@ HeldOut measure_held_out(Workbench& bench, TrainedSae& sae, const Config& config
         statistics.norm_limit, statistics.scale, comm, [&](const data::Batch& batch, std::int64_t rows) {
             device.center(data::rows_of(batch), sae.parameters);
             if (!elementwise && above.empty()) {
-                sae.kind->select(
-                    {device, comm, sae.parameters, sae.config, rows, batch.rows, sae.guess, sae.margin});
-                active += static_cast<double>(device.decode(device::CodeSet::main, sae.parameters, 0).active);
+                sae.kind->select({device, comm, bench.sums, sae.parameters, sae.config, rows, batch.rows,
+                                  sae.guess, sae.margin});
+                device.decode(device::CodeSet::main, sae.parameters, 0);
+                active += static_cast<double>(device.decode_sums(device::CodeSet::main).active);
             }
             if (!above.empty()) device.mask({draw, left_out});
             infer(device, sae, rule, !above.empty());
-            eval::add_batch(device, sae.parameters, batch.rows,
-                            device.decode(device::CodeSet::main, sae.parameters, 0), sums);
+            device.decode(device::CodeSet::main, sae.parameters, 0);
+            eval::add_batch(device, sae.parameters, batch.rows, device.decode_sums(device::CodeSet::main),
+                            sums);
         });
     eval::reduce(comm, sums);
     comm.sum(std::span(&active, 1));

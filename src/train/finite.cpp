@@ -17,14 +17,14 @@ constexpr std::array<const char*, 6> names = {"W_enc", "W_dec", "b_enc", "b_dec"
 std::size_t first_spoilt(Workbench& bench, const device::Tensors& t) {
     const Slice slice = bench.replicas.updated(t.width);
     const auto count = static_cast<std::size_t>((slice.last - slice.first) * t.n);
+    std::array<std::span<float>, names.size()> tensors = {std::span(t.enc(slice.first), count),
+                                                          std::span(t.dec(slice.first), count)};
+    std::ranges::copy(t.small(), tensors.begin() + 2);
+    std::array<double, names.size()> norms{};
+    bench.device.square_norms(tensors, norms);
     std::array<std::uint32_t, 1> spoilt = {0};
-    const auto look = [&](std::size_t i, std::span<const float> values) {
-        if (!std::isfinite(bench.device.square_norm(values))) spoilt[0] |= 1U << i;
-    };
-    look(0, {t.enc(slice.first), count});
-    look(1, {t.dec(slice.first), count});
-    const auto small = t.small();
-    for (std::size_t i = 0; i < small.size(); ++i) look(i + 2, small[i]);
+    for (std::size_t i = 0; i < norms.size(); ++i)
+        if (!std::isfinite(norms[i])) spoilt[0] |= 1U << i;
     bench.comm().any(spoilt);
     std::size_t i = 0;
     while (i < names.size() && ((spoilt[0] >> i) & 1U) == 0) ++i;

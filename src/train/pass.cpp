@@ -26,11 +26,11 @@ void add_observed(Workbench& bench, const TrainedSae& sae, bool masked, Pass& pa
 void select_pairs(Workbench& bench, TrainedSae& sae, const data::Batch& batch, bool masked, Pass& pass) {
     static const std::unique_ptr<Communicator> alone = make_self_communicator();
     const bool local = sae.config.threshold_scope == "local";
-    pass.threshold =
-        sae.kind->select({bench.device, local ? *alone : bench.comm(), sae.parameters, sae.config,
-                          local ? batch.rows : bench.batch_size, batch.rows, sae.guess, sae.margin, masked,
-                          !sae.config.atm || sae.config.atm->place == "before"});
-    pass.sums = bench.device.decode(CodeSet::main, sae.parameters, gradient_scale(bench));
+    pass.threshold = sae.kind->select(
+        {bench.device, local ? *alone : bench.comm(), local ? nullptr : bench.sums, sae.parameters,
+         sae.config, local ? batch.rows : bench.batch_size, batch.rows, sae.guess, sae.margin, masked,
+         !sae.config.atm || sae.config.atm->place == "before"});
+    bench.device.decode(CodeSet::main, sae.parameters, gradient_scale(bench));
     if (sae.config.atm) add_observed(bench, sae, masked, pass);
 }
 
@@ -77,24 +77,24 @@ void gate_lists(Workbench& bench, TrainedSae& sae, const data::Batch& batch, boo
         }
         more = (any[0] & 2U) != 0;
         device.keep_gate(gate, parameters, masked);
-        if (gate.frozen) {
-            const device::DecodeSums frozen = device.decode(CodeSet::gate, parameters, scale);
-            pass.frozen_error += frozen.squared_error;
-            pass.gate_sum += frozen.l1;
-        }
-        pass.sums += device.decode(CodeSet::main, parameters, scale);
+        if (gate.frozen) device.decode(CodeSet::gate, parameters, scale);
+        device.decode(CodeSet::main, parameters, scale);
         if (gate.window > 0) {
             device.backprop(CodeSet::window, parameters);
             device.latent_sums(CodeSet::window, pass.window, parameters.width);
         }
         if (sae.config.atm) add_observed(bench, sae, masked, pass);
-        pass.square_norm = device.accumulate(
-            uses, pass.rule.shrink, parameters, bench.gradient, std::span(sums).first(uses.size()),
-            [&](std::int64_t begin, std::int64_t end) { hand_on(bench, begin, end); });
+        device.accumulate(uses, pass.rule.shrink, parameters, bench.gradient,
+                          std::span(sums).first(uses.size()),
+                          [&](std::int64_t begin, std::int64_t end) { hand_on(bench, begin, end); });
         first = last;
     }
+    pass.sums = device.decode_sums(CodeSet::main);
     pass.main = std::move(sums[0]);
     if (!gate.frozen) return;
+    const device::DecodeSums frozen = device.decode_sums(CodeSet::gate);
+    pass.frozen_error = frozen.squared_error;
+    pass.gate_sum = frozen.l1;
     pass.gate = std::move(sums[1]);
     // Device::accumulate() sums dL/df of the gate's codes; what is wanted is dL/dz, with the penalty.
     for (std::size_t j = 0; j < pass.gate.count.size(); ++j)
@@ -114,7 +114,6 @@ void gate_dense(Workbench& bench, TrainedSae& sae, Pass& pass) {
         bench.device.dense(gate, sae.parameters, gradient_scale(bench), pass.rule.shrink, bench.gradient);
     pass.dense = true;
     pass.sums = report.sums;
-    pass.square_norm = report.square_norm;
     pass.frozen_error = report.frozen_error;
     pass.gate_sum = sum_of(report.gate.value);
     pass.main = std::move(report.main);

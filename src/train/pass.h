@@ -10,7 +10,6 @@ struct Pass {
     float threshold = 0;          // smallest value that could be selected; 0 for elementwise kinds
     device::LatentSums observed;  // with adaptive temporal masking: the codes without masks
     std::uint64_t left_out = 0;   // of these, by masks
-    double square_norm = 0;       // of the gradients of the matrices
 
     // Elementwise kinds.
     device::LatentSums main;  // the codes

@@ -35,11 +35,10 @@ void hand_on(Workbench& bench, std::int64_t first, std::int64_t last) {
     bench.reducer.submit(matrices);
 }
 
-double reduce_gradients(Workbench& bench, double own_norm, bool dense) {
+double reduce_gradients(Workbench& bench, bool dense) {
     device::Device& device = bench.device;
     device::Tensors& gradient = bench.gradient;
     const Replicas& replicas = bench.replicas;
-    double norm = own_norm;
     if (bench.sums != nullptr) {
         std::vector<DeviceSums::Part> small;
         for (const std::span<float> values : gradient.small()) small.push_back({values});
@@ -53,9 +52,10 @@ double reduce_gradients(Workbench& bench, double own_norm, bool dense) {
     const std::size_t at = static_cast<std::size_t>(slice.first) * n;
     const std::size_t count = static_cast<std::size_t>(slice.last - slice.first) * n;
     bench.reducer.wait();
+    // Of this rank's slice of the two matrices, and of the rest, which every rank has.
+    double norm = 0;
     if (dense && replicas.share_memory()) {
         replicas.group->barrier();  // every rank's gradients are made
-        norm = 0;
         for (const auto& [of_ranks, own] : {std::pair{&bench.w_enc_gradients, gradient.w_enc.data()},
                                             std::pair{&bench.w_dec_gradients, gradient.w_dec.data()}}) {
             std::vector<const float*> parts;
@@ -65,11 +65,21 @@ double reduce_gradients(Workbench& bench, double own_norm, bool dense) {
         }
         bench.reducer.wait();
     }
-    if (bench.sums != nullptr || replicas.across->size() > 1)
-        norm = device.square_norm({gradient.w_enc.data() + at, count}) +
-               device.square_norm({gradient.w_dec.data() + at, count});
+    std::array<std::span<float>, 6> arrays{};
+    std::ranges::copy(gradient.small(), arrays.begin());
+    const bool summed = bench.sums != nullptr || replicas.across->size() > 1;
+    if (summed) {
+        arrays[4] = {gradient.w_enc.data() + at, count};
+        arrays[5] = {gradient.w_dec.data() + at, count};
+    }
+    std::array<double, arrays.size()> norms{};
+    device.square_norms(arrays, norms);
+    if (summed)
+        norm = norms[4] + norms[5];
+    else if (!(dense && replicas.share_memory()))
+        norm = device.gradient_norm();
     replicas.group->sum(std::span(&norm, 1));
-    for (const std::span<float> small : gradient.small()) norm += device.square_norm(small);
+    for (std::size_t i = 0; i < 4; ++i) norm += norms[i];
     return norm;
 }
 

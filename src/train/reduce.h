@@ -11,9 +11,9 @@ namespace strata::train {
 void hand_on(Workbench& bench, std::int64_t first, std::int64_t last);
 
 // Afterwards bench.gradient holds the sums over all ranks: of the matrices, in the slice of latents that this
-// rank updates, and of the small tensors. `own_norm`: squared, of the matrices that this rank made. `dense`:
-// by dense products, of all latents from its own rows alone. Returns the squared norm of all. Collective.
-double reduce_gradients(Workbench& bench, double own_norm, bool dense);
+// rank updates, and of the small tensors. `dense`: made by dense products, of all latents from this rank's
+// rows alone. Returns the squared norm of all. Collective.
+double reduce_gradients(Workbench& bench, bool dense);
 
 // All ranks of the group have the slices of the weights that each has just changed. Collective over it.
 void spread_weights(Workbench& bench, const device::Tensors& sae);

@@ -17,13 +17,13 @@ using device::CodeSet;
 // AuxK (docs/methods.md): the dead latents' aux_k largest pre-activations of a row reconstruct what
 // the SAE missed, e = y - x_hat taken as a constant, without the decoder bias:
 //   loss = coefficient * E|x|^2 * sum_b |e_b - f_b W_dec|^2 / sum_b |e_b - mean e|^2
-// E|x|^2 makes the weight independent of the input scale. Returns false if there is nothing to do.
-bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<std::uint32_t>& dead,
-                   StepReport& report) {
+// E|x|^2 makes the weight independent of the input scale. Returns what the sum of |e_b - f_b W_dec|^2 is
+// multiplied by, 0 if there is nothing to do.
+double add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<std::uint32_t>& dead) {
     device::Device& device = bench.device;
     const SaeConfig& config = sae.config;
     const std::int64_t aux_k = sae::auxiliary_codes(config, sae.parameters.n);
-    if (aux_k == 0 || config.aux_coefficient == 0 || dead.empty()) return false;
+    if (aux_k == 0 || config.aux_coefficient == 0 || dead.empty()) return 0;
 
     std::vector<double> sums(static_cast<std::size_t>(sae.parameters.n) + 1);
     const std::span columns = std::span(sums).first(sums.size() - 1);
@@ -32,18 +32,21 @@ bool add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<st
     double variance = sums.back();
     for (const double sum : columns) variance -= sum * sum / static_cast<double>(bench.batch_size);
     // Equal errors leave nothing to explain but their rounding, by which nothing should be divided.
-    if (!(variance > 1e-5 * sums.back())) return false;
+    if (!(variance > 1e-5 * sums.back())) return 0;
 
     const double scale = config.aux_coefficient * bench.mean_square / variance;
     device.screen_row_top(sae.parameters, std::min(aux_k, std::ssize(dead)), dead);
     device.keep(CodeSet::auxiliary, 0, 0, false);
-    const device::DecodeSums missed =
-        device.decode(CodeSet::auxiliary, sae.parameters, static_cast<float>(2 * scale));
+    device.decode(CodeSet::auxiliary, sae.parameters, static_cast<float>(2 * scale));
+    return scale;
+}
+
+void report_auxiliary(Workbench& bench, double scale, StepReport& report) {
+    const device::DecodeSums missed = bench.device.decode_sums(CodeSet::auxiliary);
     double error = missed.squared_error;
     bench.comm().sum(std::span(&error, 1));
     report.auxiliary_loss = scale * error;
     report.auxiliary_codes = missed.active;
-    return true;
 }
 
 // Counts, over all ranks and in rows, for how long each latent has been silent, masks left aside. Returns
@@ -211,23 +214,27 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     const sae::Moment moment = moment_of(bench, sae, step, own, norms);
     Pass pass;
     run_pass(bench, sae, batch, moment, masked, pass);
+    double missed_scale = 0;  // of the auxiliary loss; 0: none
+    if (!sae.kind->elementwise()) {
+        std::vector<device::SetUse> uses = {{.set = CodeSet::main}};
+        missed_scale = add_auxiliary(bench, sae, dead);
+        if (missed_scale > 0) uses.push_back({.set = CodeSet::auxiliary});
+        device.accumulate(uses, {}, sae.parameters, bench.gradient, {},
+                          [&](std::int64_t first, std::int64_t last) { hand_on(bench, first, last); });
+    }
+    // Only now, since it is waited for: the device has everything to do that this step asks of it.
+    const std::vector<std::uint32_t> revived = count_silence(bench, sae, pass, masked);
+    if (!sae.kind->elementwise()) pass.sums = device.decode_sums(CodeSet::main);
+    if (missed_scale > 0) report_auxiliary(bench, missed_scale, report);
     report.sums = pass.sums;
     report.threshold = pass.threshold;
     report.dense = pass.dense;
-    const std::vector<std::uint32_t> revived = count_silence(bench, sae, pass, masked);
     if (sae.config.atm) learn_importance(bench, sae, pass, revived, report.atm);
     const sae::BatchSums sums = batch_sums(bench, sae, pass);
 
-    if (!sae.kind->elementwise()) {
-        std::vector<device::SetUse> uses = {{.set = CodeSet::main}};
-        if (add_auxiliary(bench, sae, dead, report)) uses.push_back({.set = CodeSet::auxiliary});
-        pass.square_norm =
-            device.accumulate(uses, {}, sae.parameters, bench.gradient, {},
-                              [&](std::int64_t first, std::int64_t last) { hand_on(bench, first, last); });
-    }
     report.penalty = penalty_of(bench, sae, pass, moment, sums);
     fill_own_gradient(bench, sae, pass, moment, sums);
-    report.gradient_norm = std::sqrt(reduce_gradients(bench, pass.square_norm, pass.dense));
+    report.gradient_norm = std::sqrt(reduce_gradients(bench, pass.dense));
     if (!std::isfinite(report.gradient_norm)) fail_not_finite(bench, sae, report, step, lr);
 
     const device::OptimizerStep next = optimizer_step(sae, optimizer, step, lr, report.gradient_norm);

@@ -22,8 +22,8 @@ double seconds_now() {
 void begin_sparse(Workbench& bench, TrainedSae& sae, const data::Batch& batch) {
     bench.device.center(data::rows_of(batch), sae.parameters);
     float guess = 0, margin = 0;
-    const float threshold = sae::batch_topk.select({bench.device, bench.comm(), sae.parameters, sae.config,
-                                                    bench.batch_size, batch.rows, guess, margin});
+    const float threshold = sae::batch_topk.select({bench.device, bench.comm(), bench.sums, sae.parameters,
+                                                    sae.config, bench.batch_size, batch.rows, guess, margin});
     const bool by_bias = sae.kind->per_latent != 1;  // all but JumpReLU
     std::vector<float> values(sae.silent.size(), by_bias ? -threshold : threshold);
     bench.device.upload(std::as_bytes(std::span(values)),

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <memory>
 
+#include "comm/self.h"
 #include "device/cuda/cuda_device.h"
 #include "support/cpu_inside.h"
 #include "support/inside.h"
@@ -128,14 +129,17 @@ TEST_P(AgainstCpu, MaskedSelectionsAreTheSame) {
     sides.expect_same_candidates();
     for (const CodeSet set : {CodeSet::observed, CodeSet::main, CodeSet::auxiliary})
         sides.expect_same_codes(set);
+    const auto self = make_self_communicator();
     for (const bool masked : {false, true}) {
-        std::vector<std::uint64_t> counts[2] = {std::vector<std::uint64_t>(2048),
-                                                std::vector<std::uint64_t>(2048)};
-        int side = 0;
-        sides.both([&](device::Device& device, const device::Tensors&) {
-            device.histogram(masked, 0, 20, 11, counts[side++]);
-        });
-        EXPECT_EQ(counts[0], counts[1]);
+        for (const std::uint64_t k : {0, 1, 40, 200, 100000}) {
+            std::vector<Selection> found;
+            sides.both([&](device::Device& device, const device::Tensors&) {
+                found.push_back(device.select_largest(*self, nullptr, k, masked));
+            });
+            EXPECT_EQ(found[1].threshold, found[0].threshold);
+            EXPECT_EQ(found[1].available, found[0].available);
+            EXPECT_EQ(found[1].ties_to_take, found[0].ties_to_take);
+        }
     }
 }
 
@@ -297,8 +301,8 @@ TEST_P(RulesAgainstCpu, ListsMakeTheSameStep) {
             device.take_rows(first, std::min<std::int64_t>(first + 24, rows));
             ASSERT_TRUE(device.screen_above(sae, limits, 0));
             device.keep_gate(gate, sae, GetParam().masked);
-            if (gate.frozen) out.frozen += device.decode(CodeSet::gate, sae, 0.03F);
-            out.main += device.decode(CodeSet::main, sae, 0.03F);
+            if (gate.frozen) device.decode(CodeSet::gate, sae, 0.03F);
+            device.decode(CodeSet::main, sae, 0.03F);
             if (gate.window > 0) {
                 device.backprop(CodeSet::window, sae);
                 device.latent_sums(CodeSet::window, out.window, width);
@@ -306,10 +310,12 @@ TEST_P(RulesAgainstCpu, ListsMakeTheSameStep) {
             if (!GetParam().masked) device.keep_unmasked(CodeSet::main, CodeSet::observed);
             out.left_out += device.observe(sae);
             device.latent_sums(CodeSet::observed, out.observed, width);
-            out.norm =
-                device.accumulate(uses, GetParam().free_rows ? shrink : std::vector<float>{}, sae, gradient,
-                                  std::span(out.sums).first(uses.size()), [](std::int64_t, std::int64_t) {});
+            device.accumulate(uses, GetParam().free_rows ? shrink : std::vector<float>{}, sae, gradient,
+                              std::span(out.sums).first(uses.size()), [](std::int64_t, std::int64_t) {});
         }
+        if (gate.frozen) out.frozen = device.decode_sums(CodeSet::gate);
+        out.main = device.decode_sums(CodeSet::main);
+        out.norm = device.gradient_norm();
         device.column_sums(sae, out.residual, out.y);
         out.gradient = test::get(gradient, device);
     });
@@ -338,6 +344,7 @@ TEST_P(RulesAgainstCpu, DenseProductsMakeTheSameStep) {
     gate.observe = true;
     device::DenseReport of[2];
     reference::Sae<float> gradients[2];
+    double norms[2] = {};
     int side = 0;
     const auto make = [&](device::Device& device, const device::Tensors& sae, device::Tensors& gradient) {
         return device.dense(gate, sae, 0.03F, GetParam().free_rows ? shrink : std::vector<float>{}, gradient);
@@ -345,6 +352,7 @@ TEST_P(RulesAgainstCpu, DenseProductsMakeTheSameStep) {
     sides.both([&](device::Device& device, const device::Tensors& sae) {
         device::Tensors gradient = test::put(p.sae, device, shape());
         of[side] = make(device, sae, gradient);
+        norms[side] = device.gradient_norm();
         gradients[side++] = test::get(gradient, device);
     });
     expect_close(of[0].sums, of[1].sums);
@@ -353,7 +361,7 @@ TEST_P(RulesAgainstCpu, DenseProductsMakeTheSameStep) {
     expect_close(of[0].observed, of[1].observed, "observed");
     expect_close(of[0].window, of[1].window, "window");
     expect_close(of[0].gate, of[1].gate, "gate");
-    EXPECT_NEAR(of[1].square_norm, of[0].square_norm, 1e-5 * of[0].square_norm);
+    EXPECT_NEAR(norms[1], norms[0], 1e-5 * norms[0]);
     expect_close(gradients[0], gradients[1]);
 
     // Whichever block and thread comes first.
@@ -421,13 +429,16 @@ TEST(BatchesAgainstCpu, ARankMayHaveNoRows) {
         EXPECT_TRUE(test::screen_above(device, sae, 0.2F));
         device.screen_row_top(sae, 3, {});
         device.keep(CodeSet::main, 0, 0, false);
-        EXPECT_EQ(device.decode(CodeSet::main, sae, 0.1F).squared_error, 0);
+        device.decode(CodeSet::main, sae, 0.1F);
+        EXPECT_EQ(device.decode_sums(CodeSet::main).squared_error, 0);
         device::LatentSums sums;
         const auto ignore = [](std::int64_t, std::int64_t) {};
-        EXPECT_EQ(device.accumulate({&use, 1}, {}, sae, gradient, {&sums, 1}, ignore), 0);
+        device.accumulate({&use, 1}, {}, sae, gradient, {&sums, 1}, ignore);
+        EXPECT_EQ(device.gradient_norm(), 0);
         EXPECT_EQ(test::square_norm(device, gradient), 0);
         test::put(with_skip.sae, gradient, device);
-        EXPECT_EQ(device.dense(gate, sae, 0.1F, {}, gradient).square_norm, 0);
+        device.dense(gate, sae, 0.1F, {}, gradient);
+        EXPECT_EQ(device.gradient_norm(), 0);
         EXPECT_EQ(test::square_norm(device, gradient), 0);
         std::vector<float> values;
         device.candidate_values(values);

@@ -77,6 +77,30 @@ TEST_F(NcclSums, ReachTheirOwnersAndFromThemAllRanks) {
     }
 }
 
+// Counts that a kernel, here a copy, has just made, and that the device's work goes on with.
+TEST_F(NcclSums, OfCountsAreInTheOrderOfTheDevicesWork) {
+    device::CudaDevice device(comm->rank(), {});
+    const std::unique_ptr<DeviceSums> ways[] = {
+        strata_nccl_backend()->make(*comm, static_cast<cudaStream_t>(device.stream()), 0),
+        make_staged_sums(*comm, device)};
+    const std::uint64_t large = std::uint64_t{1} << 40, rank = static_cast<std::uint64_t>(comm->rank()),
+                        ranks = static_cast<std::uint64_t>(comm->size());
+    for (const auto& sums : ways) {
+        const device::Memory<std::uint64_t> counts = device::make_memory<std::uint64_t>(device, 2048);
+        std::vector<std::uint64_t> mine(counts.size), expected(counts.size), found(counts.size);
+        for (std::uint64_t i = 0; i < mine.size(); ++i) {
+            mine[i] = large + i * (rank + 1);
+            expected[i] = ranks * (large * ranks + i * ranks * (ranks + 1) / 2);
+        }
+        device.upload(std::as_bytes(std::span(mine)), counts.data());
+        sums->add_counts(counts.span());
+        sums->add_counts(counts.span());
+        sums->finish();
+        device.download(counts.data(), std::as_writable_bytes(std::span(found)));
+        EXPECT_EQ(found, expected);
+    }
+}
+
 TEST_F(NcclSums, OfOneRankAreItsOwn) {
     const std::unique_ptr<Communicator> self = comm->split(comm->rank());
     const auto sums = strata_nccl_backend()->make(*self, static_cast<cudaStream_t>(*work), 0);

@@ -15,7 +15,7 @@
 namespace strata::device::cuda {
 
 template <typename T>
-static std::vector<T> on_host(const DeviceArray<T>& from, cudaStream_t stream) {
+static std::vector<T> on_host(const DeviceArray<T>& from, const Stream& stream) {
     std::vector<T> to(static_cast<std::size_t>(from.size()));
     download(from.data(), std::span(to), stream, from.name());
     return to;

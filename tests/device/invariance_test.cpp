@@ -55,15 +55,17 @@ Outcome run(device::Device& device, const test::Problem& p, bool batch_rule, dou
     const auto self = make_self_communicator();
     float guess = 0;
     float margin = 0;
-    out.numbers.push_back(sae::kind_of(batch_rule ? "batch_topk" : "topk")
-                              .select({device, *self, parameters, config, rows, rows, guess, margin}));
+    out.numbers.push_back(
+        sae::kind_of(batch_rule ? "batch_topk" : "topk")
+            .select({device, *self, nullptr, parameters, config, rows, rows, guess, margin}));
     out.numbers.push_back(guess);
     out.codes = test::codes_of(device);
     const auto add = [&](const device::DecodeSums& s) {
         out.numbers.insert(out.numbers.end(),
                            {s.squared_error, s.l1, s.cosine, static_cast<double>(s.active)});
     };
-    add(device.decode(CodeSet::main, parameters, 0.01F));
+    device.decode(CodeSet::main, parameters, 0.01F);
+    add(device.decode_sums(CodeSet::main));
     const auto keep_gradients = [&](CodeSet set) {
         const std::vector<float> gradients = test::gradients_in(device, set);
         out.code_gradients.insert(out.code_gradients.end(), gradients.begin(), gradients.end());
@@ -79,12 +81,13 @@ Outcome run(device::Device& device, const test::Problem& p, bool batch_rule, dou
     device.screen_row_top(parameters, 4, dead);
     device.keep(CodeSet::auxiliary, 0, 0, false);
     out.auxiliary_codes = test::codes_of(device, CodeSet::auxiliary);
-    add(device.decode(CodeSet::auxiliary, parameters, 0.02F));
+    device.decode(CodeSet::auxiliary, parameters, 0.02F);
+    add(device.decode_sums(CodeSet::auxiliary));
     keep_gradients(CodeSet::auxiliary);
     const std::vector<device::SetUse> sets = {{.set = CodeSet::main}, {.set = CodeSet::auxiliary}};
     device::LatentSums sums;
-    out.numbers.push_back(
-        device.accumulate(sets, {}, parameters, gradient, {&sums, 1}, [](std::int64_t, std::int64_t) {}));
+    device.accumulate(sets, {}, parameters, gradient, {&sums, 1}, [](std::int64_t, std::int64_t) {});
+    out.numbers.push_back(device.gradient_norm());
     out.numbers.push_back(test::square_norm(device, gradient));
     for (const auto* part : {&sums.count, &sums.value, &sums.gradient, &sums.value_gradient})
         out.numbers.insert(out.numbers.end(), part->begin(), part->end());
@@ -190,8 +193,8 @@ TEST(Invariance, RangesOfRowsMakeTheGradientsOfTheWholeBatch) {
             device.take_rows(first, std::min(first + size, rows));
             EXPECT_TRUE(test::screen_above(device, parameters, 0.01F));
             device.keep_gate(gate, parameters, false);
-            out.frozen_error += device.decode(CodeSet::gate, parameters, 0.01F).squared_error;
-            out.squared_error += device.decode(CodeSet::main, parameters, 0.01F).squared_error;
+            device.decode(CodeSet::gate, parameters, 0.01F);
+            device.decode(CodeSet::main, parameters, 0.01F);
             device.backprop(CodeSet::window, parameters);
             device.latent_sums(CodeSet::window, out.of_window, width);
             for (const auto& [set, all] :
@@ -199,13 +202,16 @@ TEST(Invariance, RangesOfRowsMakeTheGradientsOfTheWholeBatch) {
                 const std::vector<Pair> codes = test::codes_of(device, set);
                 all->insert(all->end(), codes.begin(), codes.end());
             }
-            out.norm = device.accumulate(uses, shrink, parameters, gradient, out.sums,
-                                         [&](std::int64_t from, std::int64_t to) {
-                                             EXPECT_EQ(from, done);
-                                             done = to;
-                                         });
+            device.accumulate(uses, shrink, parameters, gradient, out.sums,
+                              [&](std::int64_t from, std::int64_t to) {
+                                  EXPECT_EQ(from, done);
+                                  done = to;
+                              });
         }
         EXPECT_EQ(done, width);
+        out.frozen_error = device.decode_sums(CodeSet::gate).squared_error;
+        out.squared_error = device.decode_sums(CodeSet::main).squared_error;
+        out.norm = device.gradient_norm();
         out.gradient = test::get(gradient, device);
         return out;
     };
@@ -343,7 +349,7 @@ TEST(Screening, HistogramOfPreActivationsCountsWhatThereIs) {
                 0.2 * static_cast<double>(all) / 101);
 }
 
-TEST(Screening, DigitHistogramIsOfTheCandidates) {
+TEST(Screening, SelectsTheLargestOfTheCandidates) {
     const test::Problem p = test::make_problem(40, 24, 300);
     const auto owner = test::make_test_device(3);
     device::Device& device = *owner;
@@ -351,18 +357,24 @@ TEST(Screening, DigitHistogramIsOfTheCandidates) {
     const device::Tensors parameters = test::put(p.sae, device);
     device.center({p.x, 40}, parameters);
     ASSERT_TRUE(test::screen_above(device, parameters, 0.3F));
-    const std::vector<Pair> candidates = test::candidates_in(device);
-    const std::uint32_t some = std::bit_cast<std::uint32_t>(candidates[candidates.size() / 2].value);
-    for (const auto& [shift, digits] : {std::pair{20, 11}, std::pair{10, 10}, std::pair{0, 10}}) {
-        const std::uint32_t prefix = some >> shift >> digits;
-        std::vector<std::uint64_t> counts(std::size_t{1} << digits, 3), expected(counts.size(), 0);
-        for (const Pair& pair : candidates) {
-            const auto bits = std::bit_cast<std::uint32_t>(pair.value);
-            if (bits >> shift >> digits == prefix) ++expected[(bits >> shift) & (counts.size() - 1)];
-        }
-        device.histogram(false, prefix, shift, digits, counts);
-        EXPECT_EQ(counts, expected) << shift;
+    std::vector<float> values;
+    for (const Pair& pair : test::candidates_in(device)) values.push_back(pair.value);
+    std::ranges::sort(values, std::greater());
+    const std::uint64_t available = values.size();
+    const auto self = make_self_communicator();
+    for (const std::uint64_t k : {std::uint64_t{1}, available / 3, available - 1, available}) {
+        const Selection found = device.select_largest(*self, nullptr, k, false);
+        EXPECT_EQ(found.available, available);
+        EXPECT_EQ(found.threshold, values[k - 1]);
+        const auto equal = std::ranges::equal_range(values, found.threshold, std::greater());
+        EXPECT_EQ(found.ties_to_take, k - static_cast<std::uint64_t>(equal.begin() - values.begin()));
     }
+    const Selection too_many = device.select_largest(*self, nullptr, available + 1, false);
+    EXPECT_EQ(too_many.available, available);
+    EXPECT_EQ(too_many.threshold, 0);
+    const Selection none = device.select_largest(*self, nullptr, 0, false);
+    EXPECT_EQ(none.threshold, std::numeric_limits<float>::infinity());
+    EXPECT_EQ(none.ties_to_take, 0U);
 }
 
 // Thresholds per latent, as an SAE is used after training: strict, as JumpReLU is.

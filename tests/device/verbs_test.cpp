@@ -126,9 +126,9 @@ TEST_P(Verbs, MatchTheReference) {
     for (const char* from : {"no guess", "a good guess", "too high a guess", "too low a guess"}) {
         if (std::string(from) == "too high a guess") guess *= 4;
         if (std::string(from) == "too low a guess") guess *= 0.01F;
-        const float threshold =
-            sae::kind_of(c.kind).select({device, *self, parameters, config, static_cast<std::int64_t>(rows),
-                                         static_cast<std::int64_t>(rows), guess, margin});
+        const float threshold = sae::kind_of(c.kind).select({device, *self, nullptr, parameters, config,
+                                                             static_cast<std::int64_t>(rows),
+                                                             static_cast<std::int64_t>(rows), guess, margin});
         ASSERT_EQ(test::codes_of(device), codes) << from;
         const bool full = batch_rule && codes.size() == wanted && wanted > 0;
         EXPECT_EQ(threshold, full ? reference::smallest_selected(z_counts, mask) : 0) << from;
@@ -137,7 +137,8 @@ TEST_P(Verbs, MatchTheReference) {
     // Decode.
     const double unit = c.awkward == Awkward::huge ? 1e6 : c.awkward == Awkward::tiny ? 1e-6 : 1;
     const double row_scale = 2.0 / static_cast<double>(rows);
-    const device::DecodeSums sums = device.decode(CodeSet::main, parameters, static_cast<float>(row_scale));
+    device.decode(CodeSet::main, parameters, static_cast<float>(row_scale));
+    const device::DecodeSums sums = device.decode_sums(CodeSet::main);
     const std::vector<double> error = reference::error_of(sae, x, z, mask, rows);
     double l1 = 0;
     double cosine = 0;
@@ -204,8 +205,8 @@ TEST_P(Verbs, MatchTheReference) {
         auxiliary.mask = reference::select_row_top(z_counts, rows, width, rules.aux_k, dead);
         ASSERT_EQ(test::codes_of(device, CodeSet::auxiliary), selected(z_counts, auxiliary.mask, width));
         EXPECT_EQ(test::codes_of(device), codes) << "the auxiliary codes replaced the main ones";
-        const device::DecodeSums missed =
-            device.decode(CodeSet::auxiliary, parameters, static_cast<float>(2 * auxiliary.weight));
+        device.decode(CodeSet::auxiliary, parameters, static_cast<float>(2 * auxiliary.weight));
+        const device::DecodeSums missed = device.decode_sums(CodeSet::auxiliary);
         record("auxiliary_error",
                std::abs(missed.squared_error -
                         reference::auxiliary_loss(sae, z, auxiliary, rows) / auxiliary.weight) /
@@ -225,12 +226,12 @@ TEST_P(Verbs, MatchTheReference) {
     for (const bool projecting : {false, true}) {
         std::int64_t next = 0;
         device::LatentSums by_latent;
-        const double norm = device.accumulate(sets, {}, projecting ? parameters : unprojected, gradient,
-                                              {&by_latent, 1}, [&](std::int64_t first, std::int64_t last) {
-                                                  EXPECT_EQ(first, next);
-                                                  EXPECT_GT(last, first);
-                                                  next = last;
-                                              });
+        device.accumulate(sets, {}, projecting ? parameters : unprojected, gradient, {&by_latent, 1},
+                          [&](std::int64_t first, std::int64_t last) {
+                              EXPECT_EQ(first, next);
+                              EXPECT_GT(last, first);
+                              next = last;
+                          });
         EXPECT_EQ(next, static_cast<std::int64_t>(width));
         const Sae<float> found = test::get(gradient, device);
         const Sae<double>& expected = projecting ? projected : raw;
@@ -247,7 +248,7 @@ TEST_P(Verbs, MatchTheReference) {
         const double expected_norm = reference::square_norm(Sae<double>(found));
         const double matrices =
             reference::square_of(test::widen(found.w_enc)) + reference::square_of(test::widen(found.w_dec));
-        EXPECT_NEAR(norm, matrices, 2e-6 * matrices);
+        EXPECT_NEAR(device.gradient_norm(), matrices, 2e-6 * matrices);
         EXPECT_NEAR(test::square_norm(device, gradient), expected_norm, 2e-6 * expected_norm);
     }
 

@@ -183,15 +183,15 @@ TEST(Measures, AreThoseOfAllRowsWithinTheLimit) {
     const std::vector<float> thresholds(width, threshold);
     Sums sums(n, width);
     std::int64_t batch_rows = 0;
-    const data::LeftOut left_out =
-        for_each_batch(device, dataset, 5, 211, 64, limit, scale, *comm,
-                       [&](const data::Batch& batch, std::int64_t global_rows) {
-                           batch_rows += global_rows;
-                           device.center({batch.x, batch.rows}, parameters);
-                           sae::apply_inference(device, parameters, false, 0, thresholds);
-                           add_batch(device, parameters, batch.rows,
-                                     device.decode(device::CodeSet::main, parameters, 0), sums);
-                       });
+    const data::LeftOut left_out = for_each_batch(
+        device, dataset, 5, 211, 64, limit, scale, *comm,
+        [&](const data::Batch& batch, std::int64_t global_rows) {
+            batch_rows += global_rows;
+            device.center({batch.x, batch.rows}, parameters);
+            sae::apply_inference(device, parameters, false, 0, thresholds);
+            device.decode(device::CodeSet::main, parameters, 0);
+            add_batch(device, parameters, batch.rows, device.decode_sums(device::CodeSet::main), sums);
+        });
     reduce(*comm, sums);
     const Measures found = measures(sums);
     EXPECT_EQ(left_out.skipped, 1);

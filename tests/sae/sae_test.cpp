@@ -262,7 +262,7 @@ TEST_F(InUse, RowTopIsTheTrainingRuleOfTopk) {
     config.k = 6;
     float guess = 0;
     float margin = 0;
-    kind_of("topk").select({device, *self, parameters, config, 40, 40, guess, margin});
+    kind_of("topk").select({device, *self, nullptr, parameters, config, 40, 40, guess, margin});
     EXPECT_TRUE(test::codes_of(device) == used);
     EXPECT_GT(used.size(), 200U);
 }
@@ -276,7 +276,7 @@ TEST_F(InUse, ThresholdOfTheBatchSelectsTheBatch) {
     float guess = 0;
     float margin = 0;
     const float threshold =
-        kind_of("batch_topk").select({device, *self, parameters, config, 40, 40, guess, margin});
+        kind_of("batch_topk").select({device, *self, nullptr, parameters, config, 40, 40, guess, margin});
     const std::vector<Pair> trained = test::codes_of(device);
     EXPECT_EQ(trained.size(), 240U);
     EXPECT_EQ(std::ranges::min(trained, {}, &Pair::value).value, threshold);

@@ -168,8 +168,12 @@ inline bool screen_above(device::Device& device, const device::Tensors& sae, flo
 }
 
 inline double square_norm(device::Device& device, const device::Tensors& t) {
-    double sum = device.square_norm(t.w_enc.span()) + device.square_norm(t.w_dec.span());
-    for (const std::span<float> small : t.small()) sum += device.square_norm(small);
+    std::vector<std::span<float>> arrays = {t.w_enc.span(), t.w_dec.span()};
+    for (const std::span<float> small : t.small()) arrays.push_back(small);
+    std::vector<double> norms(arrays.size());
+    device.square_norms(arrays, norms);
+    double sum = 0;
+    for (const double norm : norms) sum += norm;
     return sum;
 }
 

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 
 #include "base/error.h"
 #include "device/cpu/cpu_device.h"
@@ -101,9 +102,9 @@ double CpuDevice::accumulate_group(const Summands& from, const Tensors& sae, Ten
     return norm;
 }
 
-double CpuDevice::accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
-                             Tensors& gradient, std::span<LatentSums> all_sums,
-                             const std::function<void(std::int64_t, std::int64_t)>& done) {
+void CpuDevice::accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
+                           Tensors& gradient, std::span<LatentSums> all_sums,
+                           const std::function<void(std::int64_t, std::int64_t)>& done) {
     if (all_sums.empty()) all_sums = std::span(&main_sums_, 1);
     STRATA_ASSERT(all_sums.size() <= sets.size() && sets.size() <= 3 && sets.front().set == CodeSet::main);
     const Summands from = summands(sets, sae.width);
@@ -163,9 +164,8 @@ double CpuDevice::accumulate(std::span<const SetUse> sets, std::span<const float
         const Slice made = latents_from(start, stop - start);
         if (from.last_rows) done(made.first, made.last);
     }
-    double norm = 0;
-    for (const double part : part_norms_) norm += part;
-    if (!from.last_rows) return norm;
+    gradient_norm_ = sum_of_parts();
+    if (!from.last_rows) return;
     const CodeTable& main = table(CodeSet::main);
     std::vector<double> residual(static_cast<std::size_t>(n_), 0.0);
     add_columns(main.residual.front(), residual);
@@ -175,7 +175,10 @@ double CpuDevice::accumulate(std::span<const SetUse> sets, std::span<const float
         for (std::int64_t b = 0; b < rows_; ++b) main.residual.front().load(b, rows.data() + b * n_);
         add_skip_gradient(rows.data(), rows_, 0, main.gradient_scale, 0, gradient);
     }
-    return norm;
+}
+
+double CpuDevice::sum_of_parts() const {
+    return std::accumulate(part_norms_.begin(), part_norms_.end(), 0.0);
 }
 
 // dL/db_dec from the sums of R^(1)'s columns, and from what passes through x - b_dec.
@@ -228,9 +231,7 @@ double CpuDevice::sum_in_order(std::span<const float* const> of_ranks, std::size
         std::copy_n(sum, size, out + at);
         part_norms_[i] = kernels_.dot(sum, sum, size);
     }
-    double norm = 0;
-    for (const double part : part_norms_) norm += part;
-    return norm;
+    return sum_of_parts();
 }
 
 void CpuDevice::decoder_norms(const Tensors& sae, std::span<float> norms) {
@@ -239,6 +240,10 @@ void CpuDevice::decoder_norms(const Tensors& sae, std::span<float> norms) {
         const float* d = sae.w_dec.data() + j * n_;
         norms[static_cast<std::size_t>(j)] = std::sqrt(kernels_.dot(d, d, n_));
     }
+}
+
+void CpuDevice::square_norms(std::span<const std::span<float>> arrays, std::span<double> norms) {
+    for (std::size_t i = 0; i < arrays.size(); ++i) norms[i] = square_norm(arrays[i]);
 }
 
 double CpuDevice::square_norm(std::span<const float> values) {
@@ -251,9 +256,7 @@ double CpuDevice::square_norm(std::span<const float> values) {
         part_norms_[i] =
             kernels_.dot(at, at, static_cast<std::int64_t>(std::min(piece, values.size() - i * piece)));
     }
-    double norm = 0;
-    for (const double part : part_norms_) norm += part;
-    return norm;
+    return sum_of_parts();
 }
 
 }  // namespace strata::device

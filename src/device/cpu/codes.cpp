@@ -11,8 +11,16 @@
 
 namespace strata::device {
 
-void CpuDevice::histogram(bool with_mask, std::uint32_t prefix, int shift, int digits,
-                          std::span<std::uint64_t> counts) {
+Selection CpuDevice::select_largest(Communicator& comm, DeviceSums*, std::uint64_t k, bool masked) {
+    return strata::select_largest(
+        comm, k, [&](std::uint32_t prefix, int shift, int digits, std::span<std::uint64_t> counts) {
+            count_digits(masked, prefix, shift, digits, counts);
+        });
+}
+
+// A DigitHistogram of the candidates.
+void CpuDevice::count_digits(bool with_mask, std::uint32_t prefix, int shift, int digits,
+                             std::span<std::uint64_t> counts) {
     const std::uint32_t mask = (1U << digits) - 1;
     std::ranges::fill(counts, 0);
 #pragma omp parallel num_threads(threads_)

@@ -73,14 +73,14 @@ class CpuDevice final : public Device {
     void cap_rows(std::int64_t cap) override;
     void pre_activation_histogram(const Tensors& sae, std::int64_t rows,
                                   std::span<std::uint64_t> counts) override;
-    void histogram(bool masked, std::uint32_t prefix, int shift, int digits,
-                   std::span<std::uint64_t> counts) override;
+    Selection select_largest(Communicator& comm, DeviceSums* sums, std::uint64_t k, bool masked) override;
     void candidate_values(std::vector<float>& values) override;
     void keep(CodeSet set, float threshold, std::uint64_t ties, bool masked) override;
     void keep_row_top(CodeSet set, std::int64_t k, bool masked) override;
     void keep_gate(const Gate& gate, const Tensors& sae, bool masked) override;
     void keep_unmasked(CodeSet from, CodeSet set) override;
-    DecodeSums decode(CodeSet set, const Tensors& sae, float gradient_scale) override;
+    void decode(CodeSet set, const Tensors& sae, float gradient_scale) override;
+    DecodeSums decode_sums(CodeSet set) override;
     void backprop(CodeSet set, const Tensors& sae) override;
     std::uint64_t observe(const Tensors& sae) override;
     Moments column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) override;
@@ -91,13 +91,14 @@ class CpuDevice final : public Device {
     void fired(CodeSet set, std::span<std::uint32_t> bits) override;
     void count_codes(std::span<std::uint64_t> counts) override;
     void latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) override;
-    double accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
-                      Tensors& gradient, std::span<LatentSums> sums,
-                      const std::function<void(std::int64_t, std::int64_t)>& done) override;
+    void accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
+                    Tensors& gradient, std::span<LatentSums> sums,
+                    const std::function<void(std::int64_t, std::int64_t)>& done) override;
     DenseReport dense(const Gate& gate, const Tensors& sae, float gradient_scale,
                       std::span<const float> shrink, Tensors& gradient) override;
+    double gradient_norm() override { return gradient_norm_; }
     double sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) override;
-    double square_norm(std::span<const float> values) override;
+    void square_norms(std::span<const std::span<float>> arrays, std::span<double> norms) override;
     void decoder_norms(const Tensors& sae, std::span<float> norms) override;
     void update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
                 const OptimizerStep& step, std::int64_t first, std::int64_t last) override;
@@ -151,6 +152,11 @@ class CpuDevice final : public Device {
     bool masked(std::size_t row, std::uint32_t latent) const {
         return !mask_.empty() && mask_.draw[row] < mask_.probability[latent];
     }
+    void count_digits(bool with_mask, std::uint32_t prefix, int shift, int digits,
+                      std::span<std::uint64_t> counts);
+    std::vector<DecodeSums>& row_sums(CodeSet set) {
+        return set == CodeSet::main ? row_sums_ : other_row_sums_;
+    }
     static GateView view_of(const Gate& gate, const Tensors& sae);
     template <typename Passes, typename Value>
     void keep_if(CodeSet set, const PairsByRow& from, const Passes& passes, const Value& value);
@@ -173,6 +179,8 @@ class CpuDevice final : public Device {
     void finish_outputs(const Tensors& sae, std::span<const double> residual, float gradient_scale,
                         Tensors& gradient);
     void unit_row(float* d) const;
+    double square_norm(std::span<const float> values);
+    double sum_of_parts() const;  // of part_norms_
     void add_skip_gradient(const float* residual, std::int64_t count, std::int64_t first, float scale,
                            float keep, Tensors& gradient);
 
@@ -205,6 +213,7 @@ class CpuDevice final : public Device {
     std::vector<DecodeSums> other_row_sums_;
     Array<double> partial_;  // [groups, n] sums by group of rows or latents
     std::vector<double> part_norms_;
+    double gradient_norm_ = 0;
     // [M] of accumulate(), over the ranges of rows so far: dL/db_enc; what sets other than main add to the
     // multiple of d_j that is taken from the decoder's gradient; that multiple.
     std::vector<double> bias_sums_, other_along_;

@@ -15,7 +15,7 @@ constexpr std::int64_t row_group = 64;  // rows whose column sums are added in o
 
 }  // namespace
 
-DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_scale) {
+void CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_scale) {
     CodeTable& codes = table(set);
     const PairsByRow& pairs = codes.pairs;
     codes.gradient_scale = gradient_scale;
@@ -27,8 +27,8 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
         if (codes.residual[g].rows != centered_tiles_.rows || codes.residual[g].n != n_)
             codes.residual[g].reset(centered_tiles_.rows, n_);
     codes.gradient.grow(static_cast<std::size_t>(pairs.size()));
-    std::vector<DecodeSums>& row_sums = set == CodeSet::main ? row_sums_ : other_row_sums_;
-    row_sums.resize(row_sums_.size());
+    std::vector<DecodeSums>& of_rows = row_sums(set);
+    of_rows.resize(row_sums_.size());
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t b = first_row_; b < last_row_; ++b) {
         const auto i = static_cast<std::size_t>(b);
@@ -37,7 +37,7 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
         const std::uint32_t* latent = pairs.latent.data() + begin;
         std::vector<float>& scratch = scratch_[static_cast<std::size_t>(omp_get_thread_num())].row;
         scratch.resize(static_cast<std::size_t>(groups * n_));
-        DecodeSums& sums = row_sums[i];
+        DecodeSums& sums = of_rows[i];
         sums = {};
 
         // residual^(g), group by group: each goes on from the one before it.
@@ -85,8 +85,12 @@ DecodeSums CpuDevice::decode(CodeSet set, const Tensors& sae, float gradient_sca
             at = first;
         }
     }
+}
+
+DecodeSums CpuDevice::decode_sums(CodeSet set) {
+    const std::vector<DecodeSums>& of_rows = row_sums(set);
     DecodeSums total;
-    for (std::int64_t b = first_row_; b < last_row_; ++b) total += row_sums[static_cast<std::size_t>(b)];
+    for (std::int64_t b = 0; b < rows_; ++b) total += of_rows[static_cast<std::size_t>(b)];
     return total;
 }
 

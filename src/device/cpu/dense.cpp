@@ -69,9 +69,7 @@ DenseReport CpuDevice::dense(const Gate& gate, const Tensors& sae, float gradien
             add_skip_gradient(own.residual.front().data(), count, first, gradient_scale,
                               first > 0 ? 1.0F : 0.0F, gradient);
     }
-    DecodeSums of_rows;
-    for (std::int64_t b = 0; b < rows_; ++b) of_rows += row_sums_[static_cast<std::size_t>(b)];
-    DenseReport report = dense_report(of_rows, own.sums, sae.width);
+    DenseReport report = dense_report(decode_sums(CodeSet::main), own.sums, sae.width);
     if (gradient_scale == 0) return report;
 
     part_norms_.assign(static_cast<std::size_t>(sae.width), 0.0);
@@ -87,7 +85,7 @@ DenseReport CpuDevice::dense(const Gate& gate, const Tensors& sae, float gradien
         if (along != 0) kernels_.add(sae.w_dec.data() + j * n_, static_cast<float>(-along), n_, d);
         part_norms_[latent] = kernels_.dot(d, d, n_) + kernels_.dot(e, e, n_);
     }
-    for (const double part : part_norms_) report.square_norm += part;
+    gradient_norm_ = sum_of_parts();
     finish_outputs(sae, columns, gradient_scale, gradient);
     return report;
 }

@@ -153,9 +153,9 @@ __global__ void narrow(const double* from, std::int64_t count, float* to) {
 
 using namespace cuda;
 
-double CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
-                              Tensors& gradient, std::span<LatentSums> sums,
-                              const std::function<void(std::int64_t, std::int64_t)>& done) {
+void CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
+                            Tensors& gradient, std::span<LatentSums> sums,
+                            const std::function<void(std::int64_t, std::int64_t)>& done) {
     require(sums.size() <= sets.size() && sets.size() <= 3 && sets.front().set == CodeSet::main,
             "main codes first, sums of some of the sets");
     const bool first_rows = first_row_ == 0, last_rows = last_row_ == rows_;
@@ -164,6 +164,7 @@ double CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const floa
     latent_sums_.grow(4 * width * static_cast<std::int64_t>(summed));
     set_numbers_.grow(2 * width * std::ssize(sets));
     Sets views{static_cast<int>(sets.size()), {}};
+    bool uploaded = !shrink.empty();
     for (std::size_t s = 0; s < sets.size(); ++s) {
         CodeTable& codes = table(sets[s].set);
         transpose(codes, width);
@@ -172,6 +173,7 @@ double CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const floa
         float* gain = set_numbers_.data() + static_cast<std::int64_t>(s) * 2 * width;
         cuda::upload(sets[s].gain, gain, stream_, set_numbers_.name());
         cuda::upload(sets[s].shift, gain + width, stream_, set_numbers_.name());
+        uploaded = uploaded || !sets[s].gain.empty() || !sets[s].shift.empty();
         views.set[s] = {codes.latent_begin.data(),
                         codes.row_of.data(),
                         codes.value_of.data(),
@@ -207,10 +209,20 @@ double CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const floa
                          parts_.data()});
         if (last_rows) done(first, last);
     }
+    latent_sums_arriving_.send(latent_sums_.data(), std::ssize(sums) * 4 * width, stream_);
+    if (last_rows) {
+        send_gradient_norm(width * column_blocks);
+        finish_biases(sae, gradient);
+    }
+    // Also for what was uploaded, which is the caller's.
+    if (!sums.empty() || uploaded) stream_.wait("sums by latent");
     for (std::size_t s = 0; s < sums.size(); ++s)
-        add_sums(latent_sums_.data() + static_cast<std::int64_t>(s) * 4 * width, width, sums[s]);
-    const double norm = sum_parts(parts_.data(), width * column_blocks);
-    if (!last_rows) return norm;
+        add_sums(latent_sums_arriving_.get(stream_).subspan(4 * s * static_cast<std::size_t>(width)), width,
+                 sums[s]);
+}
+
+// What accumulate() makes of all rows' main codes: the gradients of b_dec and W_skip.
+void CudaDevice::finish_biases(const Tensors& sae, Tensors& gradient) {
     const CodeTable& main = table(CodeSet::main);
     column_sums_.grow(n_);
     add_columns(main.residual.data(), rows_, column_sums_.data(), false);
@@ -220,7 +232,6 @@ double CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const floa
     else if (sae.skip)
         product_.multiply(n_, n_, rows_, main.gradient_scale, {centered_.data(), n_, true},
                           {main.residual.data(), n_}, 0, gradient.w_skip.data(), n_, stream_);
-    return norm;
 }
 
 // dL/db_dec from the sums of R^(1)'s columns (column_sums_), and from what passes through x - b_dec.

@@ -64,7 +64,7 @@ std::int64_t free_memory() {
 }
 
 void* stream(const Device& device) {
-    return dynamic_cast<const CudaDevice&>(device).stream();
+    return static_cast<cudaStream_t>(dynamic_cast<const CudaDevice&>(device).stream());
 }
 
 }  // namespace

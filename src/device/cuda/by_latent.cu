@@ -125,6 +125,13 @@ __global__ void sum_latents(const std::uint32_t* begin, const float* value_of, c
     sums[3 * width + j] = both / scale;
 }
 
+// Sets the bits of the latents that have a code.
+__global__ void mark_latents_of(PairsView pairs, std::int64_t rows, std::uint32_t* bits) {
+    const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+    for (std::int64_t e = global_thread(); e < pairs.begin[rows]; e += step)
+        atomicOr(&bits[pairs.latent[e] / 32], 1U << (pairs.latent[e] % 32));
+}
+
 // Integer sums, whose order does not matter.
 __global__ void count_latents_of(PairsView pairs, std::int64_t rows, std::uint32_t* totals) {
     const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
@@ -177,13 +184,11 @@ void CudaDevice::sum_by_latent(const CodeTable& codes, std::int64_t width, doubl
            width, sums);
 }
 
-// The first range of rows sets them, the others add to them.
-void CudaDevice::add_sums(const double* from, std::int64_t width, LatentSums& to) {
+// The first range of rows sets them, the others add to them. `from` begins with [4, M].
+void CudaDevice::add_sums(std::span<const double> from, std::int64_t width, LatentSums& to) {
     const auto size = static_cast<std::size_t>(width);
-    std::vector<double> all(4 * size);
-    cuda::download(from, std::span(all), stream_, "sums by latent");
     if (first_row_ == 0) to.reset(width);
-    const double* at = all.data();
+    const double* at = from.data();
     for (std::vector<double>* part : {&to.count, &to.value, &to.gradient, &to.value_gradient}) {
         for (std::size_t j = 0; j < size; ++j) (*part)[j] += at[j];
         at += size;
@@ -196,29 +201,28 @@ void CudaDevice::latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) 
     transpose(codes, width);
     latent_sums_.grow(4 * width);
     sum_by_latent(codes, width, latent_sums_.data());
-    add_sums(latent_sums_.data(), width, sums);
-}
-
-std::vector<std::uint32_t> CudaDevice::codes_by_latent(CodeSet set, std::int64_t width) {
-    const Pairs& pairs = table(set).pairs;
-    latent_totals_.grow(width);
-    fill_zero(latent_totals_.data(), width, stream_, "counts by latent");
-    launch("count_latents_of", count_latents_of, std::min(blocks_of(pairs.most, block_threads), 4096U),
-           block_threads, 0, stream_, view_of(pairs), rows_, latent_totals_.data());
-    std::vector<std::uint32_t> counts(static_cast<std::size_t>(width));
-    cuda::download(latent_totals_.data(), std::span(counts), stream_, "counts by latent");
-    return counts;
+    latent_sums_arriving_.send(latent_sums_.data(), 4 * width, stream_);
+    add_sums(latent_sums_arriving_.get(stream_), width, sums);
 }
 
 void CudaDevice::fired(CodeSet set, std::span<std::uint32_t> bits) {
-    std::ranges::fill(bits, 0);
-    const std::vector<std::uint32_t> counts = codes_by_latent(set, 32 * std::ssize(bits));
-    for (std::size_t j = 0; j < counts.size(); ++j)
-        if (counts[j] > 0) bits[j / 32] |= 1U << (j % 32);
+    const Pairs& pairs = table(set).pairs;
+    fired_.grow(std::ssize(bits));
+    fill_zero(fired_.data(), std::ssize(bits), stream_, fired_.name());
+    launch("mark_latents_of", mark_latents_of, std::min(blocks_of(pairs.most, block_threads), 4096U),
+           block_threads, 0, stream_, view_of(pairs), rows_, fired_.data());
+    cuda::download(fired_.data(), bits, stream_, fired_.name());
 }
 
 void CudaDevice::count_codes(std::span<std::uint64_t> counts) {
-    const std::vector<std::uint32_t> own = codes_by_latent(CodeSet::main, std::ssize(counts));
+    const Pairs& pairs = table(CodeSet::main).pairs;
+    const std::int64_t width = std::ssize(counts);
+    latent_totals_.grow(width);
+    fill_zero(latent_totals_.data(), width, stream_, latent_totals_.name());
+    launch("count_latents_of", count_latents_of, std::min(blocks_of(pairs.most, block_threads), 4096U),
+           block_threads, 0, stream_, view_of(pairs), rows_, latent_totals_.data());
+    std::vector<std::uint32_t> own(counts.size());
+    cuda::download(latent_totals_.data(), std::span(own), stream_, latent_totals_.name());
     for (std::size_t j = 0; j < own.size(); ++j) counts[j] += own[j];
 }
 

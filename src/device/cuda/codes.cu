@@ -1,4 +1,4 @@
-// From candidates to codes: counting by digit, keeping by a threshold or a gate.
+// From candidates to codes: keeping by a threshold or a gate.
 
 #include <algorithm>
 
@@ -8,25 +8,6 @@
 
 namespace strata::device {
 namespace cuda {
-
-// Pairs whose bits, shifted right by shift + digits, equal `prefix`, by their next `digits` bits: first in
-// shared memory (up to 8 KiB), then in `counts`. Reads 4 bytes a pair, 12 with a mask.
-__global__ void count_digits(PairsView pairs, std::int64_t rows, DeviceMask mask, std::uint32_t prefix,
-                             int shift, int digits, unsigned long long* counts) {
-    auto* bins = reinterpret_cast<unsigned*>(strata_shared);
-    const std::uint32_t size = 1U << digits;
-    for (std::uint32_t i = threadIdx.x; i < size; i += blockDim.x) bins[i] = 0;
-    __syncthreads();
-    const std::int64_t count = pairs.begin[rows], step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-    for (std::int64_t e = global_thread(); e < count; e += step) {
-        const std::uint32_t bits = __float_as_uint(pairs.value[e]);
-        if ((bits >> shift >> digits) == prefix && !mask(pairs.row[e], pairs.latent[e]))
-            atomicAdd(&bins[(bits >> shift) & (size - 1)], 1U);
-    }
-    __syncthreads();
-    for (std::uint32_t i = threadIdx.x; i < size; i += blockDim.x)
-        if (bins[i] != 0) atomicAdd(&counts[i], static_cast<unsigned long long>(bins[i]));
-}
 
 // Pairs equal to the threshold, by row; a block to a row.
 __global__ void count_ties(PairsView pairs, DeviceMask mask, float threshold, std::uint32_t* counts) {
@@ -91,16 +72,6 @@ struct Unmasked {
 }  // namespace cuda
 
 using namespace cuda;
-
-void CudaDevice::histogram(bool masked, std::uint32_t prefix, int shift, int digits,
-                           std::span<std::uint64_t> counts) {
-    counters_.grow(std::ssize(counts));
-    fill_zero(counters_.data(), std::ssize(counts), stream_, "counters");
-    launch("count_digits", count_digits, std::min(blocks_of(candidates_.most, 1024), 1024U), block_threads,
-           sizeof(unsigned) << digits, stream_, view_of(candidates_), rows_, device_mask(masked), prefix,
-           shift, digits, counters_.data());
-    download_counts(counts);
-}
 
 void CudaDevice::keep(CodeSet set, float threshold, std::uint64_t ties, bool masked) {
     const DeviceMask mask = device_mask(masked);

@@ -72,7 +72,7 @@ void CudaDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, 
     input_.grow(rows * n);
     centered_.grow(rows * n);
     row_errors_.grow(rows);
-    row_sums_.grow(row_numbers * rows);
+    sums_of_rows(CodeSet::main).by_row.grow(row_numbers * rows);
     row_counts_.grow(rows + 1);
     product_tile_.grow(std::min(tile_.rows, rows) * std::min(tile_.latents, width));
     latent_errors_.grow(width);
@@ -183,14 +183,16 @@ void CudaDevice::centered_row(std::int64_t b, std::span<float> row) {
 std::size_t CudaDevice::workspace_bytes() const {
     std::size_t bytes = product_.bytes() + candidates_.bytes() + other_candidates_.bytes();
     for (const CodeTable& codes : codes_) bytes += codes.bytes();
+    for (const SumsOfRows& sums : sums_of_rows_) bytes += sums.by_row.bytes() + sums.all.bytes();
     const auto add = [&](const auto&... arrays) { bytes += (arrays.bytes() + ...); };
     add(input_, output_, centered_, target_, mask_draw_, mask_probability_, product_tile_, half_rows_,
         half_weights_, row_errors_, latent_errors_, at_least_, row_limit_, open_limit_, list_latent_,
         list_value_, list_used_, sample_, subset_weights_, subset_bias_, subset_, counters_, taken_,
-        row_counts_, latent_counts_, latent_totals_, scan_sums_, row_sums_, other_row_sums_, latent_sums_,
-        bias_sums_, other_along_, along_sums_, value_sums_, along_, gate_threshold_, gate_gain_, gate_offset_,
-        gate_penalty_, last_tie_, tie_begin_, set_numbers_, shrink_, square_weight_, dense_sums_, partial_,
-        parts_, column_sums_, sums_, z_, code_, gate_, dots_, frozen_dots_, block_residual_, gate_residual_);
+        row_counts_, latent_counts_, latent_totals_, scan_sums_, fired_, selection_, all_counters_,
+        latent_sums_, bias_sums_, other_along_, along_sums_, value_sums_, along_, gate_threshold_, gate_gain_,
+        gate_offset_, gate_penalty_, last_tie_, tie_begin_, set_numbers_, shrink_, square_weight_,
+        dense_sums_, partial_, parts_, column_sums_, sums_, norms_, gradient_norm_, z_, code_, gate_, dots_,
+        frozen_dots_, block_residual_, gate_residual_);
     return bytes;
 }
 

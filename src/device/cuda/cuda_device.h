@@ -17,7 +17,7 @@ class CudaDevice final : public Device {
   public:
     CudaDevice(int ordinal, const GpuOptions& options, cuda::ProductTile tile = {});
 
-    cudaStream_t stream() const { return stream_; }
+    const cuda::Stream& stream() const { return stream_; }
 
     std::string name() const override;
     bool host_memory() const override { return false; }
@@ -37,14 +37,14 @@ class CudaDevice final : public Device {
     void cap_rows(std::int64_t cap) override;
     void pre_activation_histogram(const Tensors& sae, std::int64_t rows,
                                   std::span<std::uint64_t> counts) override;
-    void histogram(bool masked, std::uint32_t prefix, int shift, int digits,
-                   std::span<std::uint64_t> counts) override;
+    Selection select_largest(Communicator& comm, DeviceSums* sums, std::uint64_t k, bool masked) override;
     void candidate_values(std::vector<float>& values) override;
     void keep(CodeSet set, float threshold, std::uint64_t ties, bool masked) override;
     void keep_row_top(CodeSet set, std::int64_t k, bool masked) override;
     void keep_gate(const Gate& gate, const Tensors& sae, bool masked) override;
     void keep_unmasked(CodeSet from, CodeSet set) override;
-    DecodeSums decode(CodeSet set, const Tensors& sae, float gradient_scale) override;
+    void decode(CodeSet set, const Tensors& sae, float gradient_scale) override;
+    DecodeSums decode_sums(CodeSet set) override;
     void backprop(CodeSet set, const Tensors& sae) override;
     std::uint64_t observe(const Tensors& sae) override;
     Moments column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) override;
@@ -55,13 +55,14 @@ class CudaDevice final : public Device {
     void fired(CodeSet set, std::span<std::uint32_t> bits) override;
     void count_codes(std::span<std::uint64_t> counts) override;
     void latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) override;
-    double accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
-                      Tensors& gradient, std::span<LatentSums> sums,
-                      const std::function<void(std::int64_t, std::int64_t)>& done) override;
+    void accumulate(std::span<const SetUse> sets, std::span<const float> shrink, const Tensors& sae,
+                    Tensors& gradient, std::span<LatentSums> sums,
+                    const std::function<void(std::int64_t, std::int64_t)>& done) override;
     DenseReport dense(const Gate& gate, const Tensors& sae, float gradient_scale,
                       std::span<const float> shrink, Tensors& gradient) override;
+    double gradient_norm() override;
     double sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) override;
-    double square_norm(std::span<const float> values) override;
+    void square_norms(std::span<const std::span<float>> arrays, std::span<double> norms) override;
     void decoder_norms(const Tensors& sae, std::span<float> norms) override;
     void update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
                 const OptimizerStep& step, std::int64_t first, std::int64_t last) override;
@@ -100,15 +101,17 @@ class CudaDevice final : public Device {
     template <typename Passes>
     void filter(const cuda::Pairs& from, const Passes& passes, cuda::Pairs& to, float* gradient);
     std::uint32_t pairs_in(const cuda::Pairs& pairs);
-    std::vector<std::uint32_t> codes_by_latent(CodeSet set, std::int64_t width);
     void transpose(cuda::CodeTable& codes, std::int64_t width);
     void sum_by_latent(const cuda::CodeTable& codes, std::int64_t width, double* sums);
-    void add_sums(const double* from, std::int64_t width, LatentSums& to);
+    void add_sums(std::span<const double> from, std::int64_t width, LatentSums& to);
     void add_column_parts(std::int64_t count, double keep, double factor, double* sums);
     void add_columns(const float* rows, std::int64_t count, double* sums, bool keep);
-    DecodeSums sum_rows(const double* row_sums, std::int64_t first, std::int64_t last);
-    double sum_parts(const double* parts, std::int64_t count);
+    void send_sums_of_rows(CodeSet set);
+    void add_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out, double* norm);
+    void add_all(const double* parts, std::int64_t count, double* sum);
     void weigh_squares(const Tensors& sae);
+    void send_gradient_norm(std::int64_t parts);
+    void finish_biases(const Tensors& sae, Tensors& gradient);
     void finish_outputs(const Tensors& sae, float gradient_scale, Tensors& gradient);
     void download_counts(std::span<std::uint64_t> counts);
     cuda::Groups groups_of(const Shape& shape) const;
@@ -117,6 +120,13 @@ class CudaDevice final : public Device {
     const float* target() const { return has_target_ ? target_.data() : centered_.data(); }
     const float* output() const { return has_output_ ? output_.data() : input_.data(); }
     cuda::CodeTable& table(CodeSet set) { return codes_[static_cast<std::size_t>(set)]; }
+    // Main codes have sums of rows of their own.
+    struct SumsOfRows {
+        DeviceArray<double> by_row{"sums by row"};  // [B, 7]
+        DeviceArray<double> all{"sums over rows"};
+        cuda::Arriving<double> arriving{"sums over rows"};
+    };
+    SumsOfRows& sums_of_rows(CodeSet set) { return sums_of_rows_[set == CodeSet::main ? 0 : 1]; }
 
     int ordinal_;
     cuda::Format format_;
@@ -149,7 +159,9 @@ class CudaDevice final : public Device {
     DeviceArray<float> subset_weights_{"the subset's weights"}, subset_bias_{"the subset's biases"};
     DeviceArray<std::uint32_t> subset_{"the subset"};
     cuda::Pairs candidates_, other_candidates_;
-    DeviceArray<unsigned long long> counters_{"counters"};  // [2048]
+    DeviceArray<unsigned long long> counters_{"counters"};              // [2048]
+    DeviceArray<std::uint64_t> selection_{"the selection"};             // SelectionState, ties of each rank
+    DeviceArray<std::uint64_t> all_counters_{"counters of all ranks"};  // [2048]
 
     cuda::CodeTable codes_[code_sets];
     DeviceArray<std::uint32_t> taken_{"marks of candidates"}, row_counts_{"counts by row"};
@@ -157,8 +169,10 @@ class CudaDevice final : public Device {
     DeviceArray<std::uint32_t> latent_counts_{"counts by latent"};     // [chunks of rows, M]
     DeviceArray<std::uint32_t> latent_totals_{"counts by latent"};     // [M]
     DeviceArray<std::uint32_t> scan_sums_{"sums of a scan"};
-    DeviceArray<double> row_sums_{"sums by row"}, other_row_sums_{"sums by row"};  // [B, 7]
-    DeviceArray<double> latent_sums_{"sums by latent"};                            // [sets, 4, M]
+    DeviceArray<std::uint32_t> fired_{"the latents that fired"};  // bits
+    SumsOfRows sums_of_rows_[2];
+    DeviceArray<double> latent_sums_{"sums by latent"};  // [sets, 4, M]
+    cuda::Arriving<double> latent_sums_arriving_{"sums by latent"};
     // [M] over the ranges of rows so far: dL/db_enc; what other sets add along d_j; main's sums.
     DeviceArray<double> bias_sums_{"sums of dL/dz"}, other_along_{"sums along decoder rows"},
         along_sums_{"sums along decoder rows"}, value_sums_{"sums of codes"};
@@ -168,7 +182,8 @@ class CudaDevice final : public Device {
     DeviceArray<float> set_numbers_{"gains and shifts"}, shrink_{"shrinking"};  // [sets, 2, M]; [M]
     DeviceArray<float> square_weight_{"weights of squares"};                    // [M]
     DeviceArray<double> partial_{"partial sums"}, parts_{"partial sums"}, column_sums_{"column sums"},
-        sums_{"sums"};
+        sums_{"sums"}, norms_{"squared norms"}, gradient_norm_{"the gradients' norm"};
+    cuda::Arriving<double> norms_arriving_{"squared norms"}, gradient_norm_arriving_{"the gradients' norm"};
     DeviceArray<double> dense_sums_{"sums by latent"};  // [13, M]
     // dense(), of a block of rows.
     DeviceArray<float> z_{"pre-activations"}, code_{"codes"}, gate_{"the gate's codes"}, dots_{"dL/df"},

@@ -202,7 +202,7 @@ __global__ void take_norms(const double* row_sums, std::int64_t rows, float* nor
 
 using namespace cuda;
 
-DecodeSums CudaDevice::decode(CodeSet set, const Tensors& sae, float gradient_scale) {
+void CudaDevice::decode(CodeSet set, const Tensors& sae, float gradient_scale) {
     CodeTable& codes = table(set);
     codes.gradient_scale = gradient_scale;
     codes.gradient.grow(codes.pairs.most);
@@ -211,7 +211,7 @@ DecodeSums CudaDevice::decode(CodeSet set, const Tensors& sae, float gradient_sc
     if (set != CodeSet::main) groups = {1, {sae.width}};
     const std::int64_t stride = capacity_ * n_;
     if (set != CodeSet::gate) codes.residual.grow(groups.count * stride, groups.count * stride);
-    DeviceArray<double>& row_sums = set == CodeSet::main ? row_sums_ : other_row_sums_;
+    DeviceArray<double>& row_sums = sums_of_rows(set).by_row;
     row_sums.grow(row_numbers * capacity_);
     const bool auxiliary = set == CodeSet::auxiliary;
     const Decoding decoding{
@@ -230,15 +230,19 @@ DecodeSums CudaDevice::decode(CodeSet set, const Tensors& sae, float gradient_sc
         groups};
     launch("decode_rows", decode_rows, static_cast<unsigned>(last_row_ - first_row_), block_threads,
            block_warps * sizeof(double) + static_cast<std::size_t>(n_) * sizeof(float), stream_, decoding);
-    return sum_rows(row_sums.data(), first_row_, last_row_);
+    if (last_row_ == rows_) send_sums_of_rows(set);
 }
 
-DecodeSums CudaDevice::sum_rows(const double* row_sums, std::int64_t first, std::int64_t last) {
-    sums_.grow(row_numbers);
-    launch("add_row_sums", add_row_sums, 1, row_numbers * 32, 0, stream_, row_sums, first, last,
-           sums_.data());
-    double sums[row_numbers];
-    cuda::download(sums_.data(), std::span<double>(sums), stream_, "sums over rows");
+void CudaDevice::send_sums_of_rows(CodeSet set) {
+    SumsOfRows& sums = sums_of_rows(set);
+    sums.all.grow(row_numbers);
+    launch("add_row_sums", add_row_sums, 1, row_numbers * 32, 0, stream_, sums.by_row.data(), std::int64_t{0},
+           rows_, sums.all.data());
+    sums.arriving.send(sums.all.data(), row_numbers, stream_);
+}
+
+DecodeSums CudaDevice::decode_sums(CodeSet set) {
+    const std::span<const double> sums = sums_of_rows(set).arriving.get(stream_);
     return {sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], static_cast<std::uint64_t>(sums[6])};
 }
 
@@ -276,7 +280,7 @@ void CudaDevice::residual_norms(std::vector<float>& norms) {
     norms.resize(static_cast<std::size_t>(rows_));
     sample_.grow(rows_);
     launch("take_norms", take_norms, blocks_of(rows_, block_threads), block_threads, 0, stream_,
-           row_sums_.data(), rows_, sample_.data());
+           sums_of_rows(CodeSet::main).by_row.data(), rows_, sample_.data());
     cuda::download(sample_.data(), std::span(norms), stream_, "the residuals' norms");
 }
 

@@ -188,7 +188,7 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
         launch("finish_dense_rows", finish_dense_rows, blocks_of(count, block_warps), block_threads, 0,
                stream_, block_residual_.data(), static_cast<int>(groups), stride,
                gate.frozen ? gate_residual_.data() : nullptr, output() + first * n_, count, n_,
-               row_sums_.data() + row_numbers * first);
+               sums_of_rows(CodeSet::main).by_row.data() + row_numbers * first);
         add_columns(block_residual_.data(), count, column_sums_.data(), true);
         if (!backward) continue;
 
@@ -217,17 +217,17 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
     }
 
     std::vector<double> by_latent(static_cast<std::size_t>(dense_sums * width));
-    const DecodeSums of_rows = sum_rows(row_sums_.data(), 0, rows_);
-    cuda::download(dense_sums_.data(), std::span(by_latent), stream_, "sums by latent");
-    DenseReport report = dense_report(of_rows, by_latent, width);
-    if (!backward) return report;
+    send_sums_of_rows(CodeSet::main);
     cuda::upload(shrink, shrink_, stream_);
+    cuda::download(dense_sums_.data(), std::span(by_latent), stream_, "sums by latent");
+    DenseReport report = dense_report(decode_sums(CodeSet::main), by_latent, width);
+    if (!backward) return report;
     parts_.grow(width);
     launch("finish_dense_latents", finish_dense_latents, blocks_of(width, block_warps), block_threads, 0,
            stream_, dense_sums_.data(), shrink.empty() ? nullptr : shrink_.data(), sae.unit_rows,
            sae.w_dec.data(), width, n_, gradient.b_enc.data(), gradient.w_enc.data(), gradient.w_dec.data(),
            parts_.data());
-    report.square_norm = sum_parts(parts_.data(), width);
+    send_gradient_norm(width);
     finish_outputs(sae, gradient_scale, gradient);
     return report;
 }

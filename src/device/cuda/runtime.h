@@ -35,10 +35,13 @@ class Stream {
     operator cudaStream_t() const { return stream_; }
     void wait(const char* what) const {
         check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize", what);
+        ++waits_;
     }
+    std::uint64_t waits() const { return waits_; }
 
   private:
     cudaStream_t stream_ = nullptr;
+    mutable std::uint64_t waits_ = 0;
 };
 
 // An owned event, by which one stream waits for another, or the host for either.
@@ -71,8 +74,13 @@ class PinnedMemory {
         if (bytes > 0) check(cudaMallocHost(&data_, bytes), "cudaMallocHost", what, bytes);
     }
     ~PinnedMemory() { cudaFreeHost(data_); }
-    PinnedMemory(const PinnedMemory&) = delete;
-    PinnedMemory& operator=(const PinnedMemory&) = delete;
+    PinnedMemory(PinnedMemory&& other) noexcept
+        : bytes_(std::exchange(other.bytes_, 0)), data_(std::exchange(other.data_, nullptr)) {}
+    PinnedMemory& operator=(PinnedMemory&& other) noexcept {
+        std::swap(bytes_, other.bytes_);
+        std::swap(data_, other.data_);
+        return *this;
+    }
     std::span<std::byte> bytes() const { return {static_cast<std::byte*>(data_), bytes_}; }
 
   private:
@@ -139,12 +147,44 @@ void upload(std::span<const T> from, DeviceArray<T>& to, cudaStream_t stream) {
 
 // Waits for the stream, if there is anything to copy.
 template <typename T>
-void download(const T* from, std::span<T> to, cudaStream_t stream, const char* what) {
+void download(const T* from, std::span<T> to, const Stream& stream, const char* what) {
     if (to.empty()) return;
     check(cudaMemcpyAsync(to.data(), from, to.size_bytes(), cudaMemcpyDeviceToHost, stream),
           "cudaMemcpyAsync to the host", what, to.size_bytes());
-    check(cudaStreamSynchronize(stream), "cudaStreamSynchronize", what, to.size_bytes());
+    stream.wait(what);
 }
+
+// Numbers on their way to the host, where they are asked for later: by then the stream may have been waited
+// for, for something else.
+template <typename T>
+class Arriving {
+  public:
+    explicit Arriving(const char* name) : name_(name) {}
+    // Queues the copy; what came before is no longer there.
+    void send(const T* from, std::int64_t count, const Stream& stream) {
+        size_ = static_cast<std::size_t>(count);
+        if (memory_.bytes().size() < size_ * sizeof(T)) {
+            stream.wait(name_);  // for a copy into memory that goes
+            memory_ = PinnedMemory(size_ * sizeof(T), name_);
+        }
+        sent_ = stream.waits();
+        if (count > 0)
+            check(cudaMemcpyAsync(memory_.bytes().data(), from, size_ * sizeof(T), cudaMemcpyDeviceToHost,
+                                  stream),
+                  "cudaMemcpyAsync to the host", name_, size_ * sizeof(T));
+    }
+    // What was sent last, until the next send().
+    std::span<const T> get(const Stream& stream) const {
+        if (stream.waits() == sent_ && size_ > 0) stream.wait(name_);
+        return {reinterpret_cast<const T*>(memory_.bytes().data()), size_};
+    }
+
+  private:
+    const char* name_;
+    PinnedMemory memory_{0, name_};
+    std::size_t size_ = 0;
+    std::uint64_t sent_ = 0;
+};
 
 template <typename T>
 void fill_zero(T* p, std::int64_t size, cudaStream_t stream, const char* what) {

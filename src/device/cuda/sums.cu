@@ -103,49 +103,74 @@ Device::Moments CudaDevice::column_sums(const Tensors& sae, std::span<double> re
         add_columns(table(CodeSet::main).residual.data() + (sae.groups() - 1) * capacity_ * n_, rows_,
                     column_sums_.data(), false);
         cuda::download(column_sums_.data(), residual, stream_, "column sums");
-        moments.residual_square = sum_rows(row_sums_.data(), 0, rows_).squared_error;
+        moments.residual_square = decode_sums(CodeSet::main).squared_error;
     }
     if (y.empty()) return moments;
-    add_columns(output(), rows_, column_sums_.data(), false);
-    cuda::download(column_sums_.data(), y, stream_, "column sums");
     parts_.grow(capacity_);
+    norms_.grow(1);
     launch("square_rows", square_rows, blocks_of(rows_, block_warps), block_threads, 0, stream_, output(),
            rows_, n_, parts_.data());
-    moments.y_square = sum_parts(parts_.data(), rows_);
+    add_all(parts_.data(), rows_, norms_.data());
+    norms_arriving_.send(norms_.data(), 1, stream_);
+    add_columns(output(), rows_, column_sums_.data(), false);
+    cuda::download(column_sums_.data(), y, stream_, "column sums");
+    moments.y_square = norms_arriving_.get(stream_)[0];
     return moments;
 }
 
-// Pieces, then pieces of their sums, until one is left.
-double CudaDevice::sum_parts(const double* parts, std::int64_t count) {
-    if (count == 0) return 0;
-    sums_.grow(2 * blocks_of(count, piece));
-    double* out = sums_.data();
-    for (unsigned blocks = 0; blocks != 1; count = blocks) {
-        blocks = blocks_of(count, piece);
+// *sum = the sum of the parts: pieces, then pieces of their sums, until one is left.
+void CudaDevice::add_all(const double* parts, std::int64_t count, double* sum) {
+    if (count == 0) fill_zero(sum, 1, stream_, "a sum");
+    if (count > piece) sums_.grow(2 * blocks_of(count, piece));
+    for (double* out = sums_.data(); count > 0;) {
+        const unsigned blocks = blocks_of(count, piece);
         launch("add_pieces", add_pieces, blocks, block_threads, block_warps * sizeof(double), stream_, parts,
-               count, out);
+               count, blocks == 1 ? sum : out);
+        if (blocks == 1) return;
         parts = out;
         out += blocks;
+        count = blocks;
     }
-    double sum = 0;
-    cuda::download(parts, std::span(&sum, 1), stream_, "a sum");
-    return sum;
 }
 
-double CudaDevice::sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) {
+void CudaDevice::add_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out,
+                              double* norm) {
     require(of_ranks.size() <= most_ranks, "at most 16 ranks to a sum");
     Parts parts{static_cast<int>(of_ranks.size()), {}};
     std::copy(of_ranks.begin(), of_ranks.end(), parts.of_rank);
     const unsigned blocks = blocks_of(static_cast<std::int64_t>(count), piece);
     parts_.grow(blocks);
-    launch("add_in_order", add_in_order, blocks, block_threads, block_warps * sizeof(double), stream_, parts,
-           static_cast<std::int64_t>(count), out, parts_.data());
-    return sum_parts(parts_.data(), blocks);
+    launch("add_in_order", cuda::add_in_order, blocks, block_threads, block_warps * sizeof(double), stream_,
+           parts, static_cast<std::int64_t>(count), out, parts_.data());
+    add_all(parts_.data(), blocks, norm);
 }
 
-double CudaDevice::square_norm(std::span<const float> values) {
-    const float* data = values.data();
-    return sum_in_order({&data, 1}, values.size(), nullptr);
+double CudaDevice::sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) {
+    norms_.grow(1);
+    add_in_order(of_ranks, count, out, norms_.data());
+    norms_arriving_.send(norms_.data(), 1, stream_);
+    return norms_arriving_.get(stream_)[0];
+}
+
+void CudaDevice::square_norms(std::span<const std::span<float>> arrays, std::span<double> norms) {
+    norms_.grow(std::ssize(arrays));
+    for (std::size_t i = 0; i < arrays.size(); ++i) {
+        const float* data = arrays[i].data();
+        add_in_order({&data, 1}, arrays[i].size(), nullptr, norms_.data() + i);
+    }
+    norms_arriving_.send(norms_.data(), std::ssize(arrays), stream_);
+    std::ranges::copy(norms_arriving_.get(stream_), norms.begin());
+}
+
+// From parts_, so many.
+void CudaDevice::send_gradient_norm(std::int64_t parts) {
+    gradient_norm_.grow(1);
+    add_all(parts_.data(), parts, gradient_norm_.data());
+    gradient_norm_arriving_.send(gradient_norm_.data(), 1, stream_);
+}
+
+double CudaDevice::gradient_norm() {
+    return gradient_norm_arriving_.get(stream_)[0];
 }
 
 void CudaDevice::decoder_norms(const Tensors& sae, std::span<float> norms) {

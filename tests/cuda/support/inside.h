@@ -26,7 +26,8 @@ template struct InsideCuda<&device::CudaDevice::candidates_, &device::CudaDevice
                            &device::CudaDevice::rows_>;
 
 template <typename T>
-std::vector<T> first_of(const device::cuda::DeviceArray<T>& from, std::size_t size, cudaStream_t stream) {
+std::vector<T> first_of(const device::cuda::DeviceArray<T>& from, std::size_t size,
+                        const device::cuda::Stream& stream) {
     std::vector<T> to(size);
     device::cuda::download(from.data(), std::span(to), stream, from.name());
     return to;

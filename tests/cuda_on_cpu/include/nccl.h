@@ -23,7 +23,7 @@ enum ncclResult_t {
     ncclInProgress = 7,
 };
 enum ncclRedOp_t { ncclSum = 0, ncclProd = 1, ncclMax = 2 };
-enum ncclDataType_t { ncclInt32 = 2, ncclFloat = 7, ncclDouble = 8 };
+enum ncclDataType_t { ncclInt32 = 2, ncclUint64 = 5, ncclFloat = 7, ncclDouble = 8 };
 
 using ncclComm_t = struct ncclComm*;
 struct ncclUniqueId {

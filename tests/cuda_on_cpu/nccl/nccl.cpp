@@ -61,12 +61,14 @@ constexpr std::array<const char*, 3> call_names = {"ncclAllReduce", "ncclReduce"
 
 struct Sum {
     Call call;
+    ncclDataType_t type;
     int root;  // -1: all
     ncclComm_t comm;
     const void* from;
     void* to;
     std::size_t count;
     cudaStream_t stream;
+    std::size_t bytes() const { return count * (type == ncclFloat ? sizeof(float) : sizeof(std::uint64_t)); }
 };
 thread_local int group_depth = 0;
 thread_local std::vector<Sum> group;
@@ -96,10 +98,12 @@ class Running {
     }
 
   private:
-    // What the ranks must give alike: the count, and which call with which root.
+    // What the ranks must give alike: the count, and which call with which root and type.
     std::array<std::uint64_t, 2> given() const {
-        return {static_cast<std::uint64_t>(sum_.count),
-                10000 * static_cast<std::uint64_t>(sum_.call) + static_cast<std::uint64_t>(sum_.root + 1)};
+        return {
+            static_cast<std::uint64_t>(sum_.count),
+            (100 * static_cast<std::uint64_t>(sum_.call) + static_cast<std::uint64_t>(sum_.type)) * 10000 +
+                static_cast<std::uint64_t>(sum_.root + 1)};
     }
     const char* name() const { return call_names[static_cast<std::size_t>(sum_.call)]; }
     bool gets_result() const { return sum_.call != Call::reduce || sum_.root == sum_.comm->rank; }
@@ -115,24 +119,25 @@ class Running {
             die("%s: %zu elements here, %zu on another rank", name(), sum_.count,
                 static_cast<std::size_t>(most != count ? most : least));
         if ((*counts_)[2] != ~(*counts_)[3])
-            die("%s with root %d: another rank made another call, or with another root", name(), sum_.root);
+            die("%s with root %d: another rank made another call, or with another root or type", name(),
+                sum_.root);
         const cuda_on_cpu::Access access;
-        const auto* from = static_cast<const float*>(sum_.from);
-        values_->assign(from, from + sum_.count);
+        const auto* from = static_cast<const std::byte*>(sum_.from);
+        values_->assign(from, from + sum_.bytes());
+        const MPI_Datatype type = sum_.type == ncclFloat ? MPI_FLOAT : MPI_UINT64_T;
         const auto size = static_cast<int>(sum_.count);
         const bool root = sum_.root == sum_.comm->rank;
         if (sum_.call == Call::all_reduce)
-            MPI_Iallreduce(MPI_IN_PLACE, values_->data(), size, MPI_FLOAT, MPI_SUM, sum_.comm->mpi,
-                           &request_);
+            MPI_Iallreduce(MPI_IN_PLACE, values_->data(), size, type, MPI_SUM, sum_.comm->mpi, &request_);
         else if (sum_.call == Call::reduce)
-            MPI_Ireduce(root ? MPI_IN_PLACE : values_->data(), values_->data(), size, MPI_FLOAT, MPI_SUM,
+            MPI_Ireduce(root ? MPI_IN_PLACE : values_->data(), values_->data(), size, type, MPI_SUM,
                         sum_.root, sum_.comm->mpi, &request_);
         else
-            MPI_Ibcast(values_->data(), size, MPI_FLOAT, sum_.root, sum_.comm->mpi, &request_);
+            MPI_Ibcast(values_->data(), size, type, sum_.root, sum_.comm->mpi, &request_);
     }
     bool finish() {
         const cuda_on_cpu::Access access;
-        if (gets_result()) std::memcpy(sum_.to, values_->data(), values_->size() * sizeof(float));
+        if (gets_result()) std::memcpy(sum_.to, values_->data(), values_->size());
         --sum_.comm->pending;
         return true;
     }
@@ -142,7 +147,7 @@ class Running {
     int phase_ = 0;  // of what it waits for: nothing, the comparison of counts, the values
     // Where MPI finds them however often this is moved.
     std::shared_ptr<std::array<std::uint64_t, 4>> counts_ = std::make_shared<std::array<std::uint64_t, 4>>();
-    std::shared_ptr<std::vector<float>> values_ = std::make_shared<std::vector<float>>();
+    std::shared_ptr<std::vector<std::byte>> values_ = std::make_shared<std::vector<std::byte>>();
     MPI_Request request_ = MPI_REQUEST_NULL;
 };
 
@@ -278,18 +283,18 @@ ncclResult_t ncclGroupEnd() {
     return ncclInProgress;
 }
 
-static ncclResult_t give(const Sum& sum, ncclDataType_t type, ncclRedOp_t operation) {
+static ncclResult_t give(const Sum& sum, ncclRedOp_t operation) {
     const char* name = call_names[static_cast<std::size_t>(sum.call)];
     if (!usable(sum.comm) || sum.stream == nullptr) return ncclInvalidArgument;
     if (sum.comm->still > 0)
         die("%s: the communicator is still at the last call; ask ncclCommGetAsyncError", name);
     if (sum.comm->state != ncclSuccess) return sum.comm->state;
-    if (type != ncclFloat || operation != ncclSum || sum.count > INT_MAX)
-        die("%s: type %d, operation %d, %zu elements: only sums of float are used", name, type, operation,
-            sum.count);
+    if ((sum.type != ncclFloat && sum.type != ncclUint64) || operation != ncclSum || sum.count > INT_MAX)
+        die("%s: type %d, operation %d, %zu elements: only sums of float and uint64 are used", name, sum.type,
+            operation, sum.count);
     if (sum.call != Call::all_reduce && (sum.root < 0 || sum.root >= sum.comm->ranks))
         return ncclInvalidArgument;
-    const std::size_t bytes = sum.count * sizeof(float);
+    const std::size_t bytes = sum.bytes();
     if (!cuda_on_cpu::in_device_memory(sum.from, bytes) || !cuda_on_cpu::in_device_memory(sum.to, bytes))
         return ncclInvalidArgument;
     if (sum.from != sum.to && sum.from < static_cast<const char*>(sum.to) + bytes &&
@@ -305,17 +310,17 @@ static ncclResult_t give(const Sum& sum, ncclDataType_t type, ncclRedOp_t operat
 
 ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t count, ncclDataType_t type,
                            ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream) {
-    return give({Call::all_reduce, -1, comm, from, to, count, stream}, type, operation);
+    return give({Call::all_reduce, type, -1, comm, from, to, count, stream}, operation);
 }
 
 ncclResult_t ncclReduce(const void* from, void* to, std::size_t count, ncclDataType_t type,
                         ncclRedOp_t operation, int root, ncclComm_t comm, cudaStream_t stream) {
-    return give({Call::reduce, root, comm, from, to, count, stream}, type, operation);
+    return give({Call::reduce, type, root, comm, from, to, count, stream}, operation);
 }
 
 ncclResult_t ncclBroadcast(const void* from, void* to, std::size_t count, ncclDataType_t type, int root,
                            ncclComm_t comm, cudaStream_t stream) {
-    return give({Call::broadcast, root, comm, from, to, count, stream}, type, ncclSum);
+    return give({Call::broadcast, type, root, comm, from, to, count, stream}, ncclSum);
 }
 
 const char* ncclGetErrorString(ncclResult_t result) {
