@@ -200,6 +200,7 @@ using namespace cuda_on_cpu;
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
     const std::lock_guard guard(lock());
     open_device();
+    if (refused_in_capture()) return fail_with(cudaErrorStreamCaptureUnsupported);
     if (p == nullptr) return fail_with(cudaErrorInvalidValue);
     *p = nullptr;
     if (bytes == 0) return cudaSuccess;
@@ -222,6 +223,7 @@ cudaError_t cudaMalloc(void** p, std::size_t bytes) {
 
 cudaError_t cudaFree(void* p) {
     if (p == nullptr) return cudaSuccess;
+    if (refused_in_capture()) return fail_with(cudaErrorStreamCaptureUnsupported);
     finish_all();
     const Access access;
     open_device();
@@ -238,6 +240,7 @@ cudaError_t cudaFree(void* p) {
 cudaError_t cudaMallocHost(void** p, std::size_t bytes) {
     const std::lock_guard guard(lock());
     open_device();
+    if (refused_in_capture()) return fail_with(cudaErrorStreamCaptureUnsupported);
     *p = std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit);
     if (*p == nullptr) return fail_with(cudaErrorMemoryAllocation);
     auto* data = static_cast<std::byte*>(*p);

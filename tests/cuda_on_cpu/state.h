@@ -23,6 +23,9 @@ void count_pinned_copy(const void* p, int change);
 // CUDA opens the thread's current GPU at a call that has to do with one.
 void open_device();
 
+// Whether this thread captures a stream, which it spoils by what it does then.
+bool refused_in_capture();
+
 // Lets all streams run to their ends.
 void finish_all();
 

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -15,10 +16,21 @@
 #include "cuda_on_cpu.h"
 #include "state.h"
 
-struct CUstream_st {
+struct CUgraph_st {
+    std::vector<std::function<bool()>> work;
+};
+struct CUgraphExec_st {
     int device;
+    std::vector<std::function<bool()>> work;
+};
+
+struct CUstream_st {
+    int device = 0;
     std::deque<std::function<bool()>> work;
     std::uint64_t given = 0, done = 0;
+    // What it is given while it is captured, in place of doing it; spoilt by what a graph cannot hold.
+    std::unique_ptr<CUgraph_st> captured;
+    bool spoilt = false;
 };
 
 struct CUevent_st {
@@ -34,12 +46,17 @@ namespace {
 constexpr std::size_t largest_shared = 227 * 1024, usual_shared = 48 * 1024;
 
 thread_local int device_of_thread = 0;
+thread_local cudaStream_t captured_by_thread = nullptr;
 thread_local cudaError_t last_error = cudaSuccess;
 
 struct Runtime {
     int devices;
     std::set<cudaStream_t> streams;
     std::set<cudaEvent_t> events;
+    std::set<cudaGraph_t> graphs;
+    std::set<cudaGraphExec_t> made_graphs;
+    bool makes_graphs = true;
+    std::uint64_t launches = 0;
     std::map<const void*, int> allowed_shared;
     std::set<int> opened;
     Runtime() {
@@ -62,6 +79,13 @@ bool usable(cudaStream_t stream) {
 bool usable(cudaEvent_t event) {
     open_device();
     return runtime().events.contains(event);
+}
+
+// What a stream cannot do while it is captured, nor its thread; false: it may.
+bool refused_in_capture(cudaStream_t stream) {
+    if (stream == nullptr || stream->captured == nullptr) return false;
+    stream->spoilt = true;
+    return true;
 }
 
 // Runs the next work, which may not be done yet.
@@ -125,6 +149,18 @@ void finish_all() {
     for (const cudaStream_t stream : runtime().streams) run_to(stream, stream->given);
 }
 
+bool refused_in_capture() {
+    return refused_in_capture(captured_by_thread);
+}
+
+void set_graphs(bool made) {
+    runtime().makes_graphs = made;
+}
+
+std::uint64_t launches() {
+    return runtime().launches;
+}
+
 void set_device_count(int count) {
     runtime().devices = count;
 }
@@ -143,6 +179,11 @@ const char* name_of(const void* function) {
 cudaError_t enqueue_until(cudaStream_t stream, std::function<bool()> work) {
     const std::lock_guard guard(lock());
     if (!usable(stream)) return fail_with(cudaErrorInvalidResourceHandle);
+    if (stream->captured != nullptr) {
+        if (stream->spoilt) return fail_with(cudaErrorStreamCaptureInvalidated);
+        stream->captured->work.push_back(std::move(work));
+        return cudaSuccess;
+    }
     stream->work.push_back(std::move(work));
     ++stream->given;
     return cudaSuccess;
@@ -177,6 +218,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::fu
                                  ? usual_shared
                                  : std::max(usual_shared, static_cast<std::size_t>(allowed->second));
     if (config.dynamicSmemBytes > most) return fail_with(cudaErrorInvalidValue);
+    if (usable(config.stream) && config.stream->captured == nullptr) ++runtime().launches;
     return enqueue(config.stream, [=, thread = std::move(thread), shared = config.dynamicSmemBytes] {
         run_grid(kernel, grid, block.x, shared, thread);
     });
@@ -210,6 +252,10 @@ const char* cudaGetErrorName(cudaError_t error) {
             return "cudaErrorInvalidResourceHandle";
         case cudaErrorNotReady:
             return "cudaErrorNotReady";
+        case cudaErrorStreamCaptureUnsupported:
+            return "cudaErrorStreamCaptureUnsupported";
+        case cudaErrorStreamCaptureInvalidated:
+            return "cudaErrorStreamCaptureInvalidated";
     }
     return "cudaErrorUnknown";
 }
@@ -277,7 +323,8 @@ cudaError_t cudaDeviceSynchronize() {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
     const std::lock_guard guard(lock());
     open_device();
-    *stream = new CUstream_st{device_of_thread, {}};
+    *stream = new CUstream_st{};
+    (*stream)->device = device_of_thread;
     runtime().streams.insert(*stream);
     return cudaSuccess;
 }
@@ -285,6 +332,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     const std::lock_guard guard(lock());
     if (!usable(stream)) return fail_with(cudaErrorInvalidResourceHandle);
+    if (stream->captured != nullptr) die("a stream is destroyed while it is captured");
     run_to(stream, stream->given);
     for (const cudaEvent_t event : runtime().events)
         if (event->stream == stream) event->stream = nullptr;
@@ -296,6 +344,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     const std::lock_guard guard(lock());
     if (!usable(stream)) return fail_with(cudaErrorInvalidResourceHandle);
+    if (refused_in_capture(stream)) return fail_with(cudaErrorStreamCaptureUnsupported);
     run_to(stream, stream->given);
     return cudaSuccess;
 }
@@ -303,9 +352,68 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
     const std::lock_guard guard(lock());
     if (!usable(stream)) return fail_with(cudaErrorInvalidResourceHandle);
+    if (refused_in_capture(stream)) return fail_with(cudaErrorStreamCaptureUnsupported);
     if (stream->done == stream->given) return cudaSuccess;
     run_next(stream);  // asked often enough it is done
     return cudaErrorNotReady;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+    const std::lock_guard guard(lock());
+    if (!usable(stream)) return fail_with(cudaErrorInvalidResourceHandle);
+    if (mode != cudaStreamCaptureModeThreadLocal)
+        die("cudaStreamBeginCapture: other threads, which copy batches, would spoil a capture of all "
+            "threads");
+    if (captured_by_thread != nullptr || stream->captured != nullptr) return fail_with(cudaErrorInvalidValue);
+    stream->captured = std::make_unique<CUgraph_st>();
+    stream->spoilt = false;
+    captured_by_thread = stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+    const std::lock_guard guard(lock());
+    *graph = nullptr;
+    if (!usable(stream) || stream->captured == nullptr || captured_by_thread != stream)
+        return fail_with(cudaErrorInvalidResourceHandle);
+    captured_by_thread = nullptr;
+    std::unique_ptr<CUgraph_st> captured = std::move(stream->captured);
+    if (stream->spoilt || !runtime().makes_graphs) return fail_with(cudaErrorStreamCaptureInvalidated);
+    *graph = captured.release();
+    runtime().graphs.insert(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long) {
+    const std::lock_guard guard(lock());
+    if (!runtime().graphs.contains(graph)) return fail_with(cudaErrorInvalidValue);
+    *made = new CUgraphExec_st{device_of_thread, graph->work};
+    runtime().made_graphs.insert(*made);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    const std::lock_guard guard(lock());
+    if (runtime().graphs.erase(graph) == 0) return fail_with(cudaErrorInvalidValue);
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t made) {
+    const std::lock_guard guard(lock());
+    if (runtime().made_graphs.erase(made) == 0) return fail_with(cudaErrorInvalidValue);
+    delete made;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t stream) {
+    const std::lock_guard guard(lock());
+    if (!runtime().made_graphs.contains(made)) return fail_with(cudaErrorInvalidValue);
+    if (!usable(stream) || stream->device != made->device) return fail_with(cudaErrorInvalidResourceHandle);
+    ++runtime().launches;
+    for (const std::function<bool()>& work : made->work)
+        if (const cudaError_t error = enqueue_until(stream, work); error != cudaSuccess) return error;
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
@@ -328,6 +436,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     const std::lock_guard guard(lock());
     if (!usable(event) || !usable(stream) || event->device != stream->device)
         return fail_with(cudaErrorInvalidResourceHandle);
+    if (refused_in_capture(stream)) return fail_with(cudaErrorStreamCaptureUnsupported);
     event->stream = stream;
     event->position = stream->given;
     return cudaSuccess;
@@ -336,6 +445,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
     const std::lock_guard guard(lock());
     if (!usable(event) || !usable(stream)) return fail_with(cudaErrorInvalidResourceHandle);
+    if (refused_in_capture(stream)) return fail_with(cudaErrorStreamCaptureUnsupported);
     if (event->stream == nullptr || event->stream == stream) return cudaSuccess;
     return enqueue_until(stream, [other = event->stream, position = event->position] {
         if (!runtime().streams.contains(other)) return true;
@@ -401,6 +511,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
     if ((to_device && !in_device_memory(to, bytes)) || (from_device && !in_device_memory(from, bytes)))
         return fail_with(cudaErrorInvalidValue);
     if (kind == cudaMemcpyDeviceToDevice) return enqueue(stream, [=] { copy(to, from, bytes); });
+    if (refused_in_capture(stream)) return fail_with(cudaErrorStreamCaptureUnsupported);
     if (to_device) {
         if (in_pinned_memory(from, bytes))
             return copy_pinned(from, bytes, true, stream, [=] { copy(to, from, bytes); });

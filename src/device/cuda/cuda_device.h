@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "device/cuda/graphs.h"
 #include "device/cuda/product.h"
 #include "device/cuda/tables.h"
 #include "device/device.h"
@@ -91,6 +92,7 @@ class CudaDevice final : public Device {
     void prune_lists(const Screen& screen, std::int64_t first, std::int64_t rows);
     bool screen_rows(const Screen& screen, std::int64_t limit);
     std::uint64_t screen_rows_once(const Screen& screen, std::uint32_t& longest);
+    void queue_tiles(const Screen& screen, std::int64_t tile_rows, std::int64_t tile_latents);
     // Marks of candidates, and the candidates that have one.
     void mark_row_top(std::int64_t k, bool masked, std::uint32_t bit, bool clear);
     void keep_marked();
@@ -134,6 +136,7 @@ class CudaDevice final : public Device {
     cuda::Stream stream_;
     cuda::Stream copies_;  // of batches on their way
     cuda::Product product_;
+    cuda::Graphs graphs_;
 
     std::int64_t capacity_ = 0;      // rows that prepare() made room for
     std::int64_t rows_ = 0, n_ = 0;  // of the present batch

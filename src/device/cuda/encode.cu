@@ -12,6 +12,7 @@
 
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "device/cuda/cuda_device.h"
 #include "device/cuda/device_code.h"
@@ -226,6 +227,11 @@ void scan_counts(const std::uint32_t* counts, std::int64_t rows, std::uint32_t* 
            counts, rows, begin, counters);
 }
 
+// Rows of a tile begin at multiples of 64 bytes, whatever its columns: some products need that.
+constexpr std::int64_t tile_stride(std::int64_t latents) {
+    return (latents + 15) / 16 * 16;
+}
+
 }  // namespace cuda
 
 using namespace cuda;
@@ -247,14 +253,33 @@ void CudaDevice::multiply_tile(const Screen& screen, std::int64_t first, std::in
 std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& longest) {
     const std::int64_t tile_rows = std::min(tile_.rows, last_row_ - first_row_),
                        tile_latents = std::min(tile_.latents, screen.latents);
-    // Rows of a tile begin at multiples of 64 bytes, whatever its columns: some products need that.
-    const std::int64_t stride = (tile_latents + 15) / 16 * 16;
-    product_tile_.grow(tile_rows * stride);
+    product_tile_.grow(tile_rows * tile_stride(tile_latents));
     list_latent_.grow(tile_rows * list_room_);
     list_value_.grow(tile_rows * list_room_);
     list_used_.grow(tile_rows);
     row_limit_.grow(tile_rows);
     open_limit_.grow(tile_rows);
+    const auto number_of = [](auto of) {
+        if constexpr (std::is_pointer_v<decltype(of)>)
+            return reinterpret_cast<std::uintptr_t>(of);
+        else
+            return static_cast<std::uint64_t>(of);
+    };
+    const auto key_of = [&](auto... of) { return Graphs::Key{number_of(of)...}; };
+    graphs_.run(key_of(screen.at_least.data(), screen.at_least.size(), screen.k,
+                       screen.with_mask && has_mask_, screen.w_enc, screen.b_enc, screen.names,
+                       screen.latents, n_, rows_, first_row_, last_row_, list_room_, candidates_.begin.data(),
+                       candidates_.row.data(), candidates_.latent.data(), candidates_.value.data()),
+                stream_, [&] { queue_tiles(screen, tile_rows, tile_latents); });
+    unsigned long long counters[2] = {};
+    cuda::download(counters_.data(), std::span<unsigned long long>(counters), stream_,
+                   "the number of candidates");
+    longest = static_cast<std::uint32_t>(counters[0]);
+    return counters[1];
+}
+
+void CudaDevice::queue_tiles(const Screen& screen, std::int64_t tile_rows, std::int64_t tile_latents) {
+    const std::int64_t stride = tile_stride(tile_latents);
     fill_zero(counters_.data(), 2, stream_, "counters");
     fill_zero(candidates_.begin.data(), rows_ + 1, stream_, "the candidates");
     const bool one_limit = screen.at_least.size() == 1;
@@ -303,11 +328,6 @@ std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& 
     // Rows behind the range have no candidates.
     launch("repeat_last", repeat_last, blocks_of(rows_ - last_row_, block_threads), block_threads, 0, stream_,
            candidates_.begin.data() + last_row_, rows_ - last_row_);
-    unsigned long long counters[2] = {};
-    cuda::download(counters_.data(), std::span<unsigned long long>(counters), stream_,
-                   "the number of candidates");
-    longest = static_cast<std::uint32_t>(counters[0]);
-    return counters[1];
 }
 
 }  // namespace strata::device

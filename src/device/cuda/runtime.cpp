@@ -1,8 +1,23 @@
 #include "device/cuda/runtime.h"
 
+#include <atomic>
+
 #include "base/error.h"
 
 namespace strata::device::cuda {
+namespace {
+
+std::atomic<std::uint64_t> moves = 0;  // parcels are made by other threads
+
+}  // namespace
+
+std::uint64_t array_moves() {
+    return moves;
+}
+
+void count_array_move() {
+    ++moves;
+}
 
 void fail_call(cudaError_t error, const char* call, const char* what, std::size_t bytes) {
     std::size_t free = 0, total = 0;

@@ -88,6 +88,10 @@ class PinnedMemory {
     void* data_ = nullptr;
 };
 
+// How often an array of this process got other memory.
+std::uint64_t array_moves();
+void count_array_move();
+
 // An owned array in device memory. Its memory holds nothing until it is written.
 template <typename T>
 class DeviceArray {
@@ -117,6 +121,7 @@ class DeviceArray {
         check(cudaMalloc(&p, bytes), "cudaMalloc", name_, bytes);
         data_ = static_cast<T*>(p);
         size_ = size;
+        count_array_move();
     }
     T* data() const { return data_; }
     std::int64_t size() const { return size_; }

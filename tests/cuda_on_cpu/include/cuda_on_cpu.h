@@ -29,6 +29,12 @@ void set_algorithms(bool found);
 // which sums and products hand on, so that a copy to the host finds what was made from it.
 inline constexpr std::uint32_t never_written = 0xFFFA5A5A;
 
+// Whether streams that were captured become graphs; at first they do.
+void set_graphs(bool made);
+
+// Launches of kernels and graphs so far.
+std::uint64_t launches();
+
 // Ends the program.
 [[noreturn]] void die(const char* format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -1,0 +1,40 @@
+#pragma once
+// Work that comes again with the same arguments, as graphs of CUDA's: the host launches one in place of every
+// kernel, and the GPU goes from kernel to kernel without it.
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <vector>
+
+#include "device/cuda/runtime.h"
+
+namespace strata::device::cuda {
+
+class Graphs {
+  public:
+    using Key = std::vector<std::uint64_t>;
+
+    Graphs() = default;
+    ~Graphs();
+    Graphs(const Graphs&) = delete;
+    Graphs& operator=(const Graphs&) = delete;
+
+    // Queues what `work` queues on the stream, kernels, memsets and copies on the device alone: the first
+    // time as it is, so that everything is loaded and found, the second time into a graph, later from it.
+    // `key`: all that the work depends on beside what device memory holds; where arrays lie, as long as none
+    // is exchanged for another, is known here. A driver that makes no graph has the work itself each time.
+    void run(Key key, const Stream& stream, const std::function<void()>& work);
+
+  private:
+    struct Graph {
+        Key key;
+        cudaGraphExec_t made = nullptr;
+    };
+    cudaGraphExec_t make(const Stream& stream, const std::function<void()>& work);
+
+    std::list<Graph> graphs_;  // last used first
+    bool refused_ = false;
+};
+
+}  // namespace strata::device::cuda
