@@ -125,14 +125,14 @@ __global__ void sum_latents(const std::uint32_t* begin, const float* value_of, c
     sums[3 * width + j] = both / scale;
 }
 
-// Sets the bits of the latents that have a code.
+// Sets the bits of the latents that have a code. Reads 4 bytes a pair.
 __global__ void mark_latents_of(PairsView pairs, std::int64_t rows, std::uint32_t* bits) {
     const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
     for (std::int64_t e = global_thread(); e < pairs.begin[rows]; e += step)
         atomicOr(&bits[pairs.latent[e] / 32], 1U << (pairs.latent[e] % 32));
 }
 
-// Integer sums, whose order does not matter.
+// Integer sums, whose order does not matter. Reads 4 bytes a pair.
 __global__ void count_latents_of(PairsView pairs, std::int64_t rows, std::uint32_t* totals) {
     const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
     for (std::int64_t e = global_thread(); e < pairs.begin[rows]; e += step)
