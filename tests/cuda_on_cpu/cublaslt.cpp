@@ -106,6 +106,8 @@ const char* cublasLtGetStatusString(cublasStatus_t status) {
             return "CUBLAS_STATUS_NOT_INITIALIZED";
         case CUBLAS_STATUS_INVALID_VALUE:
             return "CUBLAS_STATUS_INVALID_VALUE";
+        case CUBLAS_STATUS_INTERNAL_ERROR:
+            return "CUBLAS_STATUS_INTERNAL_ERROR";
         case CUBLAS_STATUS_NOT_SUPPORTED:
             return "CUBLAS_STATUS_NOT_SUPPORTED";
     }
@@ -178,6 +180,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     *found = 0;
     if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
     if (requested < 1) return CUBLAS_STATUS_INVALID_VALUE;
+    if (cuda_on_cpu::refused_in_capture()) return CUBLAS_STATUS_INTERNAL_ERROR;  // as that of CUDA 13.3
     const cublasStatus_t status = check_shapes(desc, a, b, c, d);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
     if (!finds_algorithms) return CUBLAS_STATUS_NOT_SUPPORTED;

@@ -21,7 +21,8 @@ class Graphs {
     Graphs& operator=(const Graphs&) = delete;
 
     // Queues what `work` queues on the stream, kernels, memsets and copies on the device alone: the first
-    // time as it is, so that everything is loaded and found, the second time into a graph, later from it.
+    // time as it is, so that kernels are loaded and products have their algorithms (for which cuBLASLt cannot
+    // be asked within a capture), the second time into a graph, later from it.
     // `key`: all that the work depends on beside what device memory holds; where arrays lie, as long as none
     // is exchanged for another, is known here. A driver that makes no graph has the work itself each time.
     void run(Key key, const Stream& stream, const std::function<void()>& work);
