@@ -117,6 +117,35 @@ TEST_P(AgainstCpu, CandidatesAndCodesHaveTheSameBits) {
     }
 }
 
+// Tiles as large as they are in use: several warps share the columns of a row, the last tile is a shorter
+// one.
+TEST(TilesAgainstCpu, OfFullSizeHaveTheSameCandidates) {
+    constexpr std::size_t some = 10, wide = 4096 + 1025;
+    const test::Problem p = test::make_problem(some, n, wide);
+    device::CpuDevice cpu{2};
+    device::CudaDevice cuda(0, {});
+    std::vector<Pair> found[2][3];
+    int side = 0;
+    for (device::Device* device : {static_cast<device::Device*>(&cpu), static_cast<device::Device*>(&cuda)}) {
+        const auto candidates = [&] {
+            return side == 0 ? test::cpu::candidates_in(cpu) : test::candidates_in(cuda);
+        };
+        device->prepare(some, n, wide, 1);
+        const device::Tensors sae = test::put(p.sae, *device);
+        device->center({p.x, some}, sae);
+        for (const int i : {0, 1}) {
+            EXPECT_TRUE(test::screen_above(*device, sae, i == 0 ? 0.0F : 0.4F));
+            found[side][i] = candidates();
+        }
+        device->screen_row_top(sae, 7, {});
+        found[side++][2] = candidates();
+    }
+    for (const int i : {0, 1, 2}) {
+        EXPECT_FALSE(found[0][i].empty());
+        EXPECT_TRUE(found[0][i] == found[1][i]);
+    }
+}
+
 TEST_P(AgainstCpu, MaskedSelectionsAreTheSame) {
     Sides sides(test::make_problem(rows, n, width, GetParam().awkward), plain_shape(), GetParam().product);
     sides.mask();

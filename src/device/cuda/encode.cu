@@ -10,6 +10,7 @@
 // 2^-9 |x| |w| for both. Sums: float32 with rounding to nearest loses at most n u of the norms, the dot
 // product that counts no more; tensor cores may truncate each partial sum, 2^-23 of it.
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <type_traits>
@@ -58,63 +59,73 @@ __device__ inline float most_of(float product, ErrorOfRow row, const LatentTest&
     return product + latent.shift + fmaf(row.off, latent.error.norm, row.norm * latent.error.off);
 }
 
-constexpr int scan_rows = 4;  // of a block, which share what is read of the latents
+constexpr int scan_rows = 4;                           // of a block, which share what is read of the latents
+constexpr unsigned words_at_once = 2, scan_words = 8;  // of 32 columns each, that a warp tests in its turns
+constexpr unsigned most_scan_threads = 512;
 
-// Appends what may pass to the rows' lists, latents ascending; counts beyond their room. A block to 4 rows, a
-// quarter of the columns to a warp: it counts, and writes where it must. Reads 4 bytes of the tile and 3 to 4
-// of the latents a pair, from L2.
-__global__ void scan_tile(Scan s) {
-    auto* counts = reinterpret_cast<unsigned*>(strata_shared);  // [warps, rows]
+// Appends what may pass to the rows' lists, latents ascending; counts beyond their room. A block to 4 rows:
+// first all its warps look at 32 columns of the rows in turn and note, a bit to a pair, in shared memory what
+// passes; then a warp to a row appends that, which is little. Reads 4 bytes of the tile and 3 to 4 of the
+// latents a pair, from L2; a thread has up to 16 loads under way, which a tile out of L2 needs to take no
+// longer than its bytes (4096 warps of it are there at once). Shared memory: half a byte a column.
+__global__ void __launch_bounds__(most_scan_threads, 2) scan_tile(Scan s) {
+    auto* passing = reinterpret_cast<unsigned*>(strata_shared);  // [scan_rows, words]
     const std::int64_t first_row = static_cast<std::int64_t>(blockIdx.x) * scan_rows;
     const int rows = s.rows - first_row < scan_rows ? static_cast<int>(s.rows - first_row) : scan_rows;
+    const unsigned last = static_cast<unsigned>(s.columns) - 1, words = last / 32 + 1,
+                   warps = blockDim.x / 32;
     ErrorOfRow error[scan_rows];
     float limit[scan_rows];
-    unsigned mine[scan_rows] = {};
+    const float* tile[scan_rows];
+#pragma unroll
     for (int r = 0; r < scan_rows; ++r) {
         const std::int64_t row = first_row + (r < rows ? r : 0);
         error[r] = s.row_errors[row];
         limit[r] = s.row_limit == nullptr ? 0.0F : s.row_limit[row];
+        tile[r] = s.tile + row * s.stride;
     }
-    const float* tile = s.tile + first_row * s.stride;
-    const std::int64_t part = (s.columns + block_threads - 1) / block_threads * 32;
-    const std::int64_t first = warp() * part;
-    const std::int64_t last = first + part < s.columns ? first + part : s.columns;
-    for (std::int64_t j = first + lane(); j < last; j += 32) {
-        const LatentTest latent = latent_test(s, j);
+    for (unsigned w = words_at_once * warp(); w < words; w += words_at_once * warps) {
+        float product[words_at_once][scan_rows];
+        LatentTest latent[words_at_once];
 #pragma unroll
-        for (int r = 0; r < scan_rows; ++r)
-            if (r < rows) mine[r] += !(most_of(tile[r * s.stride + j], error[r], latent) < limit[r]);
-    }
+        for (unsigned i = 0; i < words_at_once; ++i) {
+            const unsigned column = 32 * (w + i) + lane(), j = column <= last ? column : last;
 #pragma unroll
-    for (int r = 0; r < scan_rows; ++r) {
-        mine[r] = fold(mine[r]);
-        if (lane() == 0) counts[warp() * scan_rows + r] = mine[r];
-    }
-    __syncthreads();
-#pragma unroll
-    for (int r = 0; r < scan_rows; ++r) {
-        if (r >= rows || mine[r] == 0) continue;
-        const std::int64_t row = first_row + r;
-        unsigned before = s.used[row];
-        for (unsigned w = 0; w < warp(); ++w) before += counts[w * scan_rows + r];
-        for (std::int64_t start = first; start < last; start += 32) {
-            const std::int64_t j = start + lane();
-            const float most = j < last ? most_of(tile[r * s.stride + j], error[r], latent_test(s, j)) : 0.0F;
-            const bool passes = j < last && !(most < limit[r]);
-            const unsigned bits = __ballot_sync(all_lanes, passes);
-            const std::int64_t at = before + static_cast<unsigned>(__popc(bits & ((1U << lane()) - 1)));
-            if (passes && at < s.room) {
-                s.list_latent[row * s.room + at] = static_cast<std::uint32_t>(s.first_latent + j);
-                s.list_value[row * s.room + at] = most;
-            }
-            before += static_cast<unsigned>(__popc(bits));
+            for (int r = 0; r < scan_rows; ++r) product[i][r] = tile[r][j];
+            latent[i] = latent_test(s, j);
         }
+#pragma unroll
+        for (unsigned i = 0; i < words_at_once; ++i)
+#pragma unroll
+            for (int r = 0; r < scan_rows; ++r) {
+                const bool passes = !(most_of(product[i][r], error[r], latent[i]) < limit[r]);
+                const unsigned bits = __ballot_sync(all_lanes, passes & (32 * (w + i) + lane() <= last));
+                if (lane() == 0 && w + i < words) passing[r * words + w + i] = bits;
+            }
     }
     __syncthreads();
-    if (threadIdx.x < static_cast<unsigned>(rows)) {
-        unsigned all = 0;
-        for (unsigned w = 0; w < block_warps; ++w) all += counts[w * scan_rows + threadIdx.x];
-        s.used[first_row + threadIdx.x] += all;
+    for (unsigned r = warp(); r < static_cast<unsigned>(rows); r += warps) {
+        const std::int64_t row = first_row + r;
+        unsigned at = s.used[row];
+        for (unsigned start = 0; start < words; start += 32) {
+            const unsigned w = start + lane();
+            unsigned bits = w < words ? passing[r * words + w] : 0;
+            const auto own = static_cast<unsigned>(__popc(bits));
+            unsigned sum = own;  // of the lanes up to this one
+            for (unsigned by = 1; by < 32; by *= 2) {
+                const unsigned other = __shfl_up_sync(all_lanes, sum, by);
+                if (lane() >= by) sum += other;
+            }
+            for (std::int64_t to = at + sum - own; bits != 0 && to < s.room; bits &= bits - 1, ++to) {
+                const std::int64_t j = 32 * static_cast<std::int64_t>(w) + __ffs(static_cast<int>(bits)) - 1;
+                s.list_latent[row * s.room + to] = static_cast<std::uint32_t>(s.first_latent + j);
+                s.list_value[row * s.room + to] =
+                    most_of(s.tile[row * s.stride + j], s.row_errors[row], latent_test(s, j));
+            }
+            at += __shfl_sync(all_lanes, sum, 31);
+        }
+        __syncwarp();  // all lanes have read it
+        if (lane() == 0) s.used[row] = at;
     }
 }
 
@@ -307,8 +318,10 @@ void CudaDevice::queue_tiles(const Screen& screen, std::int64_t tile_rows, std::
                             list_value_.data(),
                             list_used_.data(),
                             list_room_};
-            launch("scan_tile", scan_tile, blocks_of(rows, scan_rows), block_threads,
-                   block_warps * scan_rows * sizeof(unsigned), stream_, scan);
+            const unsigned words = blocks_of(columns, 32);
+            launch("scan_tile", scan_tile, blocks_of(rows, scan_rows),
+                   std::min(32 * blocks_of(words, scan_words), most_scan_threads),
+                   scan_rows * words * sizeof(unsigned), stream_, scan);
             if (screen.k > 0) prune_lists(screen, first, rows);
         }
         const Lists lists{list_latent_.data(), list_value_.data(), list_used_.data(), list_room_,

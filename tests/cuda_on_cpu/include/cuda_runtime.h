@@ -254,6 +254,9 @@ T atomicOr(T* p, T value) {
 inline int __popc(unsigned value) {
     return std::popcount(value);
 }
+inline int __ffs(int value) {
+    return value == 0 ? 0 : std::countr_zero(static_cast<unsigned>(value)) + 1;
+}
 inline unsigned __float_as_uint(float value) {
     return std::bit_cast<unsigned>(value);
 }
