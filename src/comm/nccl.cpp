@@ -25,7 +25,7 @@ namespace {
 namespace cuda = device::cuda;
 using Clock = std::chrono::steady_clock;
 
-constexpr const char* of_sums = "the sums of gradients over ranks";
+constexpr const char* of_sums = "the sums over ranks";
 
 std::string described(int version) {
     return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);

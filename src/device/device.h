@@ -310,8 +310,8 @@ class Device {
     // dL/df_bj = gradient_scale R^(g) . d_j for every code, R^(g) = sum_{m >= g} residual^(m), g the latent's
     // group. The gate's codes are decoded like main ones, over the whole width.
     virtual void decode(CodeSet set, const Tensors& sae, float gradient_scale) = 0;
-    // What decode() saw of the set in all rows, once the last of their ranges was decoded. Main codes aside,
-    // of the set that was decoded last.
+    // What decode() saw of the set in all rows, once the last of their ranges was decoded (not after dense(),
+    // which says so itself). Main codes aside, of the set that was decoded last.
     virtual DecodeSums decode_sums(CodeSet set) = 0;
 
     // dL/df of the codes of another set (window) against the main codes' residual.
@@ -377,8 +377,8 @@ class Device {
     virtual double sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) = 0;
     // The squared norm of each array.
     virtual void square_norms(std::span<const std::span<float>> arrays, std::span<double> norms) = 0;
-    // |d_j|, [M] in host memory.
-    virtual void decoder_norms(const Tensors& sae, std::span<float> norms) = 0;
+    // The norm of each of so many rows, in host memory.
+    virtual void row_norms(std::span<const float> rows, std::span<float> norms) = 0;
 
     // The optimiser on the small tensors and on the latents [first, last) of the two matrices; every decoder
     // row of theirs, and of z, to unit norm where rows are. The moments' matrices may hold those latents

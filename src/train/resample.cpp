@@ -42,14 +42,15 @@ void start_anew(Workbench& bench, TrainedSae& sae, bool averaging, std::uint32_t
 double living_encoder_norm(Workbench& bench, const TrainedSae& sae, const std::vector<char>& is_silent) {
     const bool none = std::ranges::count(is_silent, 0) == 0;
     const Slice mine = bench.replicas.updated(sae.parameters.width);
-    std::vector<std::span<float>> rows;
-    for (std::int64_t j = mine.first; j < mine.last; ++j)
-        if (none || is_silent[static_cast<std::size_t>(j)] == 0)
-            rows.push_back({sae.parameters.enc(j), static_cast<std::size_t>(sae.parameters.n)});
-    std::vector<double> norms(rows.size());
-    bench.device.square_norms(rows, norms);
-    std::array<double, 2> sums = {0, static_cast<double>(rows.size())};
-    for (const double norm : norms) sums[0] += std::sqrt(norm);
+    std::vector<float> norms(static_cast<std::size_t>(mine.last - mine.first));
+    bench.device.row_norms(
+        {sae.parameters.enc(mine.first), norms.size() * static_cast<std::size_t>(sae.parameters.n)}, norms);
+    std::array<double, 2> sums = {0, 0};
+    for (std::int64_t j = mine.first; j < mine.last; ++j) {
+        if (!none && is_silent[static_cast<std::size_t>(j)] != 0) continue;
+        sums[0] += norms[static_cast<std::size_t>(j - mine.first)];
+        sums[1] += 1;
+    }
     bench.replicas.group->sum(sums);
     return sums[0] / sums[1];
 }

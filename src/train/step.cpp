@@ -181,7 +181,7 @@ sae::Moment moment_of(const Workbench& bench, const TrainedSae& sae, std::int64_
     own = sae::host_copy(bench.device, sae.parameters.latent);
     if (sae.kind->elementwise() && !sae.parameters.unit_rows) {
         norms.resize(static_cast<std::size_t>(sae.parameters.width));
-        bench.device.decoder_norms(sae.parameters, norms);
+        bench.device.row_norms(sae.parameters.w_dec.span(), norms);
     }
     const std::int64_t warmup = std::min(sae.config.penalty_warmup_steps, bench.steps / 4);
     const double ramp =

@@ -122,7 +122,7 @@ TEST_P(AgainstCpu, CandidatesAndCodesHaveTheSameBits) {
 TEST(TilesAgainstCpu, OfFullSizeHaveTheSameCandidates) {
     constexpr std::size_t some = 10, wide = 4096 + 1025;
     const test::Problem p = test::make_problem(some, n, wide);
-    device::CpuDevice cpu{2};
+    device::CpuDevice cpu{1};
     device::CudaDevice cuda(0, {});
     std::vector<Pair> found[2][3];
     int side = 0;

@@ -100,26 +100,28 @@ TEST_F(CudaGraphs, AreMadeTheSecondTimeAndOnlyOfTheSameWork) {
     b.grow(8);
     EXPECT_EQ(run(7, 2), 2);
     EXPECT_EQ(queued, 5);
-    // The least used ones are forgotten.
-    for (std::uint64_t key = 100; key < 300; ++key) EXPECT_EQ(run(key, 3), 3);
-    EXPECT_EQ(run(7, 4), 4);
+    for (std::uint64_t key = 100; key < 2000; ++key) EXPECT_EQ(run(key, 3), 3);
+    EXPECT_EQ(run(7, 4), 4) << "the least used ones are forgotten";
 }
 
 TEST_F(CudaGraphs, AreDoneWithoutWhereTheyAreRefused) {
-    for (const bool by_work : {false, true}) {
-        cuda_on_cpu::set_graphs(by_work);
+    enum class Refusal { of_graph, of_memory, of_work };
+    for (const Refusal refusal : {Refusal::of_graph, Refusal::of_memory, Refusal::of_work}) {
+        cuda_on_cpu::set_graphs(refusal != Refusal::of_graph, refusal != Refusal::of_memory);
         Graphs graphs;
         testing::internal::CaptureStdout();
         for (int i = 1; i <= 4; ++i) {
             graphs.run({1}, stream, [&] {
-                if (by_work && i == 2) stream.wait("nothing");
+                if (refusal == Refusal::of_work && i == 2) stream.wait("nothing");
                 queue(1);
             });
             EXPECT_EQ(first(), i);
         }
         const std::string said = testing::internal::GetCapturedStdout();
         EXPECT_THAT(said, testing::HasSubstr("launched one by one"));
-        EXPECT_THAT(said, testing::HasSubstr(by_work ? "Unsupported" : "Invalidated"));
+        EXPECT_THAT(said, testing::HasSubstr(refusal == Refusal::of_graph    ? "Invalidated"
+                                             : refusal == Refusal::of_memory ? "MemoryAllocation"
+                                                                             : "Unsupported"));
         EXPECT_EQ(said.find("one by one"), said.rfind("one by one")) << "said once";
         fill_zero(a.data(), 8, stream, "zeros");
     }

@@ -48,10 +48,9 @@ TEST_F(NcclSumsFaults, AnErrorThatOnlyAskingTellsEndsThem) {
     sums->add({&all, 1});
     const std::string said = outcome(*sums);
     if (comm->rank() == comm->size() - 1)
-        EXPECT_THAT(said, HasSubstr(fmt::format(
-                              "rank {} of {}: the sums of gradients over ranks: remote process exited "
-                              "or there was a network error: the stand-in was told to fail",
-                              comm->rank(), comm->size())));
+        EXPECT_THAT(said, HasSubstr(fmt::format("rank {} of {}: the sums over ranks: remote process exited "
+                                                "or there was a network error: the stand-in was told to fail",
+                                                comm->rank(), comm->size())));
     else
         EXPECT_THAT(said, HasSubstr("not done after"));
 }

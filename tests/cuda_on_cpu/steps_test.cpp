@@ -28,9 +28,9 @@ std::vector<Asked> asked_by(const char* kind, bool dead, int steps) {
     const std::unique_ptr<Communicator> self = make_self_communicator();
     test::Training training(*self, start, config, rows, 1.1, {});
     const auto& stream = dynamic_cast<device::CudaDevice&>(training.device).stream();
-    training.set_form(test::Form::lists);
     std::vector<Asked> asked;
     for (int t = 0; t < steps; ++t) {
+        training.set_form(test::Form::lists);
         const Asked before{stream.waits(), cuda_on_cpu::launches()};
         training.step(test::make_batch(rows, n, 0), OptimizerConfig{}, t, dead ? 0 : 1e-5);
         asked.push_back({stream.waits() - before.waits, cuda_on_cpu::launches() - before.launches});
@@ -42,6 +42,11 @@ std::vector<Asked> asked_by(const char* kind, bool dead, int steps) {
 TEST(StepOfTheGpu, WaitsFourTimes) {
     EXPECT_EQ(asked_by("batch_topk", false, 6).back().waits, 4U);
     EXPECT_EQ(asked_by("topk", false, 6).back().waits, 3U);
+}
+
+// And for what the host does with its thresholds and their gradients.
+TEST(StepOfTheGpu, WaitsTenTimesWithThresholdsOfLatents) {
+    EXPECT_EQ(asked_by("jumprelu", false, 6).back().waits, 10U);
 }
 
 // And for the sums of the errors, and how many candidates the dead latents have.

@@ -55,7 +55,7 @@ struct Runtime {
     std::set<cudaEvent_t> events;
     std::set<cudaGraph_t> graphs;
     std::set<cudaGraphExec_t> made_graphs;
-    bool makes_graphs = true;
+    bool makes_graphs = true, uploads_graphs = true;
     std::uint64_t launches = 0;
     std::map<const void*, int> allowed_shared;
     std::set<int> opened;
@@ -153,8 +153,9 @@ bool refused_in_capture() {
     return refused_in_capture(captured_by_thread);
 }
 
-void set_graphs(bool made) {
+void set_graphs(bool made, bool uploaded) {
     runtime().makes_graphs = made;
+    runtime().uploads_graphs = uploaded;
 }
 
 std::uint64_t launches() {
@@ -390,6 +391,13 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsig
     *made = new CUgraphExec_st{device_of_thread, graph->work};
     runtime().made_graphs.insert(*made);
     return cudaSuccess;
+}
+
+cudaError_t cudaGraphUpload(cudaGraphExec_t made, cudaStream_t stream) {
+    const std::lock_guard guard(lock());
+    if (!runtime().made_graphs.contains(made)) return fail_with(cudaErrorInvalidValue);
+    if (!usable(stream) || stream->device != made->device) return fail_with(cudaErrorInvalidResourceHandle);
+    return runtime().uploads_graphs ? cudaSuccess : fail_with(cudaErrorMemoryAllocation);
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {

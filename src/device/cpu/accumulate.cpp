@@ -234,11 +234,11 @@ double CpuDevice::sum_in_order(std::span<const float* const> of_ranks, std::size
     return sum_of_parts();
 }
 
-void CpuDevice::decoder_norms(const Tensors& sae, std::span<float> norms) {
+void CpuDevice::row_norms(std::span<const float> rows, std::span<float> norms) {
 #pragma omp parallel for num_threads(threads_) schedule(static)
-    for (std::int64_t j = 0; j < sae.width; ++j) {
-        const float* d = sae.w_dec.data() + j * n_;
-        norms[static_cast<std::size_t>(j)] = std::sqrt(kernels_.dot(d, d, n_));
+    for (std::size_t i = 0; i < norms.size(); ++i) {
+        const float* row = rows.data() + i * static_cast<std::size_t>(n_);
+        norms[i] = std::sqrt(kernels_.dot(row, row, n_));
     }
 }
 

@@ -99,7 +99,7 @@ class CpuDevice final : public Device {
     double gradient_norm() override { return gradient_norm_; }
     double sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) override;
     void square_norms(std::span<const std::span<float>> arrays, std::span<double> norms) override;
-    void decoder_norms(const Tensors& sae, std::span<float> norms) override;
+    void row_norms(std::span<const float> rows, std::span<float> norms) override;
     void update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
                 const OptimizerStep& step, std::int64_t first, std::int64_t last) override;
     void average(Tensors& sae, const Tensors& z, float beta1, std::int64_t first, std::int64_t last) override;

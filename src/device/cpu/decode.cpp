@@ -144,7 +144,7 @@ void CpuDevice::backprop(CodeSet set, const Tensors& sae) {
 
 void CpuDevice::weigh_squares(const Tensors& sae) {
     square_weight_.assign(static_cast<std::size_t>(sae.width), 1.0F);
-    if (!sae.unit_rows) decoder_norms(sae, square_weight_);
+    if (!sae.unit_rows) row_norms(sae.w_dec.span(), square_weight_);
     std::int64_t g = 0;
     for (std::int64_t j = 0; j < sae.width; ++j) {
         while (j >= sae.group_end(g)) ++g;

@@ -196,7 +196,9 @@ void CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const float>
 
     const bool wide = n_ % 4 == 0;
     const unsigned column_blocks = blocks_of(n_, wide ? 4 * block_threads : block_threads);
-    parts_.grow(width * column_blocks);
+    make_room_for_norms(width * column_blocks);
+    latent_sums_arriving_.make_room(std::ssize(sums) * 4 * width, stream_);
+    partial_.grow(std::max<std::int64_t>(blocks_of(width, bias_latents), blocks_of(capacity_, 64)) * n_);
     const std::int64_t bucket =
         std::max<std::int64_t>(1, bucket_bytes / (2 * n_ * static_cast<std::int64_t>(sizeof(float))));
     for (std::int64_t first = 0; first < width; first += bucket) {
@@ -214,8 +216,7 @@ void CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const float>
         send_gradient_norm(width * column_blocks);
         finish_biases(sae, gradient);
     }
-    // Also for what was uploaded, which is the caller's.
-    if (!sums.empty() || uploaded) stream_.wait("sums by latent");
+    if (sums.empty() && uploaded) stream_.wait("gains and shifts");  // which are the caller's
     for (std::size_t s = 0; s < sums.size(); ++s)
         add_sums(latent_sums_arriving_.get(stream_).subspan(4 * s * static_cast<std::size_t>(width)), width,
                  sums[s]);

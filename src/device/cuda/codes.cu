@@ -1,7 +1,5 @@
 // From candidates to codes: keeping by a threshold or a gate.
 
-#include <algorithm>
-
 #include "device/cuda/cuda_device.h"
 #include "device/cuda/device_code.h"
 #include "device/cuda/filter.h"

@@ -85,6 +85,9 @@ void CudaDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, 
     main.latent_begin.grow(width + 1);
     main.residual.grow(rows * n);
     counters_.grow(2048);
+    fired_.grow((width + 31) / 32);
+    column_sums_.grow(n);
+    make_room_for_norms(1);
 }
 
 std::unique_ptr<Parcel> CudaDevice::make_parcel(const ParcelShape& shape) {

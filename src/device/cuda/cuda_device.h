@@ -1,5 +1,5 @@
 #pragma once
-// The CUDA device. Every verb queues its kernels on one stream; only those that return something to the host
+// The CUDA device. Every verb queues its kernels on one stream; only those that hand something to the host
 // wait for it. All sums have a fixed order, without atomics on floats, so a step's bits depend neither on
 // which block runs first nor on the size of tiles.
 
@@ -64,7 +64,7 @@ class CudaDevice final : public Device {
     double gradient_norm() override;
     double sum_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out) override;
     void square_norms(std::span<const std::span<float>> arrays, std::span<double> norms) override;
-    void decoder_norms(const Tensors& sae, std::span<float> norms) override;
+    void row_norms(std::span<const float> rows, std::span<float> norms) override;
     void update(Tensors& sae, const Tensors& gradient, Tensors& first_moment, Tensors& second_moment,
                 const OptimizerStep& step, std::int64_t first, std::int64_t last) override;
     void average(Tensors& sae, const Tensors& z, float beta1, std::int64_t first, std::int64_t last) override;
@@ -112,6 +112,7 @@ class CudaDevice final : public Device {
     void add_in_order(std::span<const float* const> of_ranks, std::size_t count, float* out, double* norm);
     void add_all(const double* parts, std::int64_t count, double* sum);
     void weigh_squares(const Tensors& sae);
+    void make_room_for_norms(std::int64_t parts);
     void send_gradient_norm(std::int64_t parts);
     void finish_biases(const Tensors& sae, Tensors& gradient);
     void finish_outputs(const Tensors& sae, float gradient_scale, Tensors& gradient);

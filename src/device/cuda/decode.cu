@@ -117,9 +117,10 @@ __global__ void decode_rows(Decoding d) {
 }
 
 // The sums of the rows' numbers; a warp to each of the 7, in a fixed order.
-__global__ void add_row_sums(const double* row_sums, std::int64_t first, std::int64_t last, double* sums) {
+__global__ void add_row_sums(const double* row_sums, std::int64_t rows, double* sums) {
     double sum = 0;
-    for (std::int64_t r = first + lane(); r < last; r += 32) sum += row_sums[r * row_numbers + warp()];
+#pragma unroll 8  // loads under way, of one block
+    for (std::int64_t r = lane(); r < rows; r += 32) sum += row_sums[r * row_numbers + warp()];
     sum = fold(sum);
     if (lane() == 0) sums[warp()] = sum;
 }
@@ -236,8 +237,8 @@ void CudaDevice::decode(CodeSet set, const Tensors& sae, float gradient_scale) {
 void CudaDevice::send_sums_of_rows(CodeSet set) {
     SumsOfRows& sums = sums_of_rows(set);
     sums.all.grow(row_numbers);
-    launch("add_row_sums", add_row_sums, 1, row_numbers * 32, 0, stream_, sums.by_row.data(), std::int64_t{0},
-           rows_, sums.all.data());
+    launch("add_row_sums", add_row_sums, 1, row_numbers * 32, 0, stream_, sums.by_row.data(), rows_,
+           sums.all.data());
     sums.arriving.send(sums.all.data(), row_numbers, stream_);
 }
 

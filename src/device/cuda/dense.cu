@@ -222,7 +222,7 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
     cuda::download(dense_sums_.data(), std::span(by_latent), stream_, "sums by latent");
     DenseReport report = dense_report(decode_sums(CodeSet::main), by_latent, width);
     if (!backward) return report;
-    parts_.grow(width);
+    make_room_for_norms(width);
     launch("finish_dense_latents", finish_dense_latents, blocks_of(width, block_warps), block_threads, 0,
            stream_, dense_sums_.data(), shrink.empty() ? nullptr : shrink_.data(), sae.unit_rows,
            sae.w_dec.data(), width, n_, gradient.b_enc.data(), gradient.w_enc.data(), gradient.w_dec.data(),

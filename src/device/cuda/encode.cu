@@ -270,6 +270,7 @@ std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& 
     list_used_.grow(tile_rows);
     row_limit_.grow(tile_rows);
     open_limit_.grow(tile_rows);
+    const auto queue = [&] { queue_tiles(screen, tile_rows, tile_latents); };
     const auto number_of = [](auto of) {
         if constexpr (std::is_pointer_v<decltype(of)>)
             return reinterpret_cast<std::uintptr_t>(of);
@@ -277,11 +278,14 @@ std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& 
             return static_cast<std::uint64_t>(of);
     };
     const auto key_of = [&](auto... of) { return Graphs::Key{number_of(of)...}; };
-    graphs_.run(key_of(screen.at_least.data(), screen.at_least.size(), screen.k,
-                       screen.with_mask && has_mask_, screen.w_enc, screen.b_enc, screen.names,
-                       screen.latents, n_, rows_, first_row_, last_row_, list_room_, candidates_.begin.data(),
-                       candidates_.row.data(), candidates_.latent.data(), candidates_.value.data()),
-                stream_, [&] { queue_tiles(screen, tile_rows, tile_latents); });
+    if (screen.names != nullptr)  // other latents, and so many, at every step
+        queue();
+    else
+        graphs_.run(key_of(screen.at_least.data(), screen.at_least.size(), screen.k,
+                           screen.with_mask && has_mask_, screen.w_enc, screen.b_enc, screen.latents, n_,
+                           rows_, first_row_, last_row_, list_room_, candidates_.begin.data(),
+                           candidates_.row.data(), candidates_.latent.data(), candidates_.value.data()),
+                    stream_, queue);
     unsigned long long counters[2] = {};
     cuda::download(counters_.data(), std::span<unsigned long long>(counters), stream_,
                    "the number of candidates");

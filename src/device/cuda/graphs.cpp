@@ -1,6 +1,7 @@
 #include "device/cuda/graphs.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -8,25 +9,27 @@
 namespace strata::device::cuda {
 namespace {
 
-constexpr std::size_t most_graphs = 64;  // the SAEs of a process, twice over
+constexpr std::size_t most_graphs = 1000;  // more than SAEs fit on a GPU, which have one or two
 constexpr const char* of_graphs = "the encoder's graph";
 
 }  // namespace
 
 Graphs::~Graphs() {
-    for (const Graph& graph : graphs_)
-        if (graph.made != nullptr) cudaGraphExecDestroy(graph.made);
+    forget(0);
+}
+
+// All but so many, the least used ones; each once it has run.
+void Graphs::forget(std::size_t all_but) {
+    for (; graphs_.size() > all_but; graphs_.pop_back())
+        if (graphs_.back().made != nullptr) cudaGraphExecDestroy(graphs_.back().made);
 }
 
 void Graphs::run(Key key, const Stream& stream, const std::function<void()>& work) {
-    key.push_back(array_moves());
+    if (std::exchange(moves_, array_moves()) != array_moves()) forget(0);
     const auto found = std::ranges::find(graphs_, key, &Graph::key);
     if (found == graphs_.end()) {
         graphs_.push_front({std::move(key)});
-        if (graphs_.size() > most_graphs) {
-            if (graphs_.back().made != nullptr) cudaGraphExecDestroy(graphs_.back().made);  // once it has run
-            graphs_.pop_back();
-        }
+        forget(most_graphs);
         work();
         return;
     }
@@ -56,7 +59,11 @@ cudaGraphExec_t Graphs::make(const Stream& stream, const std::function<void()>& 
     }
     if (status == cudaSuccess && why.empty()) status = cudaGraphInstantiate(&made, graph, 0);
     if (graph != nullptr) cudaGraphDestroy(graph);
-    if (made != nullptr) return made;
+    if (made != nullptr) {
+        status = cudaGraphUpload(made, stream);  // here, where what it needs of memory may be refused
+        if (status == cudaSuccess) return made;
+        cudaGraphExecDestroy(made);
+    }
     cudaGetLastError();  // which the next launch would find
     refused_ = true;
     log::warn("the encoder's kernels are launched one by one, since CUDA makes no graph of them: {}",

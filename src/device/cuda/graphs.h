@@ -23,8 +23,9 @@ class Graphs {
     // Queues what `work` queues on the stream, kernels, memsets and copies on the device alone: the first
     // time as it is, so that kernels are loaded and products have their algorithms (for which cuBLASLt cannot
     // be asked within a capture), the second time into a graph, later from it.
-    // `key`: all that the work depends on beside what device memory holds; where arrays lie, as long as none
-    // is exchanged for another, is known here. A driver that makes no graph has the work itself each time.
+    // `key`: all that the work depends on beside what device memory holds. Where arrays lie, as long as none
+    // is exchanged for another, is known here: when one has moved all begins anew. A driver that makes no
+    // graph has the work itself each time.
     void run(Key key, const Stream& stream, const std::function<void()>& work);
 
   private:
@@ -33,8 +34,10 @@ class Graphs {
         cudaGraphExec_t made = nullptr;
     };
     cudaGraphExec_t make(const Stream& stream, const std::function<void()>& work);
+    void forget(std::size_t all_but);
 
     std::list<Graph> graphs_;  // last used first
+    std::uint64_t moves_ = 0;
     bool refused_ = false;
 };
 

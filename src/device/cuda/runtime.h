@@ -114,8 +114,8 @@ class DeviceArray {
     void grow(std::int64_t size, std::int64_t most = std::numeric_limits<std::int64_t>::max()) {
         if (size <= size_) return;
         size = std::max(size, std::min(2 * size_, most));
-        check(cudaFree(std::exchange(data_, nullptr)), "cudaFree", name_);
         size_ = 0;
+        check(cudaFree(std::exchange(data_, nullptr)), "cudaFree", name_);
         const std::size_t bytes = static_cast<std::size_t>(size) * sizeof(T);
         void* p = nullptr;
         check(cudaMalloc(&p, bytes), "cudaMalloc", name_, bytes);
@@ -165,13 +165,16 @@ template <typename T>
 class Arriving {
   public:
     explicit Arriving(const char* name) : name_(name) {}
+    void make_room(std::int64_t count, const Stream& stream) {
+        const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
+        if (memory_.bytes().size() >= bytes) return;
+        stream.wait(name_);  // for a copy into memory that goes
+        memory_ = PinnedMemory(bytes, name_);
+    }
     // Queues the copy; what came before is no longer there.
     void send(const T* from, std::int64_t count, const Stream& stream) {
+        make_room(count, stream);
         size_ = static_cast<std::size_t>(count);
-        if (memory_.bytes().size() < size_ * sizeof(T)) {
-            stream.wait(name_);  // for a copy into memory that goes
-            memory_ = PinnedMemory(size_ * sizeof(T), name_);
-        }
         sent_ = stream.waits();
         if (count > 0)
             check(cudaMemcpyAsync(memory_.bytes().data(), from, size_ * sizeof(T), cudaMemcpyDeviceToHost,

@@ -1,5 +1,5 @@
 // The threshold of the whole distributed batch, digit by digit (comm/selection.h): counts, their sums over
-// ranks and the choice of a digit follow each other on the GPU, and the host waits once, for the outcome.
+// ranks and the choice of a digit follow each other on the GPU, and the host waits for the outcome alone.
 
 #include <algorithm>
 #include <bit>

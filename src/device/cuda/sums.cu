@@ -162,9 +162,19 @@ void CudaDevice::square_norms(std::span<const std::span<float>> arrays, std::spa
     std::ranges::copy(norms_arriving_.get(stream_), norms.begin());
 }
 
+// And for the sum of so many parts: before sums over ranks are under way, for which the making of memory may
+// wait, however long they take.
+void CudaDevice::make_room_for_norms(std::int64_t parts) {
+    parts_.grow(parts);
+    sums_.grow(2 * blocks_of(parts, piece));
+    gradient_norm_.grow(1);
+    gradient_norm_arriving_.make_room(1, stream_);
+    norms_.grow(8);
+    norms_arriving_.make_room(8, stream_);
+}
+
 // From parts_, so many.
 void CudaDevice::send_gradient_norm(std::int64_t parts) {
-    gradient_norm_.grow(1);
     add_all(parts_.data(), parts, gradient_norm_.data());
     gradient_norm_arriving_.send(gradient_norm_.data(), 1, stream_);
 }
@@ -173,11 +183,12 @@ double CudaDevice::gradient_norm() {
     return gradient_norm_arriving_.get(stream_)[0];
 }
 
-void CudaDevice::decoder_norms(const Tensors& sae, std::span<float> norms) {
-    square_weight_.grow(sae.width);
-    launch("take_row_norms", take_row_norms, blocks_of(sae.width, block_warps), block_threads, 0, stream_,
-           sae.w_dec.data(), sae.width, n_, square_weight_.data());
-    cuda::download(square_weight_.data(), norms, stream_, "the decoder rows' norms");
+void CudaDevice::row_norms(std::span<const float> rows, std::span<float> norms) {
+    const std::int64_t count = std::ssize(norms);
+    square_weight_.grow(count);
+    launch("take_row_norms", take_row_norms, blocks_of(count, block_warps), block_threads, 0, stream_,
+           rows.data(), count, n_, square_weight_.data());
+    cuda::download(square_weight_.data(), norms, stream_, "norms of rows");
 }
 
 }  // namespace strata::device

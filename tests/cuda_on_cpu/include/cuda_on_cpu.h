@@ -29,8 +29,8 @@ void set_algorithms(bool found);
 // which sums and products hand on, so that a copy to the host finds what was made from it.
 inline constexpr std::uint32_t never_written = 0xFFFA5A5A;
 
-// Whether streams that were captured become graphs; at first they do.
-void set_graphs(bool made);
+// Whether streams that were captured become graphs, and find memory on the GPU; at first they do.
+void set_graphs(bool made, bool uploaded = true);
 
 // Launches of kernels and graphs so far.
 std::uint64_t launches();
