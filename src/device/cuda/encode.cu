@@ -11,123 +11,14 @@
 // product that counts no more; tensor cores may truncate each partial sum, 2^-23 of it.
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <type_traits>
 
 #include "device/cuda/cuda_device.h"
 #include "device/cuda/device_code.h"
 #include "device/cuda/filter.h"
+#include "device/cuda/scan.h"
 
 namespace strata::device {
 namespace cuda {
-
-constexpr float unit = 0x1p-24F;  // of float32 rounding
-constexpr float most_float = std::numeric_limits<float>::max();
-
-// What the scan of a tile needs beside the tile.
-struct Scan {
-    const float* tile;  // [rows, stride]
-    std::int64_t rows, stride, columns, first_latent;
-    const float* bias;  // of the tile's first latent on, as are the next two
-    const ErrorOfLatent* latent_errors;
-    const float* at_least;         // null: any positive
-    bool one_limit;                // at_least is one number
-    const ErrorOfRow* row_errors;  // of the tile's first row on, as is the next
-    const float* row_limit;        // null: 0
-    std::uint32_t* list_latent;    // [rows, room]
-    float* list_value;             // the most that the pre-activation may be
-    std::uint32_t* used;
-    std::int64_t room;
-};
-
-// What the test of a pair takes of its latent.
-struct LatentTest {
-    float shift;  // bias less limit, and the rounding of sums with them
-    ErrorOfLatent error;
-};
-__device__ inline LatentTest latent_test(const Scan& s, std::int64_t j) {
-    const float limit = s.at_least == nullptr ? 0.0F : s.one_limit ? s.at_least[0] : s.at_least[j];
-    const float bias = s.bias[j];
-    // Two sums of three numbers, here and in the value that counts.
-    const float rounding = 8 * unit * (fabsf(bias) + (fabsf(limit) <= most_float ? fabsf(limit) : 0.0F));
-    return {bias - limit + rounding, s.latent_errors[j]};
-}
-
-// The most that the pre-activation of the pair may be, less the latent's limit.
-__device__ inline float most_of(float product, ErrorOfRow row, const LatentTest& latent) {
-    return product + latent.shift + fmaf(row.off, latent.error.norm, row.norm * latent.error.off);
-}
-
-constexpr int scan_rows = 4;                           // of a block, which share what is read of the latents
-constexpr unsigned words_at_once = 2, scan_words = 8;  // of 32 columns each, that a warp tests in its turns
-constexpr unsigned most_scan_threads = 512;
-
-// Appends what may pass to the rows' lists, latents ascending; counts beyond their room. A block to 4 rows:
-// first all its warps look at 32 columns of the rows in turn and note, a bit to a pair, in shared memory what
-// passes; then a warp to a row appends that, which is little. Reads 4 bytes of the tile and 3 to 4 of the
-// latents a pair, from L2; a thread has up to 16 loads under way, which a tile out of L2 needs to take no
-// longer than its bytes (4096 warps of it are there at once). Shared memory: half a byte a column.
-__global__ void __launch_bounds__(most_scan_threads, 2) scan_tile(Scan s) {
-    auto* passing = reinterpret_cast<unsigned*>(strata_shared);  // [scan_rows, words]
-    const std::int64_t first_row = static_cast<std::int64_t>(blockIdx.x) * scan_rows;
-    const int rows = s.rows - first_row < scan_rows ? static_cast<int>(s.rows - first_row) : scan_rows;
-    const unsigned last = static_cast<unsigned>(s.columns) - 1, words = last / 32 + 1,
-                   warps = blockDim.x / 32;
-    ErrorOfRow error[scan_rows];
-    float limit[scan_rows];
-    const float* tile[scan_rows];
-#pragma unroll
-    for (int r = 0; r < scan_rows; ++r) {
-        const std::int64_t row = first_row + (r < rows ? r : 0);
-        error[r] = s.row_errors[row];
-        limit[r] = s.row_limit == nullptr ? 0.0F : s.row_limit[row];
-        tile[r] = s.tile + row * s.stride;
-    }
-    for (unsigned w = words_at_once * warp(); w < words; w += words_at_once * warps) {
-        float product[words_at_once][scan_rows];
-        LatentTest latent[words_at_once];
-#pragma unroll
-        for (unsigned i = 0; i < words_at_once; ++i) {
-            const unsigned column = 32 * (w + i) + lane(), j = column <= last ? column : last;
-#pragma unroll
-            for (int r = 0; r < scan_rows; ++r) product[i][r] = tile[r][j];
-            latent[i] = latent_test(s, j);
-        }
-#pragma unroll
-        for (unsigned i = 0; i < words_at_once; ++i)
-#pragma unroll
-            for (int r = 0; r < scan_rows; ++r) {
-                const bool passes = !(most_of(product[i][r], error[r], latent[i]) < limit[r]);
-                const unsigned bits = __ballot_sync(all_lanes, passes & (32 * (w + i) + lane() <= last));
-                if (lane() == 0 && w + i < words) passing[r * words + w + i] = bits;
-            }
-    }
-    __syncthreads();
-    for (unsigned r = warp(); r < static_cast<unsigned>(rows); r += warps) {
-        const std::int64_t row = first_row + r;
-        unsigned at = s.used[row];
-        for (unsigned start = 0; start < words; start += 32) {
-            const unsigned w = start + lane();
-            unsigned bits = w < words ? passing[r * words + w] : 0;
-            const auto own = static_cast<unsigned>(__popc(bits));
-            unsigned sum = own;  // of the lanes up to this one
-            for (unsigned by = 1; by < 32; by *= 2) {
-                const unsigned other = __shfl_up_sync(all_lanes, sum, by);
-                if (lane() >= by) sum += other;
-            }
-            for (std::int64_t to = at + sum - own; bits != 0 && to < s.room; bits &= bits - 1, ++to) {
-                const std::int64_t j = 32 * static_cast<std::int64_t>(w) + __ffs(static_cast<int>(bits)) - 1;
-                s.list_latent[row * s.room + to] = static_cast<std::uint32_t>(s.first_latent + j);
-                s.list_value[row * s.room + to] =
-                    most_of(s.tile[row * s.stride + j], s.row_errors[row], latent_test(s, j));
-            }
-            at += __shfl_sync(all_lanes, sum, 31);
-        }
-        __syncwarp();  // all lanes have read it
-        if (lane() == 0) s.used[row] = at;
-    }
-}
 
 // Lists of rows, whose latents are numbers of `w_enc`'s rows.
 struct Lists {
@@ -271,21 +162,15 @@ std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& 
     row_limit_.grow(tile_rows);
     open_limit_.grow(tile_rows);
     const auto queue = [&] { queue_tiles(screen, tile_rows, tile_latents); };
-    const auto number_of = [](auto of) {
-        if constexpr (std::is_pointer_v<decltype(of)>)
-            return reinterpret_cast<std::uintptr_t>(of);
-        else
-            return static_cast<std::uint64_t>(of);
-    };
-    const auto key_of = [&](auto... of) { return Graphs::Key{number_of(of)...}; };
     if (screen.names != nullptr)  // other latents, and so many, at every step
         queue();
     else
-        graphs_.run(key_of(screen.at_least.data(), screen.at_least.size(), screen.k,
+        graphs_.run(
+            Graphs::key_of(screen.at_least.data(), screen.at_least.size(), screen.k,
                            screen.with_mask && has_mask_, screen.w_enc, screen.b_enc, screen.latents, n_,
                            rows_, first_row_, last_row_, list_room_, candidates_.begin.data(),
                            candidates_.row.data(), candidates_.latent.data(), candidates_.value.data()),
-                    stream_, queue);
+            stream_, queue);
     unsigned long long counters[2] = {};
     cuda::download(counters_.data(), std::span<unsigned long long>(counters), stream_,
                    "the number of candidates");
@@ -307,25 +192,22 @@ void CudaDevice::queue_tiles(const Screen& screen, std::int64_t tile_rows, std::
         for (std::int64_t column = 0; column < screen.latents; column += tile_latents) {
             const std::int64_t columns = std::min(tile_latents, screen.latents - column);
             multiply_tile(screen, first, rows, column, columns, stride);
-            const Scan scan{product_tile_.data(),
-                            rows,
-                            stride,
-                            columns,
-                            column,
-                            screen.b_enc + column,
-                            latent_errors_.data() + column,
-                            at_least == nullptr || one_limit ? at_least : at_least + column,
-                            one_limit,
-                            row_errors_.data() + first,
-                            screen.k > 0 ? open_limit_.data() : nullptr,
-                            list_latent_.data(),
-                            list_value_.data(),
-                            list_used_.data(),
-                            list_room_};
-            const unsigned words = blocks_of(columns, 32);
-            launch("scan_tile", scan_tile, blocks_of(rows, scan_rows),
-                   std::min(32 * blocks_of(words, scan_words), most_scan_threads),
-                   scan_rows * words * sizeof(unsigned), stream_, scan);
+            scan_tile({.tile = product_tile_.data(),
+                       .rows = rows,
+                       .stride = stride,
+                       .columns = columns,
+                       .first_latent = column,
+                       .bias = screen.b_enc + column,
+                       .latent_errors = latent_errors_.data() + column,
+                       .at_least = at_least == nullptr || one_limit ? at_least : at_least + column,
+                       .one_limit = one_limit,
+                       .row_errors = row_errors_.data() + first,
+                       .row_limit = screen.k > 0 ? open_limit_.data() : nullptr,
+                       .list_latent = list_latent_.data(),
+                       .list_value = list_value_.data(),
+                       .used = list_used_.data(),
+                       .room = list_room_},
+                      stream_);
             if (screen.k > 0) prune_lists(screen, first, rows);
         }
         const Lists lists{list_latent_.data(), list_value_.data(), list_used_.data(), list_room_,

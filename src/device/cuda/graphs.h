@@ -2,6 +2,7 @@
 // Work that comes again with the same arguments, as graphs of CUDA's: the host launches one in place of every
 // kernel, and the GPU goes from kernel to kernel without it.
 
+#include <concepts>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -14,6 +15,10 @@ namespace strata::device::cuda {
 class Graphs {
   public:
     using Key = std::vector<std::uint64_t>;
+    template <typename... Parts>
+    static Key key_of(Parts... parts) {
+        return {number_of(parts)...};
+    }
 
     Graphs() = default;
     ~Graphs();
@@ -29,6 +34,11 @@ class Graphs {
     void run(Key key, const Stream& stream, const std::function<void()>& work);
 
   private:
+    static std::uint64_t number_of(const void* p) { return reinterpret_cast<std::uintptr_t>(p); }
+    template <std::integral T>
+    static std::uint64_t number_of(T value) {
+        return static_cast<std::uint64_t>(value);
+    }
     struct Graph {
         Key key;
         cudaGraphExec_t made = nullptr;
