@@ -169,8 +169,8 @@ std::unique_ptr<DeviceSums> make_device_sums(Communicator& comm, Device& device,
     const int without = lowest_rank(comm, nccl.backend == nullptr);
     if (without < 0) return nccl.backend->make(comm, gpu_backend().backend->stream(device), limit);
     if (without == comm.rank())
-        log::warn("rank {} has no NCCL ({}): the GPUs' sums go by MPI through host memory", comm.rank(),
-                  nccl.why_not);
+        log::warn("rank {} has no NCCL ({}): what GPUs hold is summed by MPI through host memory",
+                  comm.rank(), nccl.why_not);
     return make_staged_sums(comm, device);
 }
 

@@ -6,39 +6,10 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <deque>
-#include <map>
-#include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
-#include "cuda_on_cpu.h"
-#include "state.h"
-
-struct CUgraph_st {
-    std::vector<std::function<bool()>> work;
-};
-struct CUgraphExec_st {
-    int device;
-    std::vector<std::function<bool()>> work;
-};
-
-struct CUstream_st {
-    int device = 0;
-    std::deque<std::function<bool()>> work;
-    std::uint64_t given = 0, done = 0;
-    // What it is given while it is captured, in place of doing it; spoilt by what a graph cannot hold.
-    std::unique_ptr<CUgraph_st> captured;
-    bool spoilt = false;
-};
-
-struct CUevent_st {
-    int device;
-    bool timed;
-    cudaStream_t stream = nullptr;  // null: nothing recorded
-    std::uint64_t position = 0;
-};
+#include "streams.h"
 
 namespace cuda_on_cpu {
 namespace {
@@ -46,46 +17,11 @@ namespace {
 constexpr std::size_t largest_shared = 227 * 1024, usual_shared = 48 * 1024;
 
 thread_local int device_of_thread = 0;
-thread_local cudaStream_t captured_by_thread = nullptr;
 thread_local cudaError_t last_error = cudaSuccess;
-
-struct Runtime {
-    int devices;
-    std::set<cudaStream_t> streams;
-    std::set<cudaEvent_t> events;
-    std::set<cudaGraph_t> graphs;
-    std::set<cudaGraphExec_t> made_graphs;
-    bool makes_graphs = true, uploads_graphs = true;
-    std::uint64_t launches = 0;
-    std::map<const void*, int> allowed_shared;
-    std::set<int> opened;
-    Runtime() {
-        const char* count = std::getenv("CUDA_ON_CPU_DEVICES");
-        devices = count != nullptr ? std::atoi(count) : 8;
-    }
-};
-
-Runtime& runtime() {
-    static Runtime r;
-    return r;
-}
-
-bool usable(cudaStream_t stream) {
-    open_device();
-    if (stream == nullptr) die("work for the default stream, which waits for all others: make a stream");
-    return runtime().streams.contains(stream) && stream->device == device_of_thread;
-}
 
 bool usable(cudaEvent_t event) {
     open_device();
     return runtime().events.contains(event);
-}
-
-// What a stream cannot do while it is captured, nor its thread; false: it may.
-bool refused_in_capture(cudaStream_t stream) {
-    if (stream == nullptr || stream->captured == nullptr) return false;
-    stream->spoilt = true;
-    return true;
 }
 
 // Runs the next work, which may not be done yet.
@@ -131,6 +67,21 @@ void copy_out(void* to, const void* from, std::size_t bytes) {
 
 }  // namespace
 
+Runtime& runtime() {
+    static Runtime r;
+    return r;
+}
+
+bool usable(cudaStream_t stream) {
+    open_device();
+    if (stream == nullptr) die("work for the default stream, which waits for all others: make a stream");
+    return runtime().streams.contains(stream) && stream->device == device_of_thread;
+}
+
+int current_device() {
+    return device_of_thread;
+}
+
 void open_device() {
     runtime().opened.insert(device_of_thread);
 }
@@ -147,15 +98,6 @@ cudaError_t fail_with(cudaError_t error) {
 void finish_all() {
     const std::lock_guard guard(lock());
     for (const cudaStream_t stream : runtime().streams) run_to(stream, stream->given);
-}
-
-bool refused_in_capture() {
-    return refused_in_capture(captured_by_thread);
-}
-
-void set_graphs(bool made, bool uploaded) {
-    runtime().makes_graphs = made;
-    runtime().uploads_graphs = uploaded;
 }
 
 std::uint64_t launches() {
@@ -357,71 +299,6 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     if (stream->done == stream->given) return cudaSuccess;
     run_next(stream);  // asked often enough it is done
     return cudaErrorNotReady;
-}
-
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
-    const std::lock_guard guard(lock());
-    if (!usable(stream)) return fail_with(cudaErrorInvalidResourceHandle);
-    if (mode != cudaStreamCaptureModeThreadLocal)
-        die("cudaStreamBeginCapture: other threads, which copy batches, would spoil a capture of all "
-            "threads");
-    if (captured_by_thread != nullptr || stream->captured != nullptr) return fail_with(cudaErrorInvalidValue);
-    stream->captured = std::make_unique<CUgraph_st>();
-    stream->spoilt = false;
-    captured_by_thread = stream;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-    const std::lock_guard guard(lock());
-    *graph = nullptr;
-    if (!usable(stream) || stream->captured == nullptr || captured_by_thread != stream)
-        return fail_with(cudaErrorInvalidResourceHandle);
-    captured_by_thread = nullptr;
-    std::unique_ptr<CUgraph_st> captured = std::move(stream->captured);
-    if (stream->spoilt || !runtime().makes_graphs) return fail_with(cudaErrorStreamCaptureInvalidated);
-    *graph = captured.release();
-    runtime().graphs.insert(*graph);
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long) {
-    const std::lock_guard guard(lock());
-    if (!runtime().graphs.contains(graph)) return fail_with(cudaErrorInvalidValue);
-    *made = new CUgraphExec_st{device_of_thread, graph->work};
-    runtime().made_graphs.insert(*made);
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphUpload(cudaGraphExec_t made, cudaStream_t stream) {
-    const std::lock_guard guard(lock());
-    if (!runtime().made_graphs.contains(made)) return fail_with(cudaErrorInvalidValue);
-    if (!usable(stream) || stream->device != made->device) return fail_with(cudaErrorInvalidResourceHandle);
-    return runtime().uploads_graphs ? cudaSuccess : fail_with(cudaErrorMemoryAllocation);
-}
-
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-    const std::lock_guard guard(lock());
-    if (runtime().graphs.erase(graph) == 0) return fail_with(cudaErrorInvalidValue);
-    delete graph;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t made) {
-    const std::lock_guard guard(lock());
-    if (runtime().made_graphs.erase(made) == 0) return fail_with(cudaErrorInvalidValue);
-    delete made;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t stream) {
-    const std::lock_guard guard(lock());
-    if (!runtime().made_graphs.contains(made)) return fail_with(cudaErrorInvalidValue);
-    if (!usable(stream) || stream->device != made->device) return fail_with(cudaErrorInvalidResourceHandle);
-    ++runtime().launches;
-    for (const std::function<bool()>& work : made->work)
-        if (const cudaError_t error = enqueue_until(stream, work); error != cudaSuccess) return error;
-    return cudaSuccess;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {

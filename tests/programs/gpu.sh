@@ -45,4 +45,8 @@ check close "$folder/two" "$folder/alone" 1e-5
 expect 1 'rank 1 of 2: .*remote process exited' on_gpu env NCCL_ON_CPU_FAULT=error@1:370 mpirun -q -n 2 "$STRATA" train "$config" --quiet
 check test "$(cat "$folder"/run/logs/* | grep -c ' error: ')" -eq 1
 check test -e "$folder/run/checkpoints/step-20/manifest.json"
+# The first sum, of the counts by which the threshold of a batch is found, never comes: nobody waits for it for ever.
+expect 1 'rank [01] of 2: the sums over ranks: not done after .* another rank, or the link to it, does not answer' \
+  on_gpu env NCCL_ON_CPU_FAULT=hang@1:0 mpirun -q -n 2 "$STRATA" train "$config" --quiet \
+  --set run.output="$folder/hung" --set run.watchdog=0.5
 finish

@@ -11,6 +11,7 @@
 // product that counts no more; tensor cores may truncate each partial sum, 2^-23 of it.
 
 #include <algorithm>
+#include <bit>
 
 #include "device/cuda/cuda_device.h"
 #include "device/cuda/device_code.h"
@@ -208,7 +209,10 @@ void CudaDevice::queue_tiles(const Screen& screen, std::int64_t tile_rows, std::
                        .used = list_used_.data(),
                        .room = list_room_},
                       stream_);
-            if (screen.k > 0) prune_lists(screen, first, rows);
+            // From one power of two to the next about k more pairs pass a limit that stays.
+            const auto tile = static_cast<std::uint64_t>(column / tile_latents + 1);
+            if (screen.k > 0 && (std::has_single_bit(tile) || column + columns == screen.latents))
+                prune_lists(screen, first, rows);
         }
         const Lists lists{list_latent_.data(), list_value_.data(), list_used_.data(), list_room_,
                           screen.w_enc,        screen.b_enc,       at_least,          one_limit,
