@@ -51,11 +51,7 @@ __device__ inline unsigned scan_block(const std::uint32_t* counts, std::int64_t 
         own[i] = first + i < size ? counts[first + i] : 0;
         sum += own[i];
     }
-    unsigned up_to = sum;
-    for (unsigned by = 1; by < 32; by *= 2) {
-        const unsigned other = __shfl_up_sync(all_lanes, up_to, by);
-        if (lane() >= by) up_to += other;
-    }
+    const unsigned up_to = sum_up_to(sum);
     if (lane() == 31) scratch[warp()] = up_to;
     __syncthreads();
     unsigned before = up_to - sum;

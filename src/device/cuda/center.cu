@@ -7,8 +7,6 @@
 namespace strata::device {
 namespace cuda {
 
-constexpr float unit = 0x1p-24F;  // of float32 rounding
-
 // out = x - b, or x where b is null; a warp to a row. With `half`: the row in bfloat16. Reads 4 n bytes a row
 // twice, writes 4 n (6 n).
 __global__ void center_rows(const float* __restrict__ x, const float* __restrict__ b, std::int64_t rows,

@@ -39,6 +39,24 @@ __device__ inline T fold(T value) {
     return value;
 }
 
+// The sums of the values of the lanes up to this one, and from this one on.
+template <typename T>
+__device__ inline T sum_up_to(T value) {
+    for (unsigned by = 1; by < 32; by *= 2) {
+        const T other = __shfl_up_sync(all_lanes, value, by);
+        if (lane() >= by) value += other;
+    }
+    return value;
+}
+template <typename T>
+__device__ inline T sum_from(T value) {
+    for (unsigned by = 1; by < 32; by *= 2) {
+        const T other = __shfl_down_sync(all_lanes, value, by);
+        if (lane() + by < 32) value += other;
+    }
+    return value;
+}
+
 // The dot product whose value counts: 32 chains of fused multiply-adds, one to a lane, folded by halves; the
 // same bits as the CPU's. In all lanes. Reads 8 n bytes, coalesced.
 __device__ inline float warp_dot(const float* a, const float* b, std::int64_t n) {

@@ -77,11 +77,7 @@ __global__ void scan_in_block(const std::uint32_t* counts, std::int64_t rows, st
     for (std::int64_t start = 0; start < rows; start += blockDim.x) {
         const std::int64_t r = start + threadIdx.x;
         const unsigned own = r < rows ? counts[r] : 0;
-        unsigned sum = own;  // of the warp's lanes up to this one
-        for (unsigned by = 1; by < 32; by *= 2) {
-            const unsigned other = __shfl_up_sync(all_lanes, sum, by);
-            if (lane() >= by) sum += other;
-        }
+        const unsigned sum = sum_up_to(own);
         __syncthreads();
         if (lane() == 31) scratch[warp()] = sum;
         __syncthreads();
@@ -166,12 +162,11 @@ std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& 
     if (screen.names != nullptr)  // other latents, and so many, at every step
         queue();
     else
-        graphs_.run(
-            Graphs::key_of(screen.at_least.data(), screen.at_least.size(), screen.k,
-                           screen.with_mask && has_mask_, screen.w_enc, screen.b_enc, screen.latents, n_,
-                           rows_, first_row_, last_row_, list_room_, candidates_.begin.data(),
-                           candidates_.row.data(), candidates_.latent.data(), candidates_.value.data()),
-            stream_, queue);
+        graphs_.run(Graphs::key_of(screen.at_least.data(), screen.at_least.size(), screen.k, screen.with_mask,
+                                   screen.w_enc, screen.b_enc, screen.latents, n_, rows_, first_row_,
+                                   last_row_, list_room_, candidates_.begin.data(), candidates_.row.data(),
+                                   candidates_.latent.data(), candidates_.value.data()),
+                    stream_, queue);
     unsigned long long counters[2] = {};
     cuda::download(counters_.data(), std::span<unsigned long long>(counters), stream_,
                    "the number of candidates");

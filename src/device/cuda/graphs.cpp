@@ -25,7 +25,8 @@ void Graphs::forget(std::size_t all_but) {
 }
 
 void Graphs::run(Key key, const Stream& stream, const std::function<void()>& work) {
-    if (std::exchange(moves_, array_moves()) != array_moves()) forget(0);
+    const std::uint64_t moves = array_moves();
+    if (std::exchange(moves_, moves) != moves) forget(0);
     const auto found = std::ranges::find(graphs_, key, &Graph::key);
     if (found == graphs_.end()) {
         graphs_.push_front({std::move(key)});

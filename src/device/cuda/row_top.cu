@@ -38,11 +38,7 @@ __device__ Cut block_cut(std::int64_t count, std::uint32_t k, const Key& key_of,
             // Lane l has the bins [8 l, 8 l + 8); `above`: keys in the bins of the lanes after it.
             unsigned own = 0;
             for (unsigned i = 0; i < 8; ++i) own += bins[8 * lane() + i];
-            unsigned sum = own;
-            for (unsigned by = 1; by < 32; by *= 2) {
-                const unsigned other = __shfl_down_sync(all_lanes, sum, by);
-                if (lane() + by < 32) sum += other;
-            }
+            const unsigned sum = sum_from(own);
             unsigned above = sum - own;
             const unsigned all = __shfl_sync(all_lanes, sum, 0);
             if (all < left && lane() == 0) bins[radix_bins] = radix_bins;  // fewer than k

@@ -11,7 +11,6 @@
 
 namespace strata::device::cuda {
 
-constexpr float unit = 0x1p-24F;  // of float32 rounding
 constexpr float most_float = std::numeric_limits<float>::max();
 
 // What the test of a pair takes of its latent.
@@ -84,11 +83,7 @@ __global__ void __launch_bounds__(most_scan_threads, 2) append_passing(Scan s) {
             const unsigned w = start + lane();
             unsigned bits = w < words ? passing[r * words + w] : 0;
             const auto own = static_cast<unsigned>(__popc(bits));
-            unsigned sum = own;  // of the lanes up to this one
-            for (unsigned by = 1; by < 32; by *= 2) {
-                const unsigned other = __shfl_up_sync(all_lanes, sum, by);
-                if (lane() >= by) sum += other;
-            }
+            const unsigned sum = sum_up_to(own);
             for (std::int64_t to = at + sum - own; bits != 0 && to < s.room; bits &= bits - 1, ++to) {
                 const std::int64_t j = 32 * static_cast<std::int64_t>(w) + __ffs(static_cast<int>(bits)) - 1;
                 s.list_latent[row * s.room + to] = static_cast<std::uint32_t>(s.first_latent + j);

@@ -50,12 +50,7 @@ __global__ void pick_digit(const std::uint64_t* all, const std::uint64_t* own, i
     const unsigned bins = (1U << digits) / 32, start = lane() * bins;  // a lane's
     std::uint64_t mine = 0;
     for (unsigned i = 0; i < bins; ++i) mine += all[start + i];
-    std::uint64_t from_here = mine;  // in the bins of this lane and those after it
-    for (unsigned by = 1; by < 32; by *= 2) {
-        const std::uint64_t other = __shfl_down_sync(all_lanes, from_here, by);
-        if (lane() + by < 32) from_here += other;
-    }
-    const std::uint64_t available = __shfl_sync(all_lanes, from_here, 0);
+    const std::uint64_t from_here = sum_from(mine), available = __shfl_sync(all_lanes, from_here, 0);
     const std::uint64_t wanted = first ? k : state->wanted, prefix = state->prefix;
     const bool exists = first ? k > 0 && available >= k : state->exists != 0;
     __syncwarp();

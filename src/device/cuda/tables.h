@@ -70,6 +70,8 @@ struct ProductTile {
     std::int64_t operand = std::int64_t{1} << 30;  // elements of a matrix of Product
 };
 
+inline constexpr float unit = 0x1p-24F;  // of float32 rounding
+
 // How far the product of a row and a latent may be from the value that counts, without the bias:
 //   row.x |w_j| + row.y latent_j,   row = {|x - x~|, |x~|}, x~ what the product takes for x,
 // latent_j = |w_j - w~_j| + what its sums may lose |w~_j|.
