@@ -7,9 +7,9 @@
 // is contiguous). All arithmetic is float32; sums over rows are accumulated in double.
 //
 // Verbs work on the batch last given to center() and may be called only in the order of the step:
-//   center -> screen_* -> [select_largest] -> keep* -> decode -> [the same for other code sets] -> accumulate
-//   -> update
-// or, for rules that look at one pre-activation at a time, by some rows after others,
+//   center -> screen_* -> [select_largest] -> keep* -> [take_rows -> decode -> observe, latent_sums -> the
+//   same for other code sets -> accumulate] for each range of rows -> update
+// or, for rules that look at one pre-activation at a time, whose codes are those of a range alone,
 //   center -> [take_rows -> screen_above -> keep_gate -> decode -> backprop, observe, latent_sums ->
 //   accumulate] for each range of rows -> update
 // or with everything but the update in one verb:
@@ -58,6 +58,12 @@ class Device {
     virtual std::size_t encoder_bytes(const Shape&) const { return 0; }
     virtual void encoder_changed(const Tensors&) {}
 
+    // For devices with memory of their own: from the next prepare() on there is room for what is made of so
+    // many rows of a batch at a time, xc, targets and residuals; the batch itself is there as files have it.
+    // Ranges (take_rows) may not be longer then, and verbs of whole batches make xc again, some rows after
+    // others. 0: of all.
+    virtual void hold_at_most([[maybe_unused]] std::int64_t rows) {}
+
     // Makes room for batches of up to `rows` rows and SAEs of up to `width` latents with about `codes` codes
     // a batch. Everything that a step needs is allocated here; candidates beyond the estimate grow it.
     virtual void prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) = 0;
@@ -79,11 +85,10 @@ class Device {
     // where they are until then.
     virtual void mask(const Mask& mask) = 0;
 
-    // The verbs from screen_above() to accumulate() that the head of this file names for ranges work on the
-    // rows [first, last) of the batch alone, so that their lists are as short as the caller wants; `first` is
-    // a multiple of range_rows, or the range empty. Ranges follow one another from the first row to the last:
-    // accumulate() adds to the gradients of those before, and sums by latent go on from theirs. center()
-    // begins with all rows.
+    // The verbs that the head of this file names for ranges work on the rows [first, last) of the batch
+    // alone, so that what they make is as little as the caller wants; `first` is a multiple of range_rows, or
+    // the range empty. Ranges follow one another from the first row to the last: accumulate() adds to the
+    // gradients of those before, and sums by latent go on from theirs. center() begins with all rows.
     virtual void take_rows(std::int64_t first, std::int64_t last) = 0;
 
     // Screening: which pairs (row, latent) have a pre-activation z = xc . w_enc_j + b_enc_j that matters. The
@@ -144,14 +149,12 @@ class Device {
     // Returns how many of the observed codes are masked.
     virtual std::uint64_t observe(const Tensors& sae) = 0;
 
-    // Sums over this rank's rows of the columns of residual^(G) and of y, [n] doubles each (either may be
-    // empty), and the sums of their squared norms.
-    struct Moments {
-        double residual_square = 0, y_square = 0;
-    };
-    virtual Moments column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) = 0;
+    // Adds to `sums`, [n], those of the columns of residual^(G) over the rows of the range.
+    virtual void add_residual_columns(const Tensors& sae, std::span<double> sums) = 0;
+    // Sums over the rows of the batch: of the columns of y, [n], and, returned, of |y|^2.
+    virtual double output_columns(const Tensors& sae, std::span<double> sums) = 0;
 
-    // |residual^(G)| of this rank's rows, and row `b` of xc, in host memory.
+    // |residual^(G)| of this rank's rows, and row `b` of xc as center() made it, in host memory.
     virtual void residual_norms(std::vector<float>& norms) = 0;
     virtual void centered_row(std::int64_t b, std::span<float> row) = 0;
 

@@ -13,7 +13,7 @@ namespace strata::eval {
 void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows,
                const device::DecodeSums& decoded, Sums& sums) {
     std::vector<double> x(sums.x.size());
-    sums.x_square += device.column_sums(sae, {}, x).y_square;
+    sums.x_square += device.output_columns(sae, x);
     for (std::size_t c = 0; c < x.size(); ++c) sums.x[c] += x[c];
     device.count_codes(sums.fired);
     sums.rows += static_cast<double>(rows);

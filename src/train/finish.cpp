@@ -3,6 +3,7 @@
 #include "eval/evaluate.h"
 #include "sae/sae.h"
 #include "train/output.h"
+#include "train/pass.h"
 
 namespace strata::train {
 namespace {
@@ -46,16 +47,20 @@ HeldOut measure_held_out(Workbench& bench, TrainedSae& sae, const Config& config
     eval::for_each_batch(
         device, dataset, dataset.rows - config.data.eval_rows, dataset.rows, batch_rows,
         statistics.norm_limit, statistics.scale, comm, [&](const data::Batch& batch, std::int64_t rows) {
+            const auto decode_all = [&] {
+                for_each_range(bench, batch.rows,
+                               [&] { device.decode(device::CodeSet::main, sae.parameters, 0); });
+            };
             device.center(data::rows_of(batch), sae.parameters);
             if (!elementwise && above.empty()) {
                 sae.kind->select({device, comm, bench.sums, sae.parameters, sae.config, rows, batch.rows,
                                   sae.guess, sae.margin});
-                device.decode(device::CodeSet::main, sae.parameters, 0);
+                decode_all();
                 active += static_cast<double>(device.decode_sums(device::CodeSet::main).active);
             }
             if (!above.empty()) device.mask({draw, left_out});
             infer(device, sae, rule, !above.empty());
-            device.decode(device::CodeSet::main, sae.parameters, 0);
+            decode_all();
             eval::add_batch(device, sae.parameters, batch.rows, device.decode_sums(device::CodeSet::main),
                             sums);
         });

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "comm/self.h"
+#include "sae/sae.h"
 #include "train/reduce.h"
 
 namespace strata::train {
@@ -23,26 +24,69 @@ void add_observed(Workbench& bench, const TrainedSae& sae, bool masked, Pass& pa
     bench.device.latent_sums(CodeSet::observed, pass.observed, sae.parameters.width);
 }
 
-void select_pairs(Workbench& bench, TrainedSae& sae, const data::Batch& batch, bool masked, Pass& pass) {
+// AuxK (docs/methods.md): the dead latents' aux_k largest pre-activations of a row reconstruct what
+// the SAE missed, e = y - x_hat taken as a constant, without the decoder bias:
+//   loss = coefficient * E|x|^2 * sum_b |e_b - f_b W_dec|^2 / sum_b |e_b - mean e|^2
+// E|x|^2 makes the weight independent of the input scale. Decodes the main codes of all rows, and returns
+// what the sum of |e_b - f_b W_dec|^2 is multiplied by; 0 where there is nothing to explain.
+double weigh_errors(Workbench& bench, const TrainedSae& sae, std::int64_t rows) {
+    std::vector<double> sums(static_cast<std::size_t>(sae.parameters.n) + 1);
+    const std::span columns = std::span(sums).first(sums.size() - 1);
+    for_each_range(bench, rows, [&] {
+        bench.device.decode(CodeSet::main, sae.parameters, gradient_scale(bench));
+        bench.device.add_residual_columns(sae.parameters, columns);
+    });
+    sums.back() = bench.device.decode_sums(CodeSet::main).squared_error;
+    bench.comm().sum(sums);
+    double variance = sums.back();
+    for (const double sum : columns) variance -= sum * sum / static_cast<double>(bench.batch_size);
+    // Equal errors leave nothing to explain but their rounding, by which nothing should be divided.
+    if (!(variance > 1e-5 * sums.back())) return 0;
+    return sae.config.aux_coefficient * bench.mean_square / variance;
+}
+
+void add_auxiliary(Workbench& bench, const TrainedSae& sae, std::span<const std::uint32_t> dead,
+                   std::int64_t aux_k, double scale) {
+    bench.device.screen_row_top(sae.parameters, std::min(aux_k, std::ssize(dead)), dead);
+    bench.device.keep(CodeSet::auxiliary, 0, 0, false);
+    bench.device.decode(CodeSet::auxiliary, sae.parameters, static_cast<float>(2 * scale));
+}
+
+void select_pairs(Workbench& bench, TrainedSae& sae, const data::Batch& batch, bool masked,
+                  std::span<const std::uint32_t> dead, Pass& pass) {
     static const std::unique_ptr<Communicator> alone = make_self_communicator();
     const bool local = sae.config.threshold_scope == "local";
     pass.threshold = sae.kind->select(
         {bench.device, local ? *alone : bench.comm(), local ? nullptr : bench.sums, sae.parameters,
          sae.config, local ? batch.rows : bench.batch_size, batch.rows, sae.guess, sae.margin, masked,
          !sae.config.atm || sae.config.atm->place == "before"});
-    bench.device.decode(CodeSet::main, sae.parameters, gradient_scale(bench));
-    if (sae.config.atm) add_observed(bench, sae, masked, pass);
+
+    std::vector<device::SetUse> uses = {{.set = CodeSet::main}};
+    const std::int64_t aux_k = sae::auxiliary_codes(sae.config, sae.parameters.n);
+    const bool weighed = aux_k > 0 && sae.config.aux_coefficient != 0 && !dead.empty();
+    if (weighed) pass.missed_scale = weigh_errors(bench, sae, batch.rows);
+    if (pass.missed_scale > 0) uses.push_back({.set = CodeSet::auxiliary});
+    const bool decoded = weighed && batch.rows <= bench.rows_at_once;  // and still there
+    for_each_range(bench, batch.rows, [&] {
+        if (!decoded) bench.device.decode(CodeSet::main, sae.parameters, gradient_scale(bench));
+        if (sae.config.atm) add_observed(bench, sae, masked, pass);
+        if (pass.missed_scale > 0) add_auxiliary(bench, sae, dead, aux_k, pass.missed_scale);
+        bench.device.accumulate(uses, {}, sae.parameters, bench.gradient, {},
+                                [&](std::int64_t begin, std::int64_t end) { hand_on(bench, begin, end); });
+    });
 }
 
 // Rows of a range, if lists are as long as in the step before: those of all sets are to take three quarters
-// of the room. Of ranks that share memory the one with the most rows decides. Collective over these.
+// of the room; as many as the device holds. Of ranks that share memory the one with the most rows decides.
+// Collective over these.
 std::int64_t rows_of_range(const Workbench& bench, const TrainedSae& sae, std::int64_t own_rows) {
     auto most = static_cast<double>(own_rows);
     if (bench.replicas.share_memory()) bench.replicas.group->max(std::span(&most, 1));
     const auto rows = static_cast<std::int64_t>(most);
     const double pairs = sae.density * static_cast<double>(sae.parameters.width * rows);
     const auto ranges = static_cast<std::int64_t>(pairs / (0.75 * static_cast<double>(bench.list_pairs))) + 1;
-    return (rows + ranges * device::range_rows - 1) / (ranges * device::range_rows) * device::range_rows;
+    return std::min(bench.rows_at_once, (rows + ranges * device::range_rows - 1) /
+                                            (ranges * device::range_rows) * device::range_rows);
 }
 
 // By lists of pairs, of one range of rows after another; where one has more pairs than there is room for, the
@@ -128,9 +172,9 @@ void gate_dense(Workbench& bench, TrainedSae& sae, Pass& pass) {
 }  // namespace
 
 void run_pass(Workbench& bench, TrainedSae& sae, const data::Batch& batch, const sae::Moment& moment,
-              bool masked, Pass& pass) {
+              bool masked, std::span<const std::uint32_t> dead, Pass& pass) {
     if (!sae.kind->elementwise()) {
-        select_pairs(bench, sae, batch, masked, pass);
+        select_pairs(bench, sae, batch, masked, dead, pass);
         return;
     }
     pass.rule = sae.kind->rule(moment);

@@ -1,5 +1,7 @@
 #pragma once
-// From a batch in the device to all that its gradients are made of, for either sort of kind.
+// From a batch in the device to its gradients, for either sort of kind.
+
+#include <algorithm>
 
 #include "train/step.h"
 
@@ -10,6 +12,7 @@ struct Pass {
     float threshold = 0;          // smallest value that could be selected; 0 for elementwise kinds
     device::LatentSums observed;  // with adaptive temporal masking: the codes without masks
     std::uint64_t left_out = 0;   // of these, by masks
+    double missed_scale = 0;      // of the auxiliary loss; 0: there is none
 
     // Elementwise kinds.
     device::LatentSums main;  // the codes
@@ -20,9 +23,22 @@ struct Pass {
     double gate_sum = 0;      // gated: sum of the gate's codes
 };
 
-// Encode, gate, decode and backprop; of elementwise kinds the gradients too, handed on as they are finished.
-// `masked`: the device has a mask. Collective.
+// Encode, gate, decode, backprop and the gradients, handed on as they are finished. `masked`: the device has
+// a mask; `dead`: latents, for the auxiliary loss. Collective.
 void run_pass(Workbench& bench, TrainedSae& sae, const data::Batch& batch, const sae::Moment& moment,
-              bool masked, Pass& pass);
+              bool masked, std::span<const std::uint32_t> dead, Pass& pass);
+
+// Has the device take the rows of a batch, as many at a time as it holds, and calls visit() for each range;
+// for no rows once.
+template <typename Visit>
+void for_each_range(const Workbench& bench, std::int64_t rows, const Visit& visit) {
+    std::int64_t first = 0;
+    do {
+        const std::int64_t last = first + std::min(rows - first, bench.rows_at_once);
+        bench.device.take_rows(first, last);
+        visit();
+        first = last;
+    } while (first < rows);
+}
 
 }  // namespace strata::train

@@ -14,38 +14,12 @@ namespace {
 
 using device::CodeSet;
 
-// AuxK (docs/methods.md): the dead latents' aux_k largest pre-activations of a row reconstruct what
-// the SAE missed, e = y - x_hat taken as a constant, without the decoder bias:
-//   loss = coefficient * E|x|^2 * sum_b |e_b - f_b W_dec|^2 / sum_b |e_b - mean e|^2
-// E|x|^2 makes the weight independent of the input scale. Returns what the sum of |e_b - f_b W_dec|^2 is
-// multiplied by, 0 if there is nothing to do.
-double add_auxiliary(Workbench& bench, const TrainedSae& sae, const std::vector<std::uint32_t>& dead) {
-    device::Device& device = bench.device;
-    const SaeConfig& config = sae.config;
-    const std::int64_t aux_k = sae::auxiliary_codes(config, sae.parameters.n);
-    if (aux_k == 0 || config.aux_coefficient == 0 || dead.empty()) return 0;
-
-    std::vector<double> sums(static_cast<std::size_t>(sae.parameters.n) + 1);
-    const std::span columns = std::span(sums).first(sums.size() - 1);
-    sums.back() = device.column_sums(sae.parameters, columns, {}).residual_square;
-    bench.comm().sum(sums);
-    double variance = sums.back();
-    for (const double sum : columns) variance -= sum * sum / static_cast<double>(bench.batch_size);
-    // Equal errors leave nothing to explain but their rounding, by which nothing should be divided.
-    if (!(variance > 1e-5 * sums.back())) return 0;
-
-    const double scale = config.aux_coefficient * bench.mean_square / variance;
-    device.screen_row_top(sae.parameters, std::min(aux_k, std::ssize(dead)), dead);
-    device.keep(CodeSet::auxiliary, 0, 0, false);
-    device.decode(CodeSet::auxiliary, sae.parameters, static_cast<float>(2 * scale));
-    return scale;
-}
-
-void report_auxiliary(Workbench& bench, double scale, StepReport& report) {
+void report_auxiliary(Workbench& bench, const Pass& pass, StepReport& report) {
+    if (pass.missed_scale == 0) return;
     const device::DecodeSums missed = bench.device.decode_sums(CodeSet::auxiliary);
     double error = missed.squared_error;
     bench.comm().sum(std::span(&error, 1));
-    report.auxiliary_loss = scale * error;
+    report.auxiliary_loss = pass.missed_scale * error;
     report.auxiliary_codes = missed.active;
 }
 
@@ -213,19 +187,11 @@ StepReport train_step(Workbench& bench, TrainedSae& sae, const OptimizerConfig& 
     std::vector<float> own, norms;
     const sae::Moment moment = moment_of(bench, sae, step, own, norms);
     Pass pass;
-    run_pass(bench, sae, batch, moment, masked, pass);
-    double missed_scale = 0;  // of the auxiliary loss; 0: none
-    if (!sae.kind->elementwise()) {
-        std::vector<device::SetUse> uses = {{.set = CodeSet::main}};
-        missed_scale = add_auxiliary(bench, sae, dead);
-        if (missed_scale > 0) uses.push_back({.set = CodeSet::auxiliary});
-        device.accumulate(uses, {}, sae.parameters, bench.gradient, {},
-                          [&](std::int64_t first, std::int64_t last) { hand_on(bench, first, last); });
-    }
+    run_pass(bench, sae, batch, moment, masked, dead, pass);
     // Only now, since it is waited for: the device has everything to do that this step asks of it.
     const std::vector<std::uint32_t> revived = count_silence(bench, sae, pass, masked);
     if (!sae.kind->elementwise()) pass.sums = device.decode_sums(CodeSet::main);
-    if (missed_scale > 0) report_auxiliary(bench, missed_scale, report);
+    report_auxiliary(bench, pass, report);
     report.sums = pass.sums;
     report.threshold = pass.threshold;
     report.dense = pass.dense;

@@ -3,6 +3,7 @@
 // reduce, update.
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -53,6 +54,8 @@ struct Workbench {
     double mean_square = 1;  // E|x|^2 of the scaled rows
     std::uint64_t seed = 0;
     std::int64_t list_pairs = sae::most_list_pairs;  // of a range of rows by lists
+    // Rows that the device holds (device::Device::hold_at_most()), a multiple of device::range_rows.
+    std::int64_t rows_at_once = std::numeric_limits<std::int64_t>::max();
 
     Communicator& comm() const { return replicas.all; }
     std::int64_t tokens() const { return steps * batch_size; }

@@ -345,7 +345,8 @@ TEST_P(RulesAgainstCpu, ListsMakeTheSameStep) {
         if (gate.frozen) out.frozen = device.decode_sums(CodeSet::gate);
         out.main = device.decode_sums(CodeSet::main);
         out.norm = device.gradient_norm();
-        device.column_sums(sae, out.residual, out.y);
+        device.add_residual_columns(sae, out.residual);
+        device.output_columns(sae, out.y);
         out.gradient = test::get(gradient, device);
     });
     for (const CodeSet set : {CodeSet::main, CodeSet::observed}) sides.expect_same_codes(set);

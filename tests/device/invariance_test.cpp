@@ -72,8 +72,8 @@ Outcome run(device::Device& device, const test::Problem& p, bool batch_rule, dou
     };
     keep_gradients(CodeSet::main);
     std::vector<double> residual(p.sae.n), x(p.sae.n);
-    const device::Device::Moments moments = device.column_sums(parameters, residual, x);
-    out.numbers.insert(out.numbers.end(), {moments.residual_square, moments.y_square});
+    device.add_residual_columns(parameters, residual);
+    out.numbers.push_back(device.output_columns(parameters, x));
     out.numbers.insert(out.numbers.end(), residual.begin(), residual.end());
     out.numbers.insert(out.numbers.end(), x.begin(), x.end());
     std::vector<std::uint32_t> dead;

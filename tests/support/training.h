@@ -38,6 +38,7 @@ struct Training {
         int group_size = 0;      // of train::Replicas
         std::int64_t steps = 0;  // of the run
         std::uint64_t seed = 0;
+        std::int64_t rows_at_once = 0;  // micro-batches; 0: all
         bool transcoder = false;
         bool reference = false;  // on the CPU, whatever device the tests are about
         device::CpuOptions cpu{};
@@ -67,6 +68,8 @@ struct Training {
         bench.steps = options.steps;
         bench.mean_square = mean_square;
         bench.seed = options.seed;
+        if (options.rows_at_once > 0) bench.rows_at_once = options.rows_at_once;
+        device.hold_at_most(options.rows_at_once);
         device.prepare(rows, static_cast<std::int64_t>(start.n), config.width, 1);
         restart(start);
     }

@@ -168,7 +168,7 @@ void CpuDevice::accumulate(std::span<const SetUse> sets, std::span<const float> 
     if (!from.last_rows) return;
     const CodeTable& main = table(CodeSet::main);
     std::vector<double> residual(static_cast<std::size_t>(n_), 0.0);
-    add_columns(main.residual.front(), residual);
+    add_columns(main.residual.front(), {0, rows_}, residual);
     finish_outputs(sae, residual, main.gradient_scale, gradient);
     if (sae.skip) {
         Array<float> rows(static_cast<std::size_t>(rows_ * n_));

@@ -83,7 +83,8 @@ class CpuDevice final : public Device {
     DecodeSums decode_sums(CodeSet set) override;
     void backprop(CodeSet set, const Tensors& sae) override;
     std::uint64_t observe(const Tensors& sae) override;
-    Moments column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) override;
+    void add_residual_columns(const Tensors& sae, std::span<double> sums) override;
+    double output_columns(const Tensors& sae, std::span<double> sums) override;
     void residual_norms(std::vector<float>& norms) override;
     void centered_row(std::int64_t b, std::span<float> row) override;
     void read_codes(std::vector<std::uint32_t>& begin, std::vector<std::uint32_t>& latent,
@@ -167,7 +168,7 @@ class CpuDevice final : public Device {
     // Of what a code adds to the error besides its product with the residual: prefixes that hold the latent,
     // times |d_j|^2, [M].
     void weigh_squares(const Tensors& sae);
-    void add_columns(const TileView& rows, std::span<double> sums);
+    void add_columns(const TileView& tiles, Slice rows, std::span<double> sums);
     Summands summands(std::span<const SetUse> sets, std::int64_t width);
     double accumulate_group(const Summands& from, const Tensors& sae, Tensors& gradient, Slice latents,
                             std::int64_t tile) const;

@@ -186,58 +186,56 @@ std::uint64_t CpuDevice::observe(const Tensors& sae) {
     return left_out;
 }
 
-// Adds the columns of `rows` [B, n] to sums [n]: groups of rows, added in order.
-void CpuDevice::add_columns(const TileView& rows, std::span<double> sums) {
-    const std::int64_t groups = (rows_ + row_group - 1) / row_group;
-    const std::int64_t padded = rows.count() * rows.width;
+// Adds the columns of some rows to sums [n]: groups of rows, added in order.
+void CpuDevice::add_columns(const TileView& tiles, Slice rows, std::span<double> sums) {
+    const std::int64_t groups = (rows.last - rows.first + row_group - 1) / row_group;
+    const std::int64_t padded = tiles.count() * tiles.width;
     partial_.grow(std::max(static_cast<std::size_t>(groups * padded), partial_.size()));
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (std::int64_t g = 0; g < groups; ++g) {
         double* own = partial_.data() + g * padded;
         std::fill_n(own, padded, 0.0);
-        for (std::int64_t t = 0; t < rows.count(); ++t)
-            for (std::int64_t b = g * row_group; b < std::min((g + 1) * row_group, rows_); ++b)
-                for (std::int64_t c = 0; c < rows.width; ++c) own[t * rows.width + c] += rows.at(t, b)[c];
+        const std::int64_t first = rows.first + g * row_group, last = std::min(first + row_group, rows.last);
+        for (std::int64_t t = 0; t < tiles.count(); ++t)
+            for (std::int64_t b = first; b < last; ++b)
+                for (std::int64_t c = 0; c < tiles.width; ++c) own[t * tiles.width + c] += tiles.at(t, b)[c];
     }
     for (std::int64_t g = 0; g < groups; ++g)
         for (std::int64_t c = 0; c < n_; ++c)
             sums[static_cast<std::size_t>(c)] += partial_[static_cast<std::size_t>(g * padded + c)];
 }
 
-Device::Moments CpuDevice::column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) {
-    Moments moments;
-    if (!residual.empty()) {
-        std::ranges::fill(residual, 0);
-        add_columns(table(CodeSet::main).residual[static_cast<std::size_t>(sae.groups() - 1)], residual);
-        for (std::int64_t b = 0; b < rows_; ++b)
-            moments.residual_square += row_sums_[static_cast<std::size_t>(b)].squared_error;
-    }
-    if (y.empty()) return moments;
-    std::ranges::fill(y, 0);
+void CpuDevice::add_residual_columns(const Tensors& sae, std::span<double> sums) {
+    add_columns(table(CodeSet::main).residual[static_cast<std::size_t>(sae.groups() - 1)],
+                {first_row_, last_row_}, sums);
+}
+
+double CpuDevice::output_columns(const Tensors& sae, std::span<double> sums) {
+    std::ranges::fill(sums, 0);
+    double square = 0;
     if (sae.transcoder) {
         for (std::int64_t b = 0; b < rows_; ++b) {
             const float* row = output_row(b);
-            for (std::int64_t c = 0; c < n_; ++c) y[static_cast<std::size_t>(c)] += row[c];
-            moments.y_square += kernels_.dot(row, row, n_);
+            for (std::int64_t c = 0; c < n_; ++c) sums[static_cast<std::size_t>(c)] += row[c];
+            square += kernels_.dot(row, row, n_);
         }
-        return moments;
+        return square;
     }
-    add_columns(centered_tiles_, y);
+    add_columns(centered_tiles_, {0, rows_}, sums);
     double bias_square = 0;
     double cross = 0;
     for (std::int64_t c = 0; c < n_; ++c) {
         const double bias = sae.b_dec.data()[c];
-        double& sum = y[static_cast<std::size_t>(c)];
+        double& sum = sums[static_cast<std::size_t>(c)];
         bias_square += bias * bias;
         cross += bias * sum;
         sum += static_cast<double>(rows_) * bias;
     }
     for (std::int64_t b = 0; b < rows_; ++b) {
         const double norm = centered_norm_[static_cast<std::size_t>(b)];
-        moments.y_square += norm * norm;
+        square += norm * norm;
     }
-    moments.y_square += 2 * cross + static_cast<double>(rows_) * bias_square;
-    return moments;
+    return square + 2 * cross + static_cast<double>(rows_) * bias_square;
 }
 
 void CpuDevice::residual_norms(std::vector<float>& norms) {

@@ -95,8 +95,7 @@ bool CpuDevice::wants_screen(const EncoderTimes& times) const {
     return times.calls < 4 ? times.calls % 2 == 1 : times.choice != (times.calls % retry_calls == 0);
 }
 
-// Rows or weights that the integers
-// cannot hold, not finite ones, go to float32.
+// Rows or weights that the integers cannot hold, not finite ones, go to float32.
 CpuDevice::Encoding CpuDevice::start_encoding(const Tensors& sae, const Tensors& encoders,
                                               std::span<const float> at_least, bool by_row) {
     Encoding encoding{.start = seconds()};

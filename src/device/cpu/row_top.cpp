@@ -18,14 +18,14 @@ void CpuDevice::screen_row_top(const Tensors& sae, std::int64_t k, std::span<con
     Encoding encoding = start_encoding(sae, encoders, {}, true);
     encoding.timed &= subset.empty();
     const std::int64_t per_block = block_rows((4 * k + block_columns) * 8, encoding.screened);
-    const std::int64_t count = (rows_ + per_block - 1) / per_block;
+    const std::int64_t count = (last_row_ - first_row_ + per_block - 1) / per_block;
     if (std::ssize(blocks_) < count) blocks_.resize(static_cast<std::size_t>(count));
     const Rounding rounding = encoding.screened ? Rounding{} : rounding_of(encoders, {});
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
     for (std::int64_t block = 0; block < count; ++block) {
-        const std::int64_t first = block * per_block;
+        const std::int64_t first = first_row_ + block * per_block;
         top_block(encoders, k, !mask_.empty() && subset.empty(), block, first,
-                  std::min(per_block, rows_ - first), rounding, encoding.screened);
+                  std::min(per_block, last_row_ - first), rounding, encoding.screened);
     }
     collect_candidates(per_block);
     finish_encoding(sae, encoding);

@@ -159,7 +159,7 @@ void CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const float>
     require(sums.size() <= sets.size() && sets.size() <= 3 && sets.front().set == CodeSet::main,
             "main codes first, sums of some of the sets");
     const bool first_rows = first_row_ == 0, last_rows = last_row_ == rows_;
-    const std::int64_t width = sae.width, stride = capacity_ * n_;
+    const std::int64_t width = sae.width;
     const std::size_t summed = std::max<std::size_t>(1, sums.size());  // those of main are needed here
     latent_sums_.grow(4 * width * static_cast<std::int64_t>(summed));
     set_numbers_.grow(2 * width * std::ssize(sets));
@@ -178,7 +178,7 @@ void CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const float>
                         codes.row_of.data(),
                         codes.value_of.data(),
                         codes.gradient_of.data(),
-                        codes.residual.data(),
+                        sets[s].decoder ? row_of(codes.residual, first_row_) : nullptr,
                         sets[s].gain.empty() ? nullptr : gain,
                         sets[s].shift.empty() ? nullptr : gain + width,
                         codes.gradient_scale,
@@ -198,7 +198,7 @@ void CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const float>
     const unsigned column_blocks = blocks_of(n_, wide ? 4 * block_threads : block_threads);
     make_room_for_norms(width * column_blocks);
     latent_sums_arriving_.make_room(std::ssize(sums) * 4 * width, stream_);
-    partial_.grow(std::max<std::int64_t>(blocks_of(width, bias_latents), blocks_of(capacity_, 64)) * n_);
+    partial_.grow(std::max<std::int64_t>(blocks_of(width, bias_latents), blocks_of(room_, 64)) * n_);
     const std::int64_t bucket =
         std::max<std::int64_t>(1, bucket_bytes / (2 * n_ * static_cast<std::int64_t>(sizeof(float))));
     for (std::int64_t first = 0; first < width; first += bucket) {
@@ -206,15 +206,16 @@ void CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const float>
         launch("make_gradients", wide ? make_gradients<4> : make_gradients<1>,
                dim3(static_cast<unsigned>(last - first), column_blocks), block_threads,
                block_warps * sizeof(double), stream_, views,
-               Gradients{centered_.data(), n_, stride, groups_of(sae), last_rows ? sae.w_dec.data() : nullptr,
-                         along_.data(), gradient.w_enc.data(), gradient.w_dec.data(), !first_rows, first,
-                         parts_.data()});
+               Gradients{row_of(centered_, first_row_), n_, room_ * n_, groups_of(sae),
+                         last_rows ? sae.w_dec.data() : nullptr, along_.data(), gradient.w_enc.data(),
+                         gradient.w_dec.data(), !first_rows, first, parts_.data()});
         if (last_rows) done(first, last);
     }
     latent_sums_arriving_.send(latent_sums_.data(), std::ssize(sums) * 4 * width, stream_);
+    add_outputs(sae, gradient);
     if (last_rows) {
         send_gradient_norm(width * column_blocks);
-        finish_biases(sae, gradient);
+        finish_outputs(sae, table(CodeSet::main).gradient_scale, gradient);
     }
     if (sums.empty() && uploaded) stream_.wait("gains and shifts");  // which are the caller's
     for (std::size_t s = 0; s < sums.size(); ++s)
@@ -222,17 +223,19 @@ void CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const float>
                  sums[s]);
 }
 
-// What accumulate() makes of all rows' main codes: the gradients of b_dec and W_skip.
-void CudaDevice::finish_biases(const Tensors& sae, Tensors& gradient) {
-    const CodeTable& main = table(CodeSet::main);
+// What accumulate() makes of the range's rows themselves: sums of R^(1)'s columns (column_sums_), and the
+// gradient of W_skip.
+void CudaDevice::add_outputs(const Tensors& sae, Tensors& gradient) {
+    const std::int64_t rows = last_row_ - first_row_;
+    const bool keep = first_row_ > 0;
     column_sums_.grow(n_);
-    add_columns(main.residual.data(), rows_, column_sums_.data(), false);
-    finish_outputs(sae, main.gradient_scale, gradient);
-    if (sae.skip && rows_ == 0)
+    add_columns(residuals(0), rows, column_sums_.data(), keep);
+    if (sae.skip && rows == 0)
         fill_zero(gradient.w_skip.data(), n_ * n_, stream_, "gradients");
     else if (sae.skip)
-        product_.multiply(n_, n_, rows_, main.gradient_scale, {centered_.data(), n_, true},
-                          {main.residual.data(), n_}, 0, gradient.w_skip.data(), n_, stream_);
+        product_.multiply(n_, n_, rows, table(CodeSet::main).gradient_scale,
+                          {row_of(centered_, first_row_), n_, true}, {residuals(0), n_}, keep ? 1 : 0,
+                          gradient.w_skip.data(), n_, stream_);
 }
 
 // dL/db_dec from the sums of R^(1)'s columns (column_sums_), and from what passes through x - b_dec.

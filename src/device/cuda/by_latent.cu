@@ -92,7 +92,7 @@ __global__ void scatter_chunks(PairsView pairs, const float* gradient, float sca
         for (std::uint32_t e = pairs.begin[r] + threadIdx.x; e < pairs.begin[r + 1]; e += blockDim.x) {
             const std::uint32_t j = pairs.latent[e];
             const std::uint32_t to = latent_begin[j] + own[j]++;
-            row_of[to] = static_cast<std::uint32_t>(r);
+            row_of[to] = static_cast<std::uint32_t>(r - chunks.first);
             value_of[to] = scale * pairs.value[e];
             gradient_of[to] = gradient[e];
         }

@@ -60,13 +60,13 @@ __global__ void bound_latents(const float* __restrict__ w, std::int64_t latents,
         errors[j] = {norms.own, norms.off + lost * (norms.own > norms.taken ? norms.own : norms.taken)};
 }
 
-// Rows [rows, n] spread evenly over the batch.
-__global__ void take_sample(const float* xc, std::int64_t batch_rows, std::int64_t rows, std::int64_t n,
-                            float* out) {
+// Rows [rows, n] spread evenly over the batch, as far as they are among [first, last), which `xc` holds.
+__global__ void take_sample(const float* xc, std::int64_t first, std::int64_t last, std::int64_t batch_rows,
+                            std::int64_t rows, std::int64_t n, float* out) {
     const std::int64_t r = global_warp();
-    if (r >= rows) return;
-    const float* from = xc + r * batch_rows / rows * n;
-    for (std::int64_t c = lane(); c < n; c += 32) out[r * n + c] = from[c];
+    const std::int64_t from = r * batch_rows / rows;
+    if (r >= rows || from < first || from >= last) return;
+    for (std::int64_t c = lane(); c < n; c += 32) out[r * n + c] = xc[(from - first) * n + c];
 }
 
 // Counts of positive z by their upper 11 bits below the sign, first in shared memory (8 KiB), then in
@@ -90,40 +90,72 @@ __global__ void count_values(const float* tile, std::int64_t rows, std::int64_t 
 
 using namespace cuda;
 
-// What the SAEs of a stream share.
-void CudaDevice::take_batch(const Rows& rows) {
-    if (rows.number != 0 && rows.number == row_number_ && has_output_ == holds_output_) return;
-    row_number_ = rows.number;
-    holds_output_ = has_output_;
-    if (rows.parcel != nullptr) {
-        if (has_output_) output_.grow(capacity_ * n_);
-        take_parcel(*rows.parcel, input_.data(), output_.data(), stream_);
-        return;
-    }
-    cuda::upload(rows.x, input_, stream_);
-    if (has_output_) cuda::upload(rows.target, output_, stream_);
-}
-
 void CudaDevice::center(const Rows& rows, const Tensors& sae) {
+    const bool same = rows.number != 0 && rows.number == batch_.number;
+    const bool had_output = has_output_;
+    batch_ = rows;
     rows_ = rows.count;
     has_mask_ = false;
     has_output_ = rows.parcel != nullptr ? !rows.parcel->target().empty() : !rows.target.empty();
     has_target_ = sae.transcoder;
-    take_rows(0, rows_);
-    const unsigned blocks = blocks_of(rows_, block_warps);
-    take_batch(rows);
+    w_skip_ = sae.skip ? sae.w_skip.data() : nullptr;
+    // A copy: rows may be asked for when the optimiser has been here.
+    b_dec_.grow(n_);
+    const std::size_t bytes = static_cast<std::size_t>(n_) * sizeof(float);
+    check(cudaMemcpyAsync(b_dec_.data(), sae.b_dec.data(), bytes, cudaMemcpyDeviceToDevice, stream_),
+          "cudaMemcpyAsync on the device", b_dec_.name(), bytes);
+    if (!same || had_output != has_output_) loaded_ = {};
+    centered_is_made_ = false;
+    first_row_ = 0;
+    last_row_ = rows_;
+    if (rows_ <= room_) hold({0, rows_});
+}
+
+// x and y of some rows of the batch, which the SAEs of a stream share.
+void CudaDevice::load(Slice rows) {
+    if (rows.first >= loaded_.first && rows.last <= loaded_.last) return;
+    require(rows.last - rows.first <= room_, "no more rows at a time than there is room for");
+    loaded_ = rows;
+    centered_is_made_ = false;
+    if (batch_.parcel != nullptr) {
+        if (has_output_) output_.grow(room_ * n_);
+        take_parcel(*batch_.parcel, rows, input_.data(), output_.data(), stream_);
+        return;
+    }
+    const auto part = [&](std::span<const float> all) {
+        return all.subspan(static_cast<std::size_t>(rows.first * n_),
+                           static_cast<std::size_t>((rows.last - rows.first) * n_));
+    };
+    cuda::upload(part(batch_.x), input_, stream_);
+    if (has_output_) cuda::upload(part(batch_.target), output_, stream_);
+}
+
+// And xc, its bounds, and the targets. Reads and writes about 12 n bytes a row.
+void CudaDevice::hold(Slice wanted) {
+    load(wanted);
+    if (centered_is_made_) return;
+    centered_is_made_ = true;
+    const std::int64_t rows = loaded_.last - loaded_.first;
+    const unsigned blocks = blocks_of(rows, block_warps);
     launch("center_rows", center_rows, blocks, block_threads, 0, stream_, input_.data(),
-           sae.transcoder ? nullptr : sae.b_dec.data(), rows_, n_, centered_.data());
-    half_rows_.grow(format_ == Format::bf16 ? capacity_ * n_ : 0);
-    launch("bound_rows", bound_rows, blocks, block_threads, 0, stream_, centered_.data(), rows_, n_,
+           has_target_ ? nullptr : b_dec_.data(), rows, n_, centered_.data());
+    half_rows_.grow(format_ == Format::bf16 ? room_ * n_ : 0);
+    launch("bound_rows", bound_rows, blocks, block_threads, 0, stream_, centered_.data(), rows, n_,
            format_ == Format::bf16 ? half_rows_.data() : nullptr, row_errors_.data());
     if (!has_target_) return;
-    target_.grow(capacity_ * n_);
-    launch("center_rows", center_rows, blocks, block_threads, 0, stream_, output(), sae.b_dec.data(), rows_,
-           n_, target_.data());
-    if (sae.skip)
-        product_.multiply(rows_, n_, n_, -1, {centered_.data(), n_}, {sae.w_skip.data(), n_}, 1,
-                          target_.data(), n_, stream_);
+    target_.grow(room_ * n_);
+    launch("center_rows", center_rows, blocks, block_threads, 0, stream_,
+           (has_output_ ? output_ : input_).data(), b_dec_.data(), rows, n_, target_.data());
+    if (w_skip_ != nullptr)
+        product_.multiply(rows, n_, n_, -1, {centered_.data(), n_}, {w_skip_, n_}, 1, target_.data(), n_,
+                          stream_);
+}
+
+void CudaDevice::take_rows(std::int64_t first, std::int64_t last) {
+    require(first % range_rows == 0 && first <= last && last <= rows_, "a range of the batch's rows");
+    first_row_ = first;
+    last_row_ = last;
+    hold({first, last});
 }
 
 // The weights' side of the bound, and their copies in bfloat16. Reads 4 n M bytes, writes 2 n M.
@@ -144,27 +176,31 @@ void CudaDevice::pre_activation_histogram(const Tensors& sae, std::int64_t rows,
     rows = std::min(rows, rows_);
     counters_.grow(std::ssize(counts));
     fill_zero(counters_.data(), std::ssize(counts), stream_, "counters");
-    const float* sample = centered_.data();
-    product_tile_.grow(std::min(tile_.rows, capacity_) * std::min(tile_.latents, sae.width));
-    if (rows < rows_) {
+    const std::int64_t tile_rows = std::min(tile_.rows, room_), latents = std::min(tile_.latents, sae.width);
+    product_tile_.grow(tile_rows * latents);
+    const bool all = rows == rows_;
+    if (!all) {
         sample_.grow(rows * n_);
-        launch("take_sample", take_sample, blocks_of(rows, block_warps), block_threads, 0, stream_, sample,
-               rows_, rows, n_, sample_.data());
-        sample = sample_.data();
+        for (std::int64_t first = 0; first < rows_; first += room_) {
+            const Slice held{first, std::min(first + room_, rows_)};
+            hold(held);
+            launch("take_sample", take_sample, blocks_of(rows, block_warps), block_threads, 0, stream_,
+                   row_of(centered_, first), held.first, held.last, rows_, rows, n_, sample_.data());
+        }
     }
-    const std::int64_t tile_rows = std::min(tile_.rows, capacity_),
-                       latents = std::min(tile_.latents, sae.width);
-    for (std::int64_t first = 0; first < rows; first += tile_rows)
+    for (std::int64_t first = 0; first < rows; first += tile_rows) {
+        const std::int64_t count = std::min(tile_rows, rows - first);
+        if (all) hold({first, first + count});
+        const float* sample = all ? row_of(centered_, first) : sample_.data() + first * n_;
         for (std::int64_t column = 0; column < sae.width; column += latents) {
-            const std::int64_t count = std::min(tile_rows, rows - first),
-                               columns = std::min(latents, sae.width - column);
-            product_.multiply(count, columns, n_, 1, {sample + first * n_, n_},
-                              {sae.w_enc.data() + column * n_, n_, true}, 0, product_tile_.data(), columns,
-                              stream_);
+            const std::int64_t columns = std::min(latents, sae.width - column);
+            product_.multiply(count, columns, n_, 1, {sample, n_}, {sae.w_enc.data() + column * n_, n_, true},
+                              0, product_tile_.data(), columns, stream_);
             launch("count_values", count_values, std::min(blocks_of(count * columns, 4096), 1024U),
                    block_threads, 2048 * sizeof(unsigned), stream_, product_tile_.data(), count, columns,
                    sae.b_enc.data() + column, counters_.data());
         }
+    }
     download_counts(counts);
 }
 

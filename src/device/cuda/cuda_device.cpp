@@ -68,13 +68,14 @@ std::span<const std::byte> CudaDevice::view(const void* from, std::size_t size,
 void CudaDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) {
     n_ = n;
     capacity_ = rows;
-    row_number_ = 0;
-    input_.grow(rows * n);
-    centered_.grow(rows * n);
-    row_errors_.grow(rows);
+    room_ = hold_at_most_ > 0 ? std::min(hold_at_most_, rows) : rows;
+    batch_ = {};
+    input_.grow(room_ * n);
+    centered_.grow(room_ * n);
+    row_errors_.grow(room_);
     sums_of_rows(CodeSet::main).by_row.grow(row_numbers * rows);
     row_counts_.grow(rows + 1);
-    product_tile_.grow(std::min(tile_.rows, rows) * std::min(tile_.latents, width));
+    product_tile_.grow(std::min(tile_.rows, room_) * std::min(tile_.latents, width));
     latent_errors_.grow(width);
     half_weights_.grow(format_ == Format::bf16 ? width * n : 0);
     list_room_ = std::max(list_room_, 4 * codes / std::max<std::int64_t>(rows, 1) + 64);
@@ -83,7 +84,7 @@ void CudaDevice::prepare(std::int64_t rows, std::int64_t n, std::int64_t width, 
     main.pairs.make_room(rows, codes);
     main.gradient.grow(codes);
     main.latent_begin.grow(width + 1);
-    main.residual.grow(rows * n);
+    main.residual.grow(room_ * n);
     counters_.grow(2048);
     fired_.grow((width + 31) / 32);
     column_sums_.grow(n);
@@ -104,12 +105,6 @@ void CudaDevice::mask(const Mask& mask) {
 DeviceMask CudaDevice::device_mask(bool wanted) const {
     return has_mask_ && wanted ? DeviceMask{mask_draw_.data(), mask_probability_.data()}
                                : DeviceMask{nullptr, nullptr};
-}
-
-void CudaDevice::take_rows(std::int64_t first, std::int64_t last) {
-    STRATA_ASSERT(first % range_rows == 0 && first <= last && last <= rows_);
-    first_row_ = first;
-    last_row_ = last;
 }
 
 Groups CudaDevice::groups_of(const Shape& shape) const {
@@ -180,7 +175,8 @@ void CudaDevice::download_counts(std::span<std::uint64_t> counts) {
 }
 
 void CudaDevice::centered_row(std::int64_t b, std::span<float> row) {
-    cuda::download(centered_.data() + b * n_, row, stream_, "a row");
+    hold({b, b + 1});
+    cuda::download(row_of(centered_, b), row, stream_, "a row");
 }
 
 std::size_t CudaDevice::workspace_bytes() const {
@@ -188,7 +184,7 @@ std::size_t CudaDevice::workspace_bytes() const {
     for (const CodeTable& codes : codes_) bytes += codes.bytes();
     for (const SumsOfRows& sums : sums_of_rows_) bytes += sums.by_row.bytes() + sums.all.bytes();
     const auto add = [&](const auto&... arrays) { bytes += (arrays.bytes() + ...); };
-    add(input_, output_, centered_, target_, mask_draw_, mask_probability_, product_tile_, half_rows_,
+    add(input_, output_, b_dec_, centered_, target_, mask_draw_, mask_probability_, product_tile_, half_rows_,
         half_weights_, row_errors_, latent_errors_, at_least_, row_limit_, open_limit_, list_latent_,
         list_value_, list_used_, sample_, subset_weights_, subset_bias_, subset_, counters_, taken_,
         row_counts_, latent_counts_, latent_totals_, scan_sums_, fired_, selection_, all_counters_,

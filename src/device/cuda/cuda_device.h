@@ -28,6 +28,7 @@ class CudaDevice final : public Device {
     void download(const void* from, std::span<std::byte> to) override;
     std::span<const std::byte> view(const void* from, std::size_t size,
                                     std::vector<std::byte>& copy) override;
+    void hold_at_most(std::int64_t rows) override { hold_at_most_ = rows; }
     void prepare(std::int64_t rows, std::int64_t n, std::int64_t width, std::int64_t codes) override;
     std::unique_ptr<Parcel> make_parcel(const ParcelShape& shape) override;
     void center(const Rows& rows, const Tensors& sae) override;
@@ -48,7 +49,8 @@ class CudaDevice final : public Device {
     DecodeSums decode_sums(CodeSet set) override;
     void backprop(CodeSet set, const Tensors& sae) override;
     std::uint64_t observe(const Tensors& sae) override;
-    Moments column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) override;
+    void add_residual_columns(const Tensors& sae, std::span<double> sums) override;
+    double output_columns(const Tensors& sae, std::span<double> sums) override;
     void residual_norms(std::vector<float>& norms) override;
     void centered_row(std::int64_t b, std::span<float> row) override;
     void read_codes(std::vector<std::uint32_t>& begin, std::vector<std::uint32_t>& latent,
@@ -84,7 +86,8 @@ class CudaDevice final : public Device {
         const std::uint32_t* names = nullptr;  // [latents]; null: 0, 1, ...
         std::int64_t latents = 0;
     };
-    void take_batch(const Rows& rows);
+    void load(Slice rows);
+    void hold(Slice rows);
     void bound_errors(const Screen& screen);
     void multiply_tile(const Screen& screen, std::int64_t first, std::int64_t rows, std::int64_t column,
                        std::int64_t columns, std::int64_t stride);
@@ -114,14 +117,23 @@ class CudaDevice final : public Device {
     void weigh_squares(const Tensors& sae);
     void make_room_for_norms(std::int64_t parts);
     void send_gradient_norm(std::int64_t parts);
-    void finish_biases(const Tensors& sae, Tensors& gradient);
+    void add_outputs(const Tensors& sae, Tensors& gradient);
     void finish_outputs(const Tensors& sae, float gradient_scale, Tensors& gradient);
     void download_counts(std::span<std::uint64_t> counts);
     cuda::Groups groups_of(const Shape& shape) const;
     cuda::DeviceMask device_mask(bool wanted = true) const;
-    // y - b_dec [- x W_skip], and y, of the batch.
-    const float* target() const { return has_target_ ? target_.data() : centered_.data(); }
-    const float* output() const { return has_output_ ? output_.data() : input_.data(); }
+    // A row of the batch in an array of the rows that are loaded.
+    template <typename T>
+    T* row_of(const DeviceArray<T>& rows, std::int64_t row) const {
+        return rows.data() + (row - loaded_.first) * n_;
+    }
+    // R^(g) of the main codes, from the first row of the range on.
+    const float* residuals(std::int64_t g) const {
+        return row_of(codes_[static_cast<std::size_t>(CodeSet::main)].residual, first_row_) + g * room_ * n_;
+    }
+    // y - b_dec [- x W_skip], and y.
+    const float* target(std::int64_t row) const { return row_of(has_target_ ? target_ : centered_, row); }
+    const float* output(std::int64_t row) const { return row_of(has_output_ ? output_ : input_, row); }
     cuda::CodeTable& table(CodeSet set) { return codes_[static_cast<std::size_t>(set)]; }
     // Main codes have sums of rows of their own.
     struct SumsOfRows {
@@ -139,19 +151,26 @@ class CudaDevice final : public Device {
     cuda::Product product_;
     cuda::Graphs graphs_;
 
-    std::int64_t capacity_ = 0;      // rows that prepare() made room for
+    std::int64_t capacity_ = 0;  // rows that prepare() made room for
+    std::int64_t hold_at_most_ = 0,
+                 room_ = 0;          // of those, rows whose x, xc and residuals are there at a time
     std::int64_t rows_ = 0, n_ = 0;  // of the present batch
     std::int64_t first_row_ = 0, last_row_ = 0;
-    std::uint64_t row_number_ = 0;  // of the rows that input_ holds, and output_
-    bool holds_output_ = false;
+    Rows batch_;
+    Slice loaded_;  // rows of the batch that input_ and output_ hold, and if they are made, centered_ and
+                    // target_
+    bool centered_is_made_ = false;
     bool has_output_ = false, has_target_ = false, has_mask_ = false;
-    DeviceArray<float> input_{"x"}, output_{"y"}, centered_{"xc"}, target_{"the targets"};  // [B, n]
+    const float* w_skip_ = nullptr;
+    DeviceArray<float> input_{"x"}, output_{"y"}, centered_{"xc"}, target_{"the targets"};  // [room_, n]
+    DeviceArray<float> b_dec_{"b_dec"};                                                     // [n]
     DeviceArray<float> mask_draw_{"the masks' draws"}, mask_probability_{"the masks' probabilities"};
 
     // Encoder.
     DeviceArray<float> product_tile_{"a tile of the encoder's product"};  // [rows, latents]
-    DeviceArray<__nv_bfloat16> half_rows_{"xc in bfloat16"}, half_weights_{"W_enc in bfloat16"};
-    DeviceArray<cuda::ErrorOfRow> row_errors_{"the product's errors by row"};           // [B]
+    DeviceArray<__nv_bfloat16> half_rows_{"xc in bfloat16"};              // [room_, n]
+    DeviceArray<__nv_bfloat16> half_weights_{"W_enc in bfloat16"};
+    DeviceArray<cuda::ErrorOfRow> row_errors_{"the product's errors by row"};           // [room_]
     DeviceArray<cuda::ErrorOfLatent> latent_errors_{"the product's errors by latent"};  // [M]
     DeviceArray<float> at_least_{"the screen's limits"};                                // [M]
     DeviceArray<float> row_limit_{"the limits of rows"}, open_limit_{"the limits of rows, masks aside"};

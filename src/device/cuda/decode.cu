@@ -46,7 +46,8 @@ __global__ void decode_rows(Decoding d) {
     auto* residual = reinterpret_cast<float*>(scratch + block_warps);
     const std::int64_t row = d.first_row + blockIdx.x, n = d.n;
     const std::uint32_t begin = d.pairs.begin[row], end = d.pairs.begin[row + 1];
-    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) residual[c] = d.sign * d.start[row * n + c];
+    const std::int64_t own = blockIdx.x * n;  // of the rows of the range
+    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) residual[c] = d.sign * d.start[own + c];
     __syncthreads();
 
     // residual^(g), group by group: each goes on from the one before it.
@@ -67,7 +68,7 @@ __global__ void decode_rows(Decoding d) {
         __syncthreads();
         if (d.residual != nullptr)
             for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x)
-                d.residual[g * d.stride + row * n + c] = residual[c];
+                d.residual[g * d.stride + own + c] = residual[c];
         squared_error = warp_dot(residual, residual, n);
         prefix_error += squared_error;
         __syncthreads();
@@ -77,7 +78,7 @@ __global__ void decode_rows(Decoding d) {
     float yy = 0, yh = 0, hh = 0;
     for (std::uint32_t e = begin + threadIdx.x; e < end; e += blockDim.x) l1 += d.pairs.value[e];
     for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) {
-        const float y = d.output[row * n + c], x_hat = y + residual[c];
+        const float y = d.output[own + c], x_hat = y + residual[c];
         yy = fmaf(y, y, yy);
         yh = fmaf(y, x_hat, yh);
         hh = fmaf(x_hat, x_hat, hh);
@@ -96,7 +97,7 @@ __global__ void decode_rows(Decoding d) {
         if (g + 1 < groups) {
             __syncthreads();
             for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) {
-                float& stored = d.residual[g * d.stride + row * n + c];
+                float& stored = d.residual[g * d.stride + own + c];
                 residual[c] = stored = stored + residual[c];
             }
             __syncthreads();
@@ -126,22 +127,23 @@ __global__ void add_row_sums(const double* row_sums, std::int64_t rows, double* 
 }
 
 struct Residuals {
-    const float* residual;  // [groups, B, n]
-    std::int64_t stride, n;
+    const float* residual;  // [groups, rows of a range, n]
+    std::int64_t first_row, stride, n;
     Groups groups;
     __device__ const float* of(std::int64_t row, std::uint32_t latent) const {
         int g = 0;
         while (latent >= groups.end[g]) ++g;
-        return residual + g * stride + row * n;
+        return residual + g * stride + (row - first_row) * n;
     }
 };
 
 // dL/df of other codes against the main codes' residual; a warp to a code. 8 n bytes a code.
 __global__ void __launch_bounds__(block_threads, most_blocks)
-    backprop_pairs(PairsView pairs, std::int64_t rows, Residuals residuals, const float* w_dec, float scale,
-                   float* gradient) {
+    backprop_pairs(PairsView pairs, std::int64_t last_row, Residuals residuals, const float* w_dec,
+                   float scale, float* gradient) {
     const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * block_warps;
-    for (std::int64_t e = global_warp(); e < pairs.begin[rows]; e += step) {
+    const std::int64_t end = pairs.begin[last_row];
+    for (std::int64_t e = pairs.begin[residuals.first_row] + global_warp(); e < end; e += step) {
         const std::uint32_t j = pairs.latent[e];
         const float dot = warp_dot(residuals.of(pairs.row[e], j),
                                    w_dec + static_cast<std::int64_t>(j) * residuals.n, residuals.n);
@@ -153,10 +155,11 @@ __global__ void __launch_bounds__(block_threads, most_blocks)
 // it is found by bisection. 8 n bytes a masked code.
 __global__ void __launch_bounds__(block_threads, most_blocks)
     observe_pairs(PairsView pairs, PairsView main, const float* main_gradient, float main_scale,
-                  std::int64_t rows, DeviceMask mask, Residuals residuals, const float* w_dec,
+                  std::int64_t last_row, DeviceMask mask, Residuals residuals, const float* w_dec,
                   const float* square_weight, float* gradient, unsigned long long* left_out) {
     const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * block_warps;
-    for (std::int64_t e = global_warp(); e < pairs.begin[rows]; e += step) {
+    const std::int64_t end = pairs.begin[last_row];
+    for (std::int64_t e = pairs.begin[residuals.first_row] + global_warp(); e < end; e += step) {
         const std::uint32_t j = pairs.latent[e], row = pairs.row[e];
         const float f = pairs.value[e], square = square_weight[j] * f * f;
         if (mask(row, j)) {
@@ -210,25 +213,24 @@ void CudaDevice::decode(CodeSet set, const Tensors& sae, float gradient_scale) {
     // Only main codes have prefixes, and the gate's residual is for its gradient alone.
     Groups groups = groups_of(sae);
     if (set != CodeSet::main) groups = {1, {sae.width}};
-    const std::int64_t stride = capacity_ * n_;
+    const std::int64_t stride = room_ * n_;
     if (set != CodeSet::gate) codes.residual.grow(groups.count * stride, groups.count * stride);
     DeviceArray<double>& row_sums = sums_of_rows(set).by_row;
     row_sums.grow(row_numbers * capacity_);
     const bool auxiliary = set == CodeSet::auxiliary;
-    const Decoding decoding{
-        view_of(codes.pairs),
-        gradient_scale == 0 ? nullptr : codes.gradient.data(),
-        sae.w_dec.data(),
-        auxiliary ? table(CodeSet::main).residual.data() + (sae.groups() - 1) * stride : target(),
-        auxiliary ? 1.0F : -1.0F,
-        set == CodeSet::gate ? nullptr : codes.residual.data(),
-        stride,
-        output(),
-        row_sums.data(),
-        first_row_,
-        n_,
-        gradient_scale,
-        groups};
+    const Decoding decoding{view_of(codes.pairs),
+                            gradient_scale == 0 ? nullptr : codes.gradient.data(),
+                            sae.w_dec.data(),
+                            auxiliary ? residuals(sae.groups() - 1) : target(first_row_),
+                            auxiliary ? 1.0F : -1.0F,
+                            set == CodeSet::gate ? nullptr : row_of(codes.residual, first_row_),
+                            stride,
+                            output(first_row_),
+                            row_sums.data(),
+                            first_row_,
+                            n_,
+                            gradient_scale,
+                            groups};
     launch("decode_rows", decode_rows, static_cast<unsigned>(last_row_ - first_row_), block_threads,
            block_warps * sizeof(double) + static_cast<std::size_t>(n_) * sizeof(float), stream_, decoding);
     if (last_row_ == rows_) send_sums_of_rows(set);
@@ -251,8 +253,8 @@ void CudaDevice::backprop(CodeSet set, const Tensors& sae) {
     CodeTable& codes = table(set);
     const CodeTable& main = table(CodeSet::main);
     launch("backprop_pairs", backprop_pairs, std::min(blocks_of(codes.pairs.most, block_warps), 65536U),
-           block_threads, 0, stream_, view_of(codes.pairs), rows_,
-           Residuals{main.residual.data(), capacity_ * n_, n_, groups_of(sae)}, sae.w_dec.data(),
+           block_threads, 0, stream_, view_of(codes.pairs), last_row_,
+           Residuals{residuals(0), first_row_, room_ * n_, n_, groups_of(sae)}, sae.w_dec.data(),
            main.gradient_scale, codes.gradient.data());
 }
 
@@ -269,8 +271,8 @@ std::uint64_t CudaDevice::observe(const Tensors& sae) {
     fill_zero(counters_.data(), 1, stream_, "counters");
     launch("observe_pairs", observe_pairs, std::min(blocks_of(codes.pairs.most, block_warps), 65536U),
            block_threads, 0, stream_, view_of(codes.pairs), view_of(main.pairs), main.gradient.data(),
-           main.gradient_scale, rows_, device_mask(),
-           Residuals{main.residual.data(), capacity_ * n_, n_, groups_of(sae)}, sae.w_dec.data(),
+           main.gradient_scale, last_row_, device_mask(),
+           Residuals{residuals(0), first_row_, room_ * n_, n_, groups_of(sae)}, sae.w_dec.data(),
            square_weight_.data(), codes.gradient.data(), counters_.data());
     std::uint64_t left_out = 0;
     download_counts({&left_out, 1});

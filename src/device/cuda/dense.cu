@@ -130,7 +130,7 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
                               std::span<const float> shrink, Tensors& gradient) {
     const std::int64_t width = sae.width, groups = sae.groups();
     const std::int64_t block =
-        std::clamp<std::int64_t>(tile_.dense_pairs / width, 1, std::max<std::int64_t>(rows_, 1));
+        std::clamp<std::int64_t>(tile_.dense_pairs / width, 1, std::clamp<std::int64_t>(rows_, 1, room_));
     const std::int64_t stride = block * n_;
     z_.grow(block * width);
     code_.grow(block * width);
@@ -157,7 +157,8 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
     for (std::int64_t first = 0; first < rows_; first += block) {
         const std::int64_t count = std::min(block, rows_ - first);
         const float keep = first > 0 ? 1.0F : 0.0F;
-        const float* xc = centered_.data() + first * n_;
+        hold({first, first + count});
+        const float* xc = row_of(centered_, first);
         product_.multiply(count, width, n_, 1, {xc, n_}, {sae.w_enc.data(), n_, true}, 0, z_.data(), width,
                           stream_);
         launch("make_dense_codes", make_dense_codes, blocks_of(count * width, block_threads), block_threads,
@@ -174,20 +175,20 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
         };
         each_group([&](float* residual, std::int64_t g, std::int64_t latent, std::int64_t latents) {
             if (g == 0)
-                begin_residual(target() + first * n_, -1, residual);
+                begin_residual(target(first), -1, residual);
             else
                 begin_residual(residual - stride, 1, residual);
             product_.multiply(count, n_, latents, 1, {code_.data() + latent, width},
                               {sae.w_dec.data() + latent * n_, n_}, 1, residual, n_, stream_);
         });
         if (gate.frozen) {
-            begin_residual(target() + first * n_, -1, gate_residual_.data());
+            begin_residual(target(first), -1, gate_residual_.data());
             product_.multiply(count, n_, width, 1, {gate_.data(), width}, {sae.w_dec.data(), n_}, 1,
                               gate_residual_.data(), n_, stream_);
         }
         launch("finish_dense_rows", finish_dense_rows, blocks_of(count, block_warps), block_threads, 0,
                stream_, block_residual_.data(), static_cast<int>(groups), stride,
-               gate.frozen ? gate_residual_.data() : nullptr, output() + first * n_, count, n_,
+               gate.frozen ? gate_residual_.data() : nullptr, output(first), count, n_,
                sums_of_rows(CodeSet::main).by_row.data() + row_numbers * first);
         add_columns(block_residual_.data(), count, column_sums_.data(), true);
         if (!backward) continue;

@@ -138,11 +138,11 @@ using namespace cuda;
 void CudaDevice::multiply_tile(const Screen& screen, std::int64_t first, std::int64_t rows,
                                std::int64_t column, std::int64_t columns, std::int64_t stride) {
     if (format_ == Format::bf16)
-        product_.multiply(rows, columns, n_, 1, {half_rows_.data() + first * n_, n_},
+        product_.multiply(rows, columns, n_, 1, {row_of(half_rows_, first), n_},
                           {half_weights_.data() + column * n_, n_, true}, 0, product_tile_.data(), stride,
                           stream_);
     else
-        product_.multiply(rows, columns, n_, 1, {centered_.data() + first * n_, n_},
+        product_.multiply(rows, columns, n_, 1, {row_of(centered_, first), n_},
                           {screen.w_enc + column * n_, n_, true}, 0, product_tile_.data(), stride, stream_,
                           format_);
 }
@@ -150,7 +150,7 @@ void CudaDevice::multiply_tile(const Screen& screen, std::int64_t first, std::in
 // All rows of the range, into candidates_; with too little room what does not fit is counted only. Returns
 // how many pass; `longest` gets the longest list.
 std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& longest) {
-    const std::int64_t tile_rows = std::min(tile_.rows, last_row_ - first_row_),
+    const std::int64_t tile_rows = std::min({tile_.rows, room_, last_row_ - first_row_}),
                        tile_latents = std::min(tile_.latents, screen.latents);
     product_tile_.grow(tile_rows * tile_stride(tile_latents));
     list_latent_.grow(tile_rows * list_room_);
@@ -159,7 +159,8 @@ std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& 
     row_limit_.grow(tile_rows);
     open_limit_.grow(tile_rows);
     const auto queue = [&] { queue_tiles(screen, tile_rows, tile_latents); };
-    if (screen.names != nullptr)  // other latents, and so many, at every step
+    const bool all_loaded = loaded_.first == 0 && loaded_.last == rows_;
+    if (screen.names != nullptr || !all_loaded)  // other latents, and so many, at every step; or other rows
         queue();
     else
         graphs_.run(Graphs::key_of(screen.at_least.data(), screen.at_least.size(), screen.k, screen.with_mask,
@@ -183,6 +184,7 @@ void CudaDevice::queue_tiles(const Screen& screen, std::int64_t tile_rows, std::
     for (std::int64_t first = first_row_; first < last_row_; first += tile_rows) {
         const std::int64_t rows = std::min(tile_rows, last_row_ - first);
         const auto blocks = static_cast<unsigned>(rows);
+        hold({first, first + rows});
         fill_zero(list_used_.data(), rows, stream_, "the lists");
         if (screen.k > 0) start_limits(rows);
         for (std::int64_t column = 0; column < screen.latents; column += tile_latents) {
@@ -197,7 +199,7 @@ void CudaDevice::queue_tiles(const Screen& screen, std::int64_t tile_rows, std::
                        .latent_errors = latent_errors_.data() + column,
                        .at_least = at_least == nullptr || one_limit ? at_least : at_least + column,
                        .one_limit = one_limit,
-                       .row_errors = row_errors_.data() + first,
+                       .row_errors = row_errors_.data() + (first - loaded_.first),
                        .row_limit = screen.k > 0 ? open_limit_.data() : nullptr,
                        .list_latent = list_latent_.data(),
                        .list_value = list_value_.data(),
@@ -213,7 +215,7 @@ void CudaDevice::queue_tiles(const Screen& screen, std::int64_t tile_rows, std::
                           screen.w_enc,        screen.b_enc,       at_least,          one_limit,
                           screen.names};
         launch("rescore", rescore, dim3(blocks, 4), block_threads, 0, stream_, lists,
-               centered_.data() + first * n_, n_);
+               row_of(centered_, first), n_);
         constexpr std::size_t scratch = block_warps * sizeof(unsigned);
         std::uint32_t* begin = candidates_.begin.data() + first;
         launch("count_lists", count_lists, blocks, block_threads, scratch, stream_, lists, row_counts_.data(),

@@ -42,11 +42,12 @@ struct Part {
         const auto bytes = static_cast<std::size_t>(elements) * size_of(type);
         upload(std::span<const std::byte>(host.bytes()).first(bytes), arrived.data(), stream, of_batch);
     }
-    void convert(std::int64_t elements, float scale, float* to, cudaStream_t stream) const {
+    void convert(Slice elements, float scale, float* to, cudaStream_t stream) const {
+        const std::int64_t count = elements.last - elements.first;
         const auto as = [&](auto element) {
             using T = decltype(element);
-            launch("convert_rows", convert_rows<T>, blocks_of(elements, block_threads), block_threads, 0,
-                   stream, reinterpret_cast<const T*>(arrived.data()), elements, scale, to);
+            launch("convert_rows", convert_rows<T>, blocks_of(count, block_threads), block_threads, 0, stream,
+                   reinterpret_cast<const T*>(arrived.data()) + elements.first, count, scale, to);
         };
         if (type == Element::float16)
             as(__half{});
@@ -85,10 +86,11 @@ class CudaParcel final : public Parcel {
         check(cudaEventSynchronize(arrived_), "cudaEventSynchronize", of_batch);
     }
 
-    void take(float* x, float* target, cudaStream_t stream) const {
+    void take(Slice rows, float* x, float* target, cudaStream_t stream) const {
+        const Slice elements{rows.first * n_, rows.last * n_};
         arrived_.hold(stream, of_batch);
-        x_.convert(count_ * n_, scale_, x, stream);
-        if (target_) target_->convert(count_ * n_, scale_, target, stream);
+        x_.convert(elements, scale_, x, stream);
+        if (target_) target_->convert(elements, scale_, target, stream);
         taken_.record(stream, of_batch);
     }
 
@@ -111,8 +113,8 @@ std::unique_ptr<Parcel> make_parcel(int ordinal, cudaStream_t copies, const Parc
     return std::make_unique<CudaParcel>(ordinal, copies, shape);
 }
 
-void take_parcel(const Parcel& parcel, float* x, float* target, cudaStream_t stream) {
-    dynamic_cast<const CudaParcel&>(parcel).take(x, target, stream);
+void take_parcel(const Parcel& parcel, Slice rows, float* x, float* target, cudaStream_t stream) {
+    dynamic_cast<const CudaParcel&>(parcel).take(rows, x, target, stream);
 }
 
 }  // namespace strata::device::cuda

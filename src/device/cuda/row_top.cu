@@ -183,7 +183,7 @@ void CudaDevice::prune_lists(const Screen& screen, std::int64_t first, std::int6
                          list_value_.data(),
                          list_used_.data(),
                          list_room_,
-                         row_errors_.data() + first,
+                         row_errors_.data() + (first - loaded_.first),
                          latent_errors_.data(),
                          screen.b_enc,
                          screen.names,

@@ -96,26 +96,30 @@ void CudaDevice::add_columns(const float* rows, std::int64_t count, double* sums
     add_column_parts(groups, keep ? 1 : 0, 1, sums);
 }
 
-Device::Moments CudaDevice::column_sums(const Tensors& sae, std::span<double> residual, std::span<double> y) {
-    Moments moments;
+void CudaDevice::add_residual_columns(const Tensors& sae, std::span<double> sums) {
     column_sums_.grow(n_);
-    if (!residual.empty()) {
-        add_columns(table(CodeSet::main).residual.data() + (sae.groups() - 1) * capacity_ * n_, rows_,
-                    column_sums_.data(), false);
-        cuda::download(column_sums_.data(), residual, stream_, "column sums");
-        moments.residual_square = decode_sums(CodeSet::main).squared_error;
-    }
-    if (y.empty()) return moments;
+    add_columns(residuals(sae.groups() - 1), last_row_ - first_row_, column_sums_.data(), false);
+    std::vector<double> own(sums.size());
+    cuda::download(column_sums_.data(), std::span(own), stream_, "column sums");
+    for (std::size_t c = 0; c < own.size(); ++c) sums[c] += own[c];
+}
+
+double CudaDevice::output_columns(const Tensors&, std::span<double> sums) {
     parts_.grow(capacity_);
     norms_.grow(1);
-    launch("square_rows", square_rows, blocks_of(rows_, block_warps), block_threads, 0, stream_, output(),
-           rows_, n_, parts_.data());
+    column_sums_.grow(n_);
+    fill_zero(column_sums_.data(), n_, stream_, "column sums");
+    for (std::int64_t first = 0; first < rows_; first += room_) {
+        const std::int64_t rows = std::min(room_, rows_ - first);
+        load({first, first + rows});
+        launch("square_rows", square_rows, blocks_of(rows, block_warps), block_threads, 0, stream_,
+               output(first), rows, n_, parts_.data() + first);
+        add_columns(output(first), rows, column_sums_.data(), true);
+    }
     add_all(parts_.data(), rows_, norms_.data());
     norms_arriving_.send(norms_.data(), 1, stream_);
-    add_columns(output(), rows_, column_sums_.data(), false);
-    cuda::download(column_sums_.data(), y, stream_, "column sums");
-    moments.y_square = norms_arriving_.get(stream_)[0];
-    return moments;
+    cuda::download(column_sums_.data(), sums, stream_, "column sums");
+    return norms_arriving_.get(stream_)[0];
 }
 
 // *sum = the sum of the parts: pieces, then pieces of their sums, until one is left.

@@ -28,10 +28,11 @@ struct CodeTable {
     DeviceArray<float> gradient{"dL/df"};                           // in the order of pairs; 0 until decoded
     float gradient_scale = 0;                                       // dL/df = gradient_scale * R . d
     DeviceArray<std::uint32_t> latent_begin{"the codes' latents"};  // [M + 1]
-    DeviceArray<std::uint32_t> row_of{"the codes by latent"};       // the rows of a latent ascend
-    DeviceArray<float> value_of{"the codes by latent"};             // gradient_scale * f
+    DeviceArray<std::uint32_t> row_of{
+        "the codes by latent"};  // counted from the range's first; those of a latent ascend
+    DeviceArray<float> value_of{"the codes by latent"};  // gradient_scale * f
     DeviceArray<float> gradient_of{"the codes by latent"};
-    // [groups, B, n] R^(g): the sum of the residuals of all prefixes that hold the group.
+    // [groups, rows held, n] R^(g): the sum of the residuals of all prefixes that hold the group.
     DeviceArray<float> residual{"the residuals"};
 
     std::size_t bytes() const {
