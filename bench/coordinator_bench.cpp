@@ -28,7 +28,7 @@ struct Desk {
         std::filesystem::create_directories(output);
         config.saes.emplace_back();
         coordinator = std::make_unique<Coordinator>(output, jobs, std::set<std::string>(),
-                                                    Journal(output, config, jobs, 1),
+                                                    Journal(output, config, jobs, {}),
                                                     MetricsFile(output / "metrics.jsonl"));
     }
     ~Desk() { std::filesystem::remove_all(output); }

@@ -109,7 +109,7 @@ std::int64_t gpu_memory_of(const Arguments& a, const Config& config) {
 
 int plan(const Arguments& a) {
     start_log(0, 1, a.json);
-    const Config config = load_config(a.config, a.set);
+    Config config = load_config(a.config, a.set);
     const std::vector<data::Dataset> datasets =
         data::find_datasets(config.data.files, config.data.datasets, config.data.target);
     for (const data::Dataset& dataset : datasets) data::training_rows(dataset, config.data);
@@ -122,6 +122,7 @@ int plan(const Arguments& a) {
     suite::Machine machine = suite::equal_hosts(a.ranks, per_host, memory, threads);
     machine.gpu_memory = gpu_memory_of(a, config);
     const suite::Layout layout = suite::layout_in_memory(config, datasets, machine);
+    if (layout.micro_batch > 0) config.parallel.micro_batch = layout.micro_batch;
     const std::vector<suite::Job> jobs = suite::jobs_of(config, datasets, layout.saes_per_job);
     const suite::HostLoad fullest = suite::fullest_host(config, jobs, layout.groups, machine);
     const suite::GpuLoad gpu = suite::fullest_gpu(config, jobs, layout.groups, machine);
@@ -157,6 +158,7 @@ int plan(const Arguments& a) {
         {"threads", threads},
         {"groups", layout.groups},
         {"saes_per_job", layout.saes_per_job},
+        {"micro_batch", layout.micro_batch},
         {"memory",
          {{"host", memory},
           {"room", fullest.room},

@@ -65,6 +65,8 @@ void print_table(const Json& plan) {
     if (const Json& gpu = plan["gpu_memory"]; !gpu.is_null())
         fmt::print("memory of the fullest GPU: {:.2f} GiB of {:.2f} free, of which {:.2f} may be filled\n",
                    number(gpu["needed"]) / gib, number(gpu["free"]) / gib, number(gpu["room"]) / gib);
+    if (plan["micro_batch"] > 0)
+        fmt::print("GPUs hold at most {} rows of a batch at a time\n", plan["micro_batch"].dump());
     fmt::print("\n");
     fmt::print("{:<28} {:>5} {:>6} {:>6} {:>10} {:>10} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}\n", "job", "SAEs",
                "group", "ranks", "ms/step", "rows/s", "GiB/rank", "MB grad.", "MB sent", "MB/s read",

@@ -117,7 +117,9 @@ struct ParallelConfig {
     std::optional<std::int64_t> groups = {};        // of ranks, each with a job of its own; nullopt: auto
     std::optional<std::int64_t> data = {};          // ranks of a group, all of them replicas; nullopt: auto
     std::optional<std::int64_t> saes_per_job = {};  // at most so many SAEs on one stream; nullopt: auto
-    std::optional<std::int64_t> threads = {};       // per rank; nullopt: auto
+    // Rows of its batch that a GPU holds at a time (device::Device::hold_at_most()); nullopt: auto
+    std::optional<std::int64_t> micro_batch = {};
+    std::optional<std::int64_t> threads = {};  // per rank; nullopt: auto
     bool operator==(const ParallelConfig&) const = default;
 };
 

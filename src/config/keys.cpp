@@ -249,6 +249,7 @@ std::vector<Key> make_keys() {
     parallel.only("latent", {"1"}, "latents are not divided among ranks").decides = false;
     parallel.only("shard_optimizer", {"false"}, "ranks of a host share its state already").decides = false;
     parallel.key("saes_per_job", &ParallelConfig::saes_per_job, or_auto(whole(1))).decides = false;
+    parallel.key("micro_batch", &ParallelConfig::micro_batch, or_auto(whole(12))).decides = false;
     parallel.key("threads", &ParallelConfig::threads, or_auto(whole(1, 4096))).decides = false;
     return all;
 }

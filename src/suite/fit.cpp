@@ -14,15 +14,29 @@ namespace {
 
 constexpr int most_times = 64;  // as many ranks
 
-std::optional<Layout> fitting(const Config& config, const std::vector<data::Dataset>& datasets,
-                              const Machine& machine) {
+// Smaller micro-batches than a tile of the encoder's product has rows save little and cost much.
+constexpr std::int64_t least_micro_batch = 1020;
+
+// `most`: rows of a micro-batch to begin with, where they are open; 0: all.
+std::optional<Layout> fitting(Config config, const std::vector<data::Dataset>& datasets,
+                              const Machine& machine, std::int64_t most = 0) {
+    const bool open = !config.parallel.micro_batch && machine.gpu_memory > 0;
+    if (open && most > 0) config.parallel.micro_batch = most;
     std::map<std::int64_t, std::vector<Job>> jobs;  // by SAEs of a job
-    return layout_of(config, datasets, machine.ranks(), [&](const Layout& layout) {
-        std::vector<Job>& known = jobs[layout.saes_per_job];
-        if (known.empty()) known = jobs_of(config, datasets, layout.saes_per_job);
-        return fullest_host(config, known, layout.groups, machine).fits() &&
-               fullest_gpu(config, known, layout.groups, machine).fits();
-    });
+    while (true) {
+        std::optional<Layout> layout = layout_of(config, datasets, machine.ranks(), [&](const Layout& tried) {
+            std::vector<Job>& known = jobs[tried.saes_per_job];
+            if (known.empty()) known = jobs_of(config, datasets, tried.saes_per_job);
+            return fullest_host(config, known, tried.groups, machine).fits() &&
+                   fullest_gpu(config, known, tried.groups, machine).fits();
+        });
+        const std::int64_t rows = config.parallel.micro_batch.value_or(config.train.batch_size);
+        if (layout && (machine.gpu_memory == 0 ||
+                       rows > config.train.batch_size / std::max(1, machine.ranks() / layout->groups)))
+            layout->micro_batch = 0;
+        if (layout || !open || rows <= least_micro_batch) return layout;
+        config.parallel.micro_batch = std::max(least_micro_batch, rows / 2);
+    }
 }
 
 // The largest of low, low + step, ... below high at which something fits.
@@ -71,6 +85,9 @@ std::vector<std::string> remedies(const Config& config, const std::vector<data::
                     [&](std::int64_t rows) { return with([&](Config& c) { c.data.shuffle_rows = rows; }); }))
         found.push_back(fmt::format("data.shuffle_rows: at most {}", *most));
     // A GPU holds the rows and codes of a batch beside the SAEs.
+    if (config.parallel.micro_batch && machine.gpu_memory > 0)
+        if (with([](Config& c) { c.parallel.micro_batch = std::nullopt; }))
+            found.emplace_back("parallel.micro_batch: auto");
     if (machine.gpu_memory > 0)
         if (const auto most = largest(64, config.train.batch_size, 64, [&](std::int64_t rows) {
                 return with([&](Config& c) { c.train.batch_size = rows; });
@@ -113,10 +130,10 @@ std::string by_tensor(const RankMemory& memory) {
 }  // namespace
 
 Layout layout_in_memory(const Config& config, const std::vector<data::Dataset>& datasets,
-                        const Machine& machine, std::optional<std::int64_t> kept) {
+                        const Machine& machine, const std::optional<Layout>& kept) {
     Config asked = config;
-    if (kept) asked.parallel.saes_per_job = kept;
-    if (const auto layout = fitting(asked, datasets, machine)) return *layout;
+    if (kept) asked.parallel.saes_per_job = kept->saes_per_job;
+    if (const auto layout = fitting(asked, datasets, machine, kept ? kept->micro_batch : 0)) return *layout;
 
     // The division that takes least: few SAEs to a job, few groups.
     const std::int64_t together = asked.parallel.saes_per_job.value_or(1);
@@ -124,6 +141,7 @@ Layout layout_in_memory(const Config& config, const std::vector<data::Dataset>& 
     const std::int64_t groups = asked.parallel.groups ? *asked.parallel.groups
                                 : asked.parallel.data ? machine.ranks() / *asked.parallel.data
                                                       : 1;
+    if (!asked.parallel.micro_batch) asked.parallel.micro_batch = least_micro_batch;
     const std::vector<std::string> ways = remedies(asked, datasets, machine, kept.has_value());
     const std::string remedy =
         ways.empty() ? "no single change of width, batch, shuffle buffer, division, hosts or ranks would fit"

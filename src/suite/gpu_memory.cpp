@@ -35,7 +35,8 @@ std::int64_t element_bytes(const data::Dataset& dataset) {
 RankMemory gpu_memory(const Job& job, const Config& config, const Place& place) {
     const std::int64_t n = job.dataset.n;
     const std::int64_t rows = (config.train.batch_size + place.ranks - 1) / place.ranks + 1;
-    const Most most = most_of(job, rows);
+    const std::int64_t held = std::min(rows, config.parallel.micro_batch.value_or(rows));  // at a time
+    const Most most = most_of(job, held);
     RankMemory m;
     for (const SaeConfig& sae : job.saes) {
         const device::Shape shape = sae::shape_of(sae, n, job.dataset.target != nullptr);
@@ -45,22 +46,23 @@ RankMemory gpu_memory(const Job& job, const Config& config, const Place& place) 
         m.vectors += 3 * small;
         m.gradients = std::max(m.gradients, 2 * matrix + small);
     }
-    const std::int64_t row_elements = rows * n;
-    m.rows = row_elements * (number * (2 + most.groups + (job.dataset.target ? 2 : 0)) + 2) + 160 * rows +
-             batches_there * row_elements * element_bytes(job.dataset);
-    const double codes = most.codes_of_row * static_cast<double>(rows);
+    m.rows = held * n * (number * (2 + most.groups + (job.dataset.target ? 2 : 0)) + 2) + 160 * rows +
+             batches_there * rows * n * element_bytes(job.dataset);
+    // What is selected is there for the whole batch; lists of elementwise kinds are those of a range of rows.
+    const double codes = std::max(most.selected_of_row * static_cast<double>(rows),
+                                  most.codes_of_row * static_cast<double>(held));
     m.codes = static_cast<std::int64_t>(codes * (code_bytes + candidate_bytes)) +
-              static_cast<std::int64_t>(8 * (4 * most.codes_of_row + 64)) * std::min(rows, tile_rows);
+              static_cast<std::int64_t>(8 * (4 * most.codes_of_row + 64)) * std::min(held, tile_rows);
     if (most.row_top > 0)  // lists that hold all latents of a tile
-        m.codes += 8 * (4 * most.row_top + std::min(most.width, tile_latents)) * std::min(rows, tile_rows);
+        m.codes += 8 * (4 * most.row_top + std::min(most.width, tile_latents)) * std::min(held, tile_rows);
     if (most.aux_k > 0)  // with the encoders of the dead, in the worst case all
-        m.auxiliary = number * row_elements + rows * most.aux_k * (code_bytes + candidate_bytes) +
-                      number * n * most.width;
-    m.encoder = number * std::min(rows, tile_rows) * std::min(most.width, tile_latents) + 2 * n * most.width +
+        m.auxiliary =
+            number * held * n + held * most.aux_k * (code_bytes + candidate_bytes) + number * n * most.width;
+    m.encoder = number * std::min(held, tile_rows) * std::min(most.width, tile_latents) + 2 * n * most.width +
                 latent_bytes * most.width + 8 * n * most.width / bias_latents +
                 number * std::min(most_counts, most_chunks * most.width) + product_bytes;
     if (most.dense > 0)
-        m.encoder += (most.dense == 3 ? 5 : 3) * number * std::min(dense_pairs, rows * most.width);
+        m.encoder += (most.dense == 3 ? 5 : 3) * number * std::min(dense_pairs, held * most.width);
     m.process = place.ranks > 1 ? nccl_bytes : 0;
     return m;
 }

@@ -99,7 +99,7 @@ std::optional<Layout> layout_of(const Config& config, const std::vector<data::Da
         std::optional<Layout> of_these;
         double end_of_these = 0;
         for (const std::int64_t groups : groups_to_try(config.parallel, ranks)) {
-            const Layout layout{static_cast<int>(groups), *p};
+            const Layout layout{static_cast<int>(groups), *p, config.parallel.micro_batch.value_or(0)};
             const double end = makespan(costs, layout.groups, ranks);
             if ((of_these && end >= 0.99 * end_of_these) || !fits(layout)) continue;
             of_these = layout;

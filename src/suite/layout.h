@@ -14,6 +14,7 @@ namespace strata::suite {
 struct Layout {
     int groups = 1;
     std::int64_t saes_per_job = 1;
+    std::int64_t micro_batch = 0;  // rows that a GPU holds at a time; 0: all of its batch
     bool operator==(const Layout&) const = default;
 };
 

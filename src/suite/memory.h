@@ -52,10 +52,11 @@ struct HostLoad {
 };
 HostLoad fullest_host(const Config& config, const std::vector<Job>& jobs, int groups, const Machine& machine);
 
-// layout_of() where every host has room for its ranks. `kept`: the SAEs of a job are given, those of a run
-// that is continued. UsageError as of layout_of, or, where nothing has room, with what takes the memory and
-// what would fit.
+// layout_of() where every host has room for its ranks, and every GPU. Only where nothing has, and the
+// configuration leaves them open, micro-batches get smaller. `kept`: of a run that is continued, whose SAEs
+// of a job are given, and whose micro-batches get no larger. UsageError as of layout_of, or, where nothing
+// has room, with what takes the memory and what would fit.
 Layout layout_in_memory(const Config& config, const std::vector<data::Dataset>& datasets,
-                        const Machine& machine, std::optional<std::int64_t> kept = {});
+                        const Machine& machine, const std::optional<Layout>& kept = {});
 
 }  // namespace strata::suite

@@ -21,7 +21,7 @@ struct Most {
     bool batch_rule = false;
 };
 
-// `rows` of the batch that a rank has.
+// `rows` of a rank's batch whose pairs may be listed together.
 Most most_of(const Job& job, std::int64_t rows);
 
 // Of all tensors but the two matrices.

@@ -57,6 +57,7 @@ HeldOut measure_held_out(Workbench& bench, TrainedSae& sae, const Config& config
                                   sae.guess, sae.margin});
                 decode_all();
                 active += static_cast<double>(device.decode_sums(device::CodeSet::main).active);
+                device.center(data::rows_of(batch), sae.parameters);  // all rows again
             }
             if (!above.empty()) device.mask({draw, left_out});
             infer(device, sae, rule, !above.empty());

@@ -20,6 +20,7 @@ struct Group {
     CoordinatorLine line;  // rank 0 of the group speaks
     device::Device& device;
     const Replicas& replicas;
+    std::int64_t micro_batch = 0;  // of suite::Layout
     bool spare_core = false;
     bool bar = false;  // the progress bar is this rank's
 };

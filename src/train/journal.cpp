@@ -33,7 +33,8 @@ std::optional<JournalStart> read_journal(const fs::path& output) {
                 if (!start) start.emplace();
                 start->saes.clear();
                 start->fingerprint = line.at("fingerprint");
-                start->saes_per_job = line.at("saes_per_job");
+                start->layout = {.saes_per_job = line.at("saes_per_job"),
+                                 .micro_batch = line.at("micro_batch")};
                 for (const ordered_json& job : line.at("jobs")) start->saes.push_back(job.at("saes"));
             } else if (event == "done" && start) {
                 start->done.insert(line.at("job").get<std::string>());
@@ -47,7 +48,7 @@ std::optional<JournalStart> read_journal(const fs::path& output) {
 }
 
 Journal::Journal(const fs::path& output, const Config& config, const std::vector<suite::Job>& jobs,
-                 std::int64_t saes_per_job)
+                 const suite::Layout& layout)
     : path_(path_of(output)) {
     if (fs::exists(path_)) text_ = read_file(path_);
     ordered_json list = ordered_json::array();
@@ -55,7 +56,8 @@ Journal::Journal(const fs::path& output, const Config& config, const std::vector
         list.push_back({{"name", job.name}, {"dataset", job.dataset.name}, {"saes", job.names}});
     append({{"event", "jobs"},
             {"fingerprint", fingerprint(config)},
-            {"saes_per_job", saes_per_job},
+            {"saes_per_job", layout.saes_per_job},
+            {"micro_batch", layout.micro_batch},
             {"steps", config.train.steps()},
             {"batch_size", config.train.batch_size},
             {"time", log_time()},

@@ -1,7 +1,7 @@
 #pragma once
 // OUTPUT/journal.jsonl: which jobs a run has and what became of them, one JSON object a line, written by the
 // coordinator alone.
-//   {"event": "jobs", "fingerprint": ..., "saes_per_job": P, "steps": T, "batch_size": B,
+//   {"event": "jobs", "fingerprint": ..., "saes_per_job": P, "micro_batch": R, "steps": T, "batch_size": B,
 //    "time": ..., "jobs": [{"name": ..., "dataset": ..., "saes": [...]}, ...]}      of every session first
 //   {"event": "start", "job": NAME, "group": G, "step": S, "time": ...}
 //   {"event": "done", "job": NAME, "time": ...}                        its SAEs and their summary are on disk
@@ -18,13 +18,14 @@
 #include <vector>
 
 #include "config/config.h"
+#include "suite/layout.h"
 #include "suite/suite.h"
 
 namespace strata::train {
 
 struct JournalStart {
     std::string fingerprint;
-    std::int64_t saes_per_job = 0;
+    suite::Layout layout;                        // groups aside
     std::vector<std::vector<std::string>> saes;  // names, by job
     std::set<std::string> done;                  // names of jobs
     bool operator==(const JournalStart&) const = default;
@@ -38,7 +39,7 @@ class Journal {
   public:
     // A new session, of a journal that begins or one that is there.
     Journal(const std::filesystem::path& output, const Config& config, const std::vector<suite::Job>& jobs,
-            std::int64_t saes_per_job);
+            const suite::Layout& layout);
     void start(const std::string& job, int group, std::int64_t step);
     void done(const std::string& job);
     void stop();

@@ -115,7 +115,7 @@ Plan plan_of(const Config& config, const suite::Machine& machine,
     for (const data::Dataset& dataset : datasets) data::training_rows(dataset, config.data);
     Plan plan;
     plan.layout = suite::layout_in_memory(config, datasets, machine,
-                                          journal ? std::optional(journal->saes_per_job) : std::nullopt);
+                                          journal ? std::optional(journal->layout) : std::nullopt);
     plan.jobs = suite::jobs_of(config, datasets, plan.layout.saes_per_job);
     if (!journal) {
         check_starts(config, plan.jobs);
@@ -154,7 +154,7 @@ fs::path checkpoints_of(const Config& config, const Plan& plan, const suite::Job
 // Rank 0: the files of the output folder as a new run has them, or as far as jobs and checkpoints go.
 std::unique_ptr<Coordinator> make_coordinator(const Config& config, const Plan& plan) {
     const fs::path output = config.run.output;
-    Journal journal(output, config, plan.jobs, plan.layout.saes_per_job);  // tells that the rest is a run's
+    Journal journal(output, config, plan.jobs, plan.layout);  // tells that the rest is a run's
     write_file(output / "config.yaml", to_yaml(config));
     std::map<std::string, std::int64_t> last;
     for (const suite::Job& job : plan.jobs) {
@@ -181,6 +181,8 @@ void log_plan(const Config& config, const Plan& plan, const std::string& device,
               plural(std::ssize(plan.jobs), "job"), plural(plan.layout.groups, "group"),
               plural(std::ssize(config.saes), "SAE") + " for each dataset",
               plural(config.train.steps(), "step"), config.train.batch_size);
+    if (plan.layout.micro_batch > 0)
+        log::info("GPUs hold at most {} rows of a batch at a time", plan.layout.micro_batch);
     if (warmup_steps(config.optimizer, config.train.steps()) < config.optimizer.warmup_steps)
         log::info("warm-up shortened from {} to {} steps, a tenth of the run", config.optimizer.warmup_steps,
                   warmup_steps(config.optimizer, config.train.steps()));
@@ -283,6 +285,7 @@ int run(const Config& config, const RunOptions& options, Communicator& comm) {
                 .line = {coordinator.get(), *mail, number},
                 .device = *device,
                 .replicas = replicas,
+                .micro_batch = plan.layout.micro_batch,
                 .spare_core = cores.threads < cores.share,
                 .bar = first && !options.quiet && isatty(STDERR_FILENO) != 0};
     std::array<std::uint32_t, 1> finished = {0};

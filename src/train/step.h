@@ -41,6 +41,8 @@ struct TrainedSae {
     std::vector<float> thresholds;   // [M] of inference; empty until calibrated
 };
 
+inline constexpr std::int64_t all_rows = std::numeric_limits<std::int64_t>::max();
+
 // What the SAEs of one stream share.
 struct Workbench {
     device::Device& device;
@@ -54,8 +56,7 @@ struct Workbench {
     double mean_square = 1;  // E|x|^2 of the scaled rows
     std::uint64_t seed = 0;
     std::int64_t list_pairs = sae::most_list_pairs;  // of a range of rows by lists
-    // Rows that the device holds (device::Device::hold_at_most()), a multiple of device::range_rows.
-    std::int64_t rows_at_once = std::numeric_limits<std::int64_t>::max();
+    std::int64_t rows_at_once = all_rows;  // that the device holds, a multiple of device::range_rows
 
     Communicator& comm() const { return replicas.all; }
     std::int64_t tokens() const { return steps * batch_size; }
@@ -78,6 +79,10 @@ struct StepReport {
     device::LatentSums codes;           // elementwise kinds: this rank's, by latent
     AtmReport atm;
 };
+
+// Before Device::prepare(): has a device with memory of its own hold at most so many of the `most_rows` of a
+// batch (0: all). Returns Workbench::rows_at_once.
+std::int64_t hold_rows(device::Device& device, std::int64_t micro_batch, std::int64_t most_rows);
 
 // Collective: ranks that share memory share the parameters.
 TrainedSae make_sae(device::Device& device, const Replicas& replicas, const SaeConfig& config,

@@ -95,6 +95,7 @@ Training begin_training(Group& group, const suite::Job& job, const std::optional
     }
     // Held-out batches are cut evenly, without lanes.
     const std::int64_t most_rows = std::max(rows, config.train.batch_size / group.comm.size() + 1);
+    const std::int64_t rows_at_once = hold_rows(group.device, group.micro_batch, most_rows);
     group.device.prepare(most_rows, n, largest.width,
                          static_cast<std::int64_t>(k * static_cast<double>(rows)) + 1);
     for (std::size_t i = 0; i < job.saes.size(); ++i) {
@@ -121,6 +122,7 @@ Training begin_training(Group& group, const suite::Job& job, const std::optional
     t.bench->steps = config.train.steps();
     t.bench->mean_square = statistics.scale * statistics.scale * statistics.mean_square;
     t.bench->seed = config.run.seed;
+    t.bench->rows_at_once = rows_at_once;
     if (!from)
         for (TrainedSae& sae : t.saes) {
             start_own(*t.bench, sae, spread_at_start(sae, statistics, fit));

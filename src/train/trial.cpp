@@ -46,7 +46,8 @@ std::vector<float> first_bias(Communicator& comm, const SaeConfig& config, const
 
 // Makes room in the device first, as a job does.
 TrainedSae prepared(device::Device& device, const Replicas& replicas, const SaeConfig& config,
-                    const device::Shape& shape, std::int64_t rows) {
+                    const device::Shape& shape, std::int64_t rows, std::int64_t micro_batch) {
+    hold_rows(device, micro_batch, rows);
     device.prepare(rows, shape.n, shape.width,
                    static_cast<std::int64_t>(config.k * static_cast<double>(rows)) + 1);
     return make_sae(device, replicas, config, "trial", shape);
@@ -55,12 +56,13 @@ TrainedSae prepared(device::Device& device, const Replicas& replicas, const SaeC
 }  // namespace
 
 Trial::Trial(device::Device& device, Communicator& comm, const SaeConfig& config, const device::Shape& shape,
-             std::int64_t batch_size, const data::Batch& batch, double scale)
+             std::int64_t batch_size, const data::Batch& batch, double scale, std::int64_t micro_batch)
     : replicas(comm, device),
       reducer(*replicas.across, false),
       sums(device::make_device_sums(comm, device, 0)),
-      sae(prepared(device, replicas, config, shape, batch.rows)),
+      sae(prepared(device, replicas, config, shape, batch.rows, micro_batch)),
       bench(make_workbench(device, replicas, reducer, sums.get(), shape, batch_size)) {
+    bench.rows_at_once = hold_rows(device, micro_batch, batch.rows);
     const Slice slice = replicas.written(config.width);
     // Encoder rows as long as the decoder's: pre-activations are then of the size that training leaves.
     sae::initialise(device, sae.parameters, 0, first_bias(comm, config, shape, batch_size, batch), {},
@@ -135,7 +137,8 @@ double trial_step(const TrialRows& rows, const SaeConfig& sae, const Config& con
     for (std::size_t i = 0; i < rows.x.size(); ++i) all.push_back(rows.batch(i));
     TrialBatches batches(*device, all);
     const data::Batch& first = all.front();
-    Trial trial(*device, *alone, sae, sae::shape_of(sae, rows.n, !first.target.empty()), first.rows, first);
+    Trial trial(*device, *alone, sae, sae::shape_of(sae, rows.n, !first.target.empty()), first.rows, first, 1,
+                config.parallel.micro_batch.value_or(0));
     trial.bench.steps = config.train.steps();
     start_average(trial.bench, trial.sae, config.optimizer);
     // As many pairs of an elementwise kind are to stay active.

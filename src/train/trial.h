@@ -7,8 +7,9 @@
 namespace strata::train {
 
 // An SAE ready for its first step on batches of `batch_size` rows, all ranks together, which are `scale`
-// times the raw ones. Of config.init_from where it is given; else elementwise kinds begin with thresholds, or
-// biases, at which about config.k pairs of a row of `batch` are active.
+// times the raw ones; a GPU holds at most `micro_batch` of them at a time (0: all). Of config.init_from where
+// it is given; else elementwise kinds begin with thresholds, or biases, at which about config.k pairs of a
+// row of `batch` are active.
 struct Trial {
     Replicas replicas;
     Reducer reducer;
@@ -18,7 +19,7 @@ struct Trial {
 
     // Collective.
     Trial(device::Device& device, Communicator& comm, const SaeConfig& config, const device::Shape& shape,
-          std::int64_t batch_size, const data::Batch& batch, double scale = 1);
+          std::int64_t batch_size, const data::Batch& batch, double scale = 1, std::int64_t micro_batch = 0);
 };
 
 // Batches of a dataset as training gets them, and what one takes to be read and shuffled.

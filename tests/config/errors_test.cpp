@@ -36,7 +36,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"sae.width: 4\n", "4: sae.width: unknown key; it belongs to section sae: sae.width"},
         Bad{"parallel: {frobnicate: 1}\n",
             "4: parallel.frobnicate: unknown key; expected one of groups, data, "
-            "latent, shard_optimizer, saes_per_job, threads"},
+            "latent, shard_optimizer, saes_per_job, micro_batch, threads"},
         Bad{"sae: {\"\": 1}\n", "4: sae.: a key is not a name; expected `name: value`"},
         Bad{"sae: {[a]: 1}\n", "4: sae.[...]: a key is not a name; expected `name: value`"},
         Bad{"sae:\n  k: 4\n  k: 5\n", "6: sae.k: stands twice; expected each key once"},

@@ -146,6 +146,65 @@ TEST(TilesAgainstCpu, OfFullSizeHaveTheSameCandidates) {
     }
 }
 
+// A device that holds 12 rows at a time beside one that holds all: what is asked of the whole batch, and,
+// range by range, of its rows. The optimiser has changed b_dec meanwhile, which rows that are made again do
+// not see.
+TEST(HeldRowsAgainstAll, AreThoseOfTheWholeBatch) {
+    test::Problem p = test::make_problem(rows, n, width);
+    device::Shape shape = plain_shape();
+    shape.prefixes = {40, width};
+    struct Found {
+        std::vector<std::uint64_t> few = std::vector<std::uint64_t>(2048), all = few;
+        std::vector<Pair> candidates, codes;
+        std::vector<float> values, norms, row = std::vector<float>(n), gradients;
+        std::vector<double> residual = std::vector<double>(n), y = std::vector<double>(n);
+        double y_square = 0;
+        device::DecodeSums sums;
+    } of[2];
+    for (const int held : {0, 12}) {
+        Found& found = of[held == 0 ? 0 : 1];
+        device::CudaDevice device(0, {}, {24, 96, 5, 24 * width, 90 * n});
+        device.hold_at_most(held);
+        device.prepare(rows, n, width, 1);
+        const device::Tensors sae = test::put(p.sae, device, shape);
+        device.center({p.x, rows}, sae);
+        device.pre_activation_histogram(sae, 10, found.few);
+        device.pre_activation_histogram(sae, rows, found.all);
+        EXPECT_TRUE(test::screen_above(device, sae, 0.3F));
+        found.candidates = test::candidates_in(device);
+        device.candidate_values(found.values);
+        device.keep(CodeSet::main, found.values[found.values.size() / 2], 1, false);
+        found.codes = test::codes_of(device, CodeSet::main);
+        const std::int64_t step = held == 0 ? rows : held;
+        for (std::int64_t first = 0; first < std::ssize(p.x) / std::ssize(found.row); first += step) {
+            device.take_rows(first, std::min<std::int64_t>(first + step, rows));
+            device.decode(CodeSet::main, sae, 0.02F);
+            device.add_residual_columns(sae, found.residual);
+        }
+        found.gradients = test::gradients_in(device, CodeSet::main);
+        found.sums = device.decode_sums(CodeSet::main);
+        device.residual_norms(found.norms);
+        const std::vector<float> moved(n, 7);
+        device.upload(std::as_bytes(std::span(moved)), sae.b_dec.data());
+        device.centered_row(5, found.row);
+        found.y_square = device.output_columns(sae, found.y);
+    }
+    EXPECT_FALSE(of[0].codes.empty());
+    EXPECT_EQ(of[1].few, of[0].few);
+    EXPECT_EQ(of[1].all, of[0].all);
+    EXPECT_TRUE(of[1].candidates == of[0].candidates);
+    EXPECT_EQ(of[1].values, of[0].values);
+    EXPECT_TRUE(of[1].codes == of[0].codes);
+    EXPECT_EQ(of[1].gradients, of[0].gradients);
+    EXPECT_EQ(of[1].norms, of[0].norms);
+    EXPECT_EQ(of[1].row, of[0].row);
+    EXPECT_EQ(of[1].sums.squared_error, of[0].sums.squared_error);
+    EXPECT_EQ(of[1].sums.prefix_error, of[0].sums.prefix_error);
+    EXPECT_NEAR(of[1].y_square, of[0].y_square, 1e-12 * of[0].y_square);
+    EXPECT_LT(test::relative_difference(of[1].y, of[0].y), 1e-12);
+    EXPECT_LT(test::relative_difference(of[1].residual, of[0].residual), 1e-12);
+}
+
 TEST_P(AgainstCpu, MaskedSelectionsAreTheSame) {
     Sides sides(test::make_problem(rows, n, width, GetParam().awkward), plain_shape(), GetParam().product);
     sides.mask();

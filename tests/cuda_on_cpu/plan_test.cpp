@@ -1,5 +1,6 @@
 // What the plan says that a GPU must hold beside what the CUDA device takes there.
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "comm/self.h"
@@ -19,12 +20,15 @@ std::int64_t free_memory() {
     return static_cast<std::int64_t>(unused);
 }
 
-class PlanOfTheGpu : public testing::TestWithParam<const char*> {};
+// A kind, and rows that the GPU holds at a time; 0: all.
+class PlanOfTheGpu : public testing::TestWithParam<std::pair<const char*, std::int64_t>> {};
 
 TEST_P(PlanOfTheGpu, HoldsWhatTrainingTakes) {
+    const auto [kind, at_once] = GetParam();
     Config config;
     config.train.batch_size = rows;
-    SaeConfig& sae = config.saes.emplace_back(test::make_config(GetParam(), width, 8));
+    if (at_once > 0) config.parallel.micro_batch = at_once;
+    SaeConfig& sae = config.saes.emplace_back(test::make_config(kind, width, 8));
     sae.aux_k = 16;
     sae.dead_after_tokens = 2 * rows;
     data::Dataset dataset;
@@ -42,7 +46,7 @@ TEST_P(PlanOfTheGpu, HoldsWhatTrainingTakes) {
     if (sae.kind == std::string("jumprelu")) start.latent.assign(width, 0.1F);
     if (sae.kind == std::string("gated")) start.latent.assign(2 * width, 0.1F);
     const std::unique_ptr<Communicator> self = make_self_communicator();
-    test::Training training(*self, start, sae, rows, 1.1, {});
+    test::Training training(*self, start, sae, rows, 1.1, {.rows_at_once = at_once});
     for (int t = 0; t < 4; ++t) {
         if (t == 2) training.set_form(test::Form::lists);
         training.step(test::make_batch(rows, n, t), OptimizerConfig{}, t, 1e-3);
@@ -72,8 +76,13 @@ TEST(DeviceArray, MakesNoMoreRoomThanCanBeNeeded) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, PlanOfTheGpu,
-                         testing::Values("topk", "batch_topk", "relu", "jumprelu", "gated"),
-                         [](const auto& info) { return std::string(info.param); });
+                         testing::Values(std::pair("topk", 0), std::pair("batch_topk", 0),
+                                         std::pair("relu", 0), std::pair("jumprelu", 0),
+                                         std::pair("gated", 0), std::pair("batch_topk", 24),
+                                         std::pair("jumprelu", 24)),
+                         [](const auto& info) {
+                             return fmt::format("{}_{}", info.param.first, info.param.second);
+                         });
 
 }  // namespace
 }  // namespace strata

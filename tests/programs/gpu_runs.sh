@@ -18,24 +18,37 @@ beside() { # RANKS NAME OPTIONS...: the same run on the CPU and on GPUs
   check test "$(wc -l <"$folder/$name.gpu/metrics.jsonl")" -eq 50
   check close "$folder/$name.cpu" "$folder/$name.gpu" 1e-5
 }
+# NAME: runs that beside() made agree on held-out rows.
+same_held_out() {
+  held_out() { grep -oE '"fvu": ?[0-9.e-]+' "$1/summary.json" | sed 's/.*://'; }
+  awk -v a="$(held_out "$folder/$1.cpu")" -v b="$(held_out "$folder/$1.gpu")" \
+    'BEGIN { d = (a - b) / a; exit !(a > 0 && d < 1e-5 && d > -1e-5) }'
+}
 beside 1 one
 beside 1 transcoder --set data.target=resid_post/0
+# Of 48 rows 12 at a time, on the GPU alone.
+beside 1 micro_batches --set parallel.micro_batch=12
+check same_held_out micro_batches
+check grep -q 'GPUs hold at most 12 rows of a batch at a time' "$folder"/micro_batches.gpu/logs/*
+check grep -q '"micro_batch":12' "$folder/micro_batches.gpu/journal.jsonl"
+check grep -q '"micro_batch":0' "$folder/micro_batches.cpu/journal.jsonl"
 for kind in topk matryoshka; do beside 1 $kind --set sae.kind=$kind; done
 keep=$config
 for kind in relu jumprelu gated; do
   config=$folder/kind.yaml
   sed "s/^sae: .*/sae: {kind: $kind, width: 64}/" "$keep" >"$config"
-  beside 1 $kind
+  parts=()
+  [ $kind = relu ] || parts=(--set parallel.micro_batch=24)
+  beside 1 $kind "${parts[@]}"
+  check same_held_out $kind
   config=$keep
 done
 if [ "$gpus" -ge 2 ]; then
   beside 2 two
   [ "$gpus" -eq 2 ] || beside "$gpus" all
   # Averages are taken by each rank of its latents, and used by all.
-  held_out() { grep -oE '"fvu": ?[0-9.e-]+' "$1/summary.json" | sed 's/.*://'; }
   beside 2 averaged --set optimizer.kind=adam_schedule_free
-  check awk -v a="$(held_out "$folder/averaged.cpu")" -v b="$(held_out "$folder/averaged.gpu")" \
-    'BEGIN { d = (a - b) / a; exit !(a > 0 && d < 1e-5 && d > -1e-5) }'
+  check same_held_out averaged
 fi
 
 # moved FROM DEVICE RANKS: what one device saved the other goes on from. So do other numbers of ranks, whether they share the
@@ -49,6 +62,7 @@ moved() {
   check close "$folder/${1%.*}.cpu" "$run" 1e-5
 }
 moved one.cpu cuda 1
+moved micro_batches.gpu cuda 1
 moved one.gpu cpu 1
 if [ "$gpus" -ge 2 ]; then
   moved two.gpu cpu 2

@@ -46,6 +46,11 @@ check says "p['gpu_memory'] is None and j[0]['gpu_memory'] is None" "${gpus[@]}"
 expect 0 'memory of the fullest GPU: ' "$STRATA" plan "$config" "${gpus[@]}"
 expect 2 'memory: a GPU with 1.00 GiB free .* weights .*would fit: sae.width: at most [0-9]+' "$STRATA" plan "$config" \
   "${rates[@]}" --gpu-memory 1 --set sae.width=1000000 --set sae.k=4
+# Micro-batches, where whole batches have no room.
+many=("${rates[@]}" --gpu-memory 3 --set data.shuffle_rows=256 --set train.batch_size=1000000 --set sae.aux_k=64)
+check says "p['micro_batch'] == 0" "${gpus[@]}"
+check says "p['micro_batch'] == 250000 and p['gpu_memory']['needed'] <= p['gpu_memory']['room']" "${many[@]}"
+expect 2 'memory: a GPU .*would fit: parallel.micro_batch: auto' "$STRATA" plan "$config" "${many[@]}" --set parallel.micro_batch=1000000
 # Where the rows of a batch are too many: each of the changes that are named is enough, and less is not.
 rows=("${rates[@]}" --gpu-memory 3 --set data.shuffle_rows=256 --set sae.aux_k=0 --set train.batch_size=6000000)
 expect 2 'memory: a GPU .*would fit: train.batch_size: at most [0-9]+; or [0-9]+ ranks, each with such a GPU$' "$STRATA" plan "$config" "${rows[@]}"

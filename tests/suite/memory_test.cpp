@@ -129,13 +129,51 @@ TEST(LayoutInMemory, MakesFewerGroupsWhereTheirJobsHaveNoRoomBesideEachOther) {
     EXPECT_EQ(layout_in_memory(config, test::datasets_of(4), machine_with(4, two)), (Layout{2, 1}));
 }
 
-std::string refusal(const Config& config, const Machine& machine, std::optional<std::int64_t> kept = {}) {
+std::string refusal(const Config& config, const Machine& machine, const std::optional<Layout>& kept = {}) {
     try {
         layout_in_memory(config, test::datasets_of(1), machine, kept);
     } catch (const UsageError& error) {
         return error.what();
     }
     return "";
+}
+
+// Whole batches as long as there is room for them; else a half, a quarter, ... of their rows at a time.
+TEST(LayoutInMemory, MakesMicroBatchesWhereAGpuHasNoRoomForMore) {
+    Config config = config_of({4096});
+    config.train.batch_size = 65536;
+    const auto needed = [&](std::int64_t rows) {
+        Config held = config;
+        if (rows > 0) held.parallel.micro_batch = rows;
+        return gpu_memory(job_of(held), held, {.on_gpus = true}).total();
+    };
+    const auto machine = [](std::int64_t gpu_room) {
+        Machine one = machine_with(1, 100000 * mib);
+        one.gpu_memory = gpu_room / 19 * 20 + 20;
+        return one;
+    };
+    const auto rows_at = [&](std::int64_t gpu_room, const std::optional<Layout>& kept = {}) {
+        return layout_in_memory(config, test::datasets_of(1), machine(gpu_room), kept).micro_batch;
+    };
+    EXPECT_LT(needed(1020), needed(0) / 2);
+    EXPECT_EQ(rows_at(needed(0)), 0);
+    EXPECT_EQ(rows_at(needed(0) - mib), 32768);
+    EXPECT_EQ(rows_at(needed(8192) - mib), 4096);
+    EXPECT_EQ(rows_at(needed(1020)), 1020);
+    EXPECT_THAT(refusal(config, machine(needed(1020) - mib)),
+                testing::AllOf(testing::HasSubstr("memory: a GPU with"),
+                               testing::HasSubstr("train.batch_size: at most"),
+                               testing::Not(testing::HasSubstr("parallel.micro_batch"))));
+    // A run that is continued keeps them, where they still have room.
+    EXPECT_EQ(rows_at(needed(0), Layout{.micro_batch = 16384}), 16384);
+    EXPECT_EQ(rows_at(needed(8192), Layout{.micro_batch = 16384}), 8192);
+    // As many as one says, whether or not there is room for more.
+    config.parallel.micro_batch = 2048;
+    EXPECT_EQ(rows_at(needed(0)), 2048);
+    config.parallel.micro_batch = 16384;
+    EXPECT_THAT(refusal(config, machine(needed(8192))), testing::HasSubstr("parallel.micro_batch: auto"));
+    // Nothing is held on a GPU where there is none.
+    EXPECT_EQ(layout_in_memory(config, test::datasets_of(1), machine_with(1, 100000 * mib)).micro_batch, 0);
 }
 
 TEST(LayoutInMemory, SaysWhatIsTooLargeAndWhatWouldFit) {
@@ -161,7 +199,7 @@ TEST(LayoutInMemory, SaysWhatIsTooLargeAndWhatWouldFit) {
     EXPECT_EQ(refusal(fixed, machine_with(1, two)), "");
     // A run that is continued has its jobs already.
     EXPECT_THAT(
-        refusal(fixed, machine_with(1, two), 3),
+        refusal(fixed, machine_with(1, two), Layout{.saes_per_job = 3}),
         testing::AllOf(testing::HasSubstr("3 SAEs"), testing::Not(testing::HasSubstr("saes_per_job"))));
 
     Config shuffled = config_of({64});

@@ -68,8 +68,8 @@ struct Training {
         bench.steps = options.steps;
         bench.mean_square = mean_square;
         bench.seed = options.seed;
-        if (options.rows_at_once > 0) bench.rows_at_once = options.rows_at_once;
         device.hold_at_most(options.rows_at_once);
+        if (options.rows_at_once > 0) bench.rows_at_once = options.rows_at_once;
         device.prepare(rows, static_cast<std::int64_t>(start.n), config.width, 1);
         restart(start);
     }

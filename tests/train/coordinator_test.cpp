@@ -53,7 +53,7 @@ struct Output {
     std::unique_ptr<Coordinator> coordinator(const std::vector<suite::Job>& jobs,
                                              const std::set<std::string>& done = {}) const {
         if (!first()) return nullptr;
-        return std::make_unique<Coordinator>(output, jobs, done, Journal(output, config, jobs, 1),
+        return std::make_unique<Coordinator>(output, jobs, done, Journal(output, config, jobs, {}),
                                              MetricsFile(output / "metrics.jsonl"));
     }
 };
@@ -131,13 +131,13 @@ TEST(Journal, SaysWhatARunBeganWithAndWhatIsDone) {
     if (!out.first()) return;
     const std::vector<suite::Job> jobs = make_jobs(3);
     EXPECT_FALSE(read_journal(out.output));
-    Journal(out.output, out.config, jobs, 7).start("job1", 0, 40);
-    Journal again(out.output, out.config, jobs, 7);
+    Journal(out.output, out.config, jobs, {.saes_per_job = 7, .micro_batch = 24}).start("job1", 0, 40);
+    Journal again(out.output, out.config, jobs, {.saes_per_job = 7, .micro_batch = 24});
     again.done("job1");
     again.stop();
     const auto found = read_journal(out.output);
     ASSERT_TRUE(found);
-    EXPECT_EQ(found->saes_per_job, 7);
+    EXPECT_EQ(found->layout, (suite::Layout{.saes_per_job = 7, .micro_batch = 24}));
     EXPECT_EQ(found->fingerprint, fingerprint(out.config));
     EXPECT_THAT(found->saes,
                 testing::ElementsAre(testing::ElementsAre("job0.sae"), testing::ElementsAre("job1.sae"),
