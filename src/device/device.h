@@ -164,7 +164,8 @@ class Device {
 
     // Marks, in host memory, the latents that have a code: bit j of word j / 32.
     virtual void fired(CodeSet set, std::span<std::uint32_t> bits) = 0;
-    // Adds to counts[j] the number of main codes of latent j; host memory, [M].
+    // Adds to counts[j] the number of main codes of latent j; host memory, [M]. Not after dense(), nor of an
+    // elementwise kind's ranges, which leave the last one's codes.
     virtual void count_codes(std::span<std::uint64_t> counts) = 0;
     // Sums by latent; the first range of rows sets them, the others add to them.
     virtual void latent_sums(CodeSet set, LatentSums& sums, std::int64_t width) = 0;

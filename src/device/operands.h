@@ -72,6 +72,9 @@ struct Tensors : Shape {
 
 // Ranges of rows begin at multiples of it: whole tiles of every screened product.
 inline constexpr std::int64_t range_rows = 12;
+inline std::int64_t up_to_range(std::int64_t rows) {
+    return (rows + range_rows - 1) / range_rows * range_rows;
+}
 
 // The sets of codes that a step may hold.
 enum class CodeSet {
@@ -93,7 +96,8 @@ class Parcel {
     virtual std::span<std::byte> x() const = 0;
     virtual std::span<std::byte> target() const = 0;
     // Begins to copy the first `count` rows, which the device multiplies by `scale`; beside the work that the
-    // device has, but behind the center() that took the rows before. From any thread, as wait().
+    // device has, but behind all that it was asked to do with the rows before, and with which it is to be
+    // done: they are gone then. From any thread, as wait().
     virtual void send(std::int64_t count, float scale) = 0;
     // Returns when what was sent last has left host memory.
     virtual void wait() = 0;

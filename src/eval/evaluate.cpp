@@ -10,12 +10,12 @@
 #include "data/norm.h"
 
 namespace strata::eval {
+
 void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows,
                const device::DecodeSums& decoded, Sums& sums) {
     std::vector<double> x(sums.x.size());
     sums.x_square += device.output_columns(sae, x);
     for (std::size_t c = 0; c < x.size(); ++c) sums.x[c] += x[c];
-    device.count_codes(sums.fired);
     sums.rows += static_cast<double>(rows);
     sums.decoded += decoded;
 }

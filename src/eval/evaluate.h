@@ -45,7 +45,8 @@ struct Measures {
     std::array<std::int64_t, 2 * frequency_decades + 1> frequencies{};
 };
 
-// Adds the batch that the device has just decoded (main codes).
+// Adds the batch that the device has just decoded (main codes), but not its codes by latent: those are in the
+// device (count_codes), or are known to a step that made them of ranges of rows.
 void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows,
                const device::DecodeSums& decoded, Sums& sums);
 

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "suite/gpu_memory.h"
 #include "suite/memory.h"
+#include "suite/most.h"
 
 namespace strata::suite {
 
@@ -32,10 +33,10 @@ std::optional<Layout> fitting(Config config, const std::vector<data::Dataset>& d
         });
         const std::int64_t rows = config.parallel.micro_batch.value_or(config.train.batch_size);
         if (layout && (machine.gpu_memory == 0 ||
-                       rows > config.train.batch_size / std::max(1, machine.ranks() / layout->groups)))
+                       rows >= rows_of_rank(config, std::max(1, machine.ranks() / layout->groups))))
             layout->micro_batch = 0;
         if (layout || !open || rows <= least_micro_batch) return layout;
-        config.parallel.micro_batch = std::max(least_micro_batch, rows / 2);
+        config.parallel.micro_batch = std::max(least_micro_batch, device::up_to_range((rows + 1) / 2));
     }
 }
 

@@ -14,6 +14,7 @@ constexpr std::int64_t number = sizeof(float);
 constexpr std::int64_t code_bytes = 28;                        // of a code: by row, and by latent
 constexpr std::int64_t candidate_bytes = 2 * 2 * 12;           // two lists, of twice as many
 constexpr std::int64_t tile_rows = 1024, tile_latents = 4096;  // of the encoder's product
+constexpr std::int64_t most_listed = std::int64_t{1} << 23;    // pairs on the lists of a tile's rows
 constexpr std::int64_t latent_bytes = 384;                     // sums, limits and bounds of a latent
 constexpr std::int64_t bias_latents = 512;                     // whose encoder rows one sum holds
 constexpr std::int64_t most_counts = std::int64_t{1} << 24;    // of codes by latent and chunk of rows
@@ -34,8 +35,9 @@ std::int64_t element_bytes(const data::Dataset& dataset) {
 
 RankMemory gpu_memory(const Job& job, const Config& config, const Place& place) {
     const std::int64_t n = job.dataset.n;
-    const std::int64_t rows = (config.train.batch_size + place.ranks - 1) / place.ranks + 1;
-    const std::int64_t held = std::min(rows, config.parallel.micro_batch.value_or(rows));  // at a time
+    const std::int64_t rows = rows_of_rank(config, place.ranks);
+    const std::int64_t held =  // at a time
+        std::min(rows, device::up_to_range(config.parallel.micro_batch.value_or(rows)));
     const Most most = most_of(job, held);
     RankMemory m;
     for (const SaeConfig& sae : job.saes) {
@@ -51,10 +53,12 @@ RankMemory gpu_memory(const Job& job, const Config& config, const Place& place) 
     // What is selected is there for the whole batch; lists of elementwise kinds are those of a range of rows.
     const double codes = std::max(most.selected_of_row * static_cast<double>(rows),
                                   most.codes_of_row * static_cast<double>(held));
+    // The list of a row: four times its codes; with what a tile of latents adds, where the largest are
+    // wanted; of elementwise kinds, whose lists begin long, all latents.
+    std::int64_t list = most.dense > 0 ? most.width : 64 + static_cast<std::int64_t>(4 * most.codes_of_row);
+    if (most.row_top > 0) list = std::max(list, 4 * most.row_top + std::min(most.width, tile_latents));
     m.codes = static_cast<std::int64_t>(codes * (code_bytes + candidate_bytes)) +
-              static_cast<std::int64_t>(8 * (4 * most.codes_of_row + 64)) * std::min(held, tile_rows);
-    if (most.row_top > 0)  // lists that hold all latents of a tile
-        m.codes += 8 * (4 * most.row_top + std::min(most.width, tile_latents)) * std::min(held, tile_rows);
+              8 * std::min(list * std::min(held, tile_rows), std::max(most_listed, list));
     if (most.aux_k > 0)  // with the encoders of the dead, in the worst case all
         m.auxiliary =
             number * held * n + held * most.aux_k * (code_bytes + candidate_bytes) + number * n * most.width;

@@ -54,7 +54,7 @@ std::int64_t RankMemory::total() const {
 
 RankMemory rank_memory(const Job& job, const Config& config, const Place& place, bool first) {
     const std::int64_t n = job.dataset.n, ranks = place.ranks, threads = place.threads;
-    const std::int64_t rows = (config.train.batch_size + ranks - 1) / ranks + 1;
+    const std::int64_t rows = rows_of_rank(config, place.ranks);
     const Most most = most_of(job, rows);
     RankMemory m;
     std::int64_t saved = 0;  // of the widest SAE

@@ -38,6 +38,12 @@ Most most_of(const Job& job, std::int64_t rows) {
     return most;
 }
 
+std::int64_t rows_of_rank(const Config& config, int ranks) {
+    const std::int64_t batch = config.train.batch_size, all = config.data.lanes;
+    const std::int64_t lanes = std::min(all, (all + ranks - 1) / ranks);
+    return std::max((lanes * batch + all - 1) / all, batch / ranks + 1);
+}
+
 std::int64_t small_elements(const device::Shape& shape) {
     return (1 + shape.per_latent) * shape.width + shape.n + (shape.skip ? shape.n * shape.n : 0);
 }

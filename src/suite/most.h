@@ -24,6 +24,10 @@ struct Most {
 // `rows` of a rank's batch whose pairs may be listed together.
 Most most_of(const Job& job, std::int64_t rows);
 
+// The most rows of a batch that a rank of so many has: lanes are not divided, and held-out batches are cut
+// evenly.
+std::int64_t rows_of_rank(const Config& config, int ranks);
+
 // Of all tensors but the two matrices.
 std::int64_t small_elements(const device::Shape& shape);
 

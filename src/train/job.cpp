@@ -71,6 +71,11 @@ Metrics measure_step(Group& group, const TrainedSae& sae, const StepReport& repo
                      std::int64_t step, double lr) {
     eval::Sums sums(sae.parameters.n, sae.parameters.width);
     eval::add_batch(group.device, sae.parameters, rows, report.sums, sums);
+    if (sae.kind->elementwise())  // no list of all codes is left
+        std::ranges::transform(report.codes.count, sums.fired.begin(),
+                               [](double count) { return static_cast<std::uint64_t>(count); });
+    else
+        group.device.count_codes(sums.fired);
     eval::reduce(group.comm, sums);
     Metrics m;
     m.step = step;

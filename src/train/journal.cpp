@@ -34,7 +34,7 @@ std::optional<JournalStart> read_journal(const fs::path& output) {
                 start->saes.clear();
                 start->fingerprint = line.at("fingerprint");
                 start->layout = {.saes_per_job = line.at("saes_per_job"),
-                                 .micro_batch = line.at("micro_batch")};
+                                 .micro_batch = line.value("micro_batch", std::int64_t{0})};
                 for (const ordered_json& job : line.at("jobs")) start->saes.push_back(job.at("saes"));
             } else if (event == "done" && start) {
                 start->done.insert(line.at("job").get<std::string>());

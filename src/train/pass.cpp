@@ -17,9 +17,8 @@ float gradient_scale(const Workbench& bench) {
     return 2.0F / static_cast<float>(bench.batch_size);
 }
 
-// The codes without masks and what each of them does for the error.
-void add_observed(Workbench& bench, const TrainedSae& sae, bool masked, Pass& pass) {
-    if (!masked) bench.device.keep_unmasked(CodeSet::main, CodeSet::observed);  // all of them
+// What each of the codes without masks does for the error.
+void add_observed(Workbench& bench, const TrainedSae& sae, Pass& pass) {
     pass.left_out += bench.device.observe(sae.parameters);
     bench.device.latent_sums(CodeSet::observed, pass.observed, sae.parameters.width);
 }
@@ -60,6 +59,8 @@ void select_pairs(Workbench& bench, TrainedSae& sae, const data::Batch& batch, b
         {bench.device, local ? *alone : bench.comm(), local ? nullptr : bench.sums, sae.parameters,
          sae.config, local ? batch.rows : bench.batch_size, batch.rows, sae.guess, sae.margin, masked,
          !sae.config.atm || sae.config.atm->place == "before"});
+    if (sae.config.atm && !masked)
+        bench.device.keep_unmasked(CodeSet::main, CodeSet::observed);  // all of them
 
     std::vector<device::SetUse> uses = {{.set = CodeSet::main}};
     const std::int64_t aux_k = sae::auxiliary_codes(sae.config, sae.parameters.n);
@@ -69,7 +70,7 @@ void select_pairs(Workbench& bench, TrainedSae& sae, const data::Batch& batch, b
     const bool decoded = weighed && batch.rows <= bench.rows_at_once;  // and still there
     for_each_range(bench, batch.rows, [&] {
         if (!decoded) bench.device.decode(CodeSet::main, sae.parameters, gradient_scale(bench));
-        if (sae.config.atm) add_observed(bench, sae, masked, pass);
+        if (sae.config.atm) add_observed(bench, sae, pass);
         if (pass.missed_scale > 0) add_auxiliary(bench, sae, dead, aux_k, pass.missed_scale);
         bench.device.accumulate(uses, {}, sae.parameters, bench.gradient, {},
                                 [&](std::int64_t begin, std::int64_t end) { hand_on(bench, begin, end); });
@@ -85,8 +86,7 @@ std::int64_t rows_of_range(const Workbench& bench, const TrainedSae& sae, std::i
     const auto rows = static_cast<std::int64_t>(most);
     const double pairs = sae.density * static_cast<double>(sae.parameters.width * rows);
     const auto ranges = static_cast<std::int64_t>(pairs / (0.75 * static_cast<double>(bench.list_pairs))) + 1;
-    return std::min(bench.rows_at_once, (rows + ranges * device::range_rows - 1) /
-                                            (ranges * device::range_rows) * device::range_rows);
+    return std::min(bench.rows_at_once, device::up_to_range((rows + ranges - 1) / ranges));
 }
 
 // By lists of pairs, of one range of rows after another; where one has more pairs than there is room for, the
@@ -127,7 +127,10 @@ void gate_lists(Workbench& bench, TrainedSae& sae, const data::Batch& batch, boo
             device.backprop(CodeSet::window, parameters);
             device.latent_sums(CodeSet::window, pass.window, parameters.width);
         }
-        if (sae.config.atm) add_observed(bench, sae, masked, pass);
+        if (sae.config.atm) {
+            if (!masked) device.keep_unmasked(CodeSet::main, CodeSet::observed);  // all of them
+            add_observed(bench, sae, pass);
+        }
         device.accumulate(uses, pass.rule.shrink, parameters, bench.gradient,
                           std::span(sums).first(uses.size()),
                           [&](std::int64_t begin, std::int64_t end) { hand_on(bench, begin, end); });

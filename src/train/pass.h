@@ -2,6 +2,7 @@
 // From a batch in the device to its gradients, for either sort of kind.
 
 #include <algorithm>
+#include <span>
 
 #include "train/step.h"
 
@@ -28,13 +29,15 @@ struct Pass {
 void run_pass(Workbench& bench, TrainedSae& sae, const data::Batch& batch, const sae::Moment& moment,
               bool masked, std::span<const std::uint32_t> dead, Pass& pass);
 
-// Has the device take the rows of a batch, as many at a time as it holds, and calls visit() for each range;
-// for no rows once.
+// Has the device take the rows of a batch, in as few ranges as it holds, about equal ones, and calls visit()
+// for each; for no rows once.
 template <typename Visit>
 void for_each_range(const Workbench& bench, std::int64_t rows, const Visit& visit) {
+    const std::int64_t ranges = rows <= bench.rows_at_once ? 1 : (rows - 1) / bench.rows_at_once + 1;
+    const std::int64_t each = device::up_to_range((rows + ranges - 1) / ranges);
     std::int64_t first = 0;
     do {
-        const std::int64_t last = first + std::min(rows - first, bench.rows_at_once);
+        const std::int64_t last = std::min(first + each, rows);
         bench.device.take_rows(first, last);
         visit();
         first = last;

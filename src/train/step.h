@@ -81,7 +81,7 @@ struct StepReport {
 };
 
 // Before Device::prepare(): has a device with memory of its own hold at most so many of the `most_rows` of a
-// batch (0: all). Returns Workbench::rows_at_once.
+// batch (0: all), up to a multiple of range_rows. Returns Workbench::rows_at_once.
 std::int64_t hold_rows(device::Device& device, std::int64_t micro_batch, std::int64_t most_rows);
 
 // Collective: ranks that share memory share the parameters.

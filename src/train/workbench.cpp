@@ -118,8 +118,8 @@ void take_average(Workbench& bench, TrainedSae& sae, const OptimizerConfig& opti
 }
 
 std::int64_t hold_rows(device::Device& device, std::int64_t micro_batch, std::int64_t most_rows) {
-    const bool all = device.host_memory() || micro_batch == 0 || micro_batch >= most_rows;
-    const std::int64_t rows = micro_batch / device::range_rows * device::range_rows;
+    const std::int64_t rows = device::up_to_range(micro_batch);
+    const bool all = device.host_memory() || rows == 0 || rows >= most_rows;
     device.hold_at_most(all ? 0 : rows);
     return all ? all_rows : rows;
 }

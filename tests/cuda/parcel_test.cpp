@@ -137,7 +137,8 @@ TEST_F(Parcels, MayGoWithACopyUnderWay) {
     parcel->send(1, 1);
 }
 
-// A stream's batches, sent ahead by its own thread, are those that it gives to the host.
+// A stream's batches, sent ahead by its own thread, are those that it gives to the host; also where the
+// device holds some of their rows at a time, and comes back to them for every SAE.
 TEST_F(Parcels, OfAStreamHoldItsBatches) {
     const data::Folder folder;
     data::write_numbered(folder / "a.h5", "r/0", Element::float16, 0, 301, n);
@@ -145,13 +146,13 @@ TEST_F(Parcels, OfAStreamHoldItsBatches) {
     data::write_numbered(folder / "c.h5", "s/0", Element::float16, 0, 500, n);
     // As float32, since types differ; as float16.
     for (const auto& [name, files] : {std::pair{"r/0", "[ab].h5"}, std::pair{"s/0", "c.h5"}})
-        for (const std::uint64_t order : {0, 1}) {
-            test::set_order(order);
+        for (const auto& [order, held] : {std::pair(0, 0), std::pair(1, 0), std::pair(1, 12)}) {
+            test::set_order(static_cast<std::uint64_t>(order));
             const data::Dataset dataset = data::find_datasets({folder / files}, {name}).front();
             const DataConfig config = data::config_of(8, 128, 10);
             data::InputStatistics statistics;
             statistics.scale = 0.37;
-            const auto device = test::make_parcel_device(0, 40);
+            const auto device = test::make_parcel_device(0, 40, held);
             const device::Tensors sae = test::plain_sae(*device);
             data::Stream host(dataset, config, statistics, 40, 7, 0, 1);
             data::Stream sent(dataset, config, statistics, 40, 7, 0, 1, {}, device.get());
@@ -164,8 +165,10 @@ TEST_F(Parcels, OfAStreamHoldItsBatches) {
                 const data::Batch expected = host.next(), batch = sent.next();
                 EXPECT_TRUE(batch.x.empty());
                 ASSERT_EQ(batch.rows, expected.rows);
-                device->center(data::rows_of(batch), sae);
-                expect_rows(*device, expected.x);
+                for (int i = 0; i < (held == 0 ? 1 : 2); ++i) {
+                    device->center(data::rows_of(batch), sae);
+                    expect_rows(*device, expected.x);
+                }
             }
         }
 }

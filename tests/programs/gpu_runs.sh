@@ -24,6 +24,11 @@ same_held_out() {
   awk -v a="$(held_out "$folder/$1.cpu")" -v b="$(held_out "$folder/$1.gpu")" \
     'BEGIN { d = (a - b) / a; exit !(a > 0 && d < 1e-5 && d > -1e-5) }'
 }
+# NAME: and on how often latents are active, at the first step.
+same_frequencies() {
+  first() { head -n 1 "$1/metrics.jsonl" | grep -oE '"dense_fraction":[^,]*'; }
+  test "$(first "$folder/$1.cpu")" = "$(first "$folder/$1.gpu")" && ! first "$folder/$1.gpu" | grep -q ':0\(\.0\)\?$'
+}
 beside 1 one
 beside 1 transcoder --set data.target=resid_post/0
 # Of 48 rows 12 at a time, on the GPU alone.
@@ -41,6 +46,7 @@ for kind in relu jumprelu gated; do
   [ $kind = relu ] || parts=(--set parallel.micro_batch=24)
   beside 1 $kind "${parts[@]}"
   check same_held_out $kind
+  check same_frequencies $kind
   config=$keep
 done
 if [ "$gpus" -ge 2 ]; then

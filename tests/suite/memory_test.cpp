@@ -157,21 +157,21 @@ TEST(LayoutInMemory, MakesMicroBatchesWhereAGpuHasNoRoomForMore) {
     };
     EXPECT_LT(needed(1020), needed(0) / 2);
     EXPECT_EQ(rows_at(needed(0)), 0);
-    EXPECT_EQ(rows_at(needed(0) - mib), 32768);
-    EXPECT_EQ(rows_at(needed(8192) - mib), 4096);
+    EXPECT_EQ(rows_at(needed(0) - mib), 32772);  // a half, up to a multiple of 12
+    EXPECT_EQ(rows_at(needed(8196) - mib), 4104);
     EXPECT_EQ(rows_at(needed(1020)), 1020);
     EXPECT_THAT(refusal(config, machine(needed(1020) - mib)),
                 testing::AllOf(testing::HasSubstr("memory: a GPU with"),
                                testing::HasSubstr("train.batch_size: at most"),
                                testing::Not(testing::HasSubstr("parallel.micro_batch"))));
     // A run that is continued keeps them, where they still have room.
-    EXPECT_EQ(rows_at(needed(0), Layout{.micro_batch = 16384}), 16384);
-    EXPECT_EQ(rows_at(needed(8192), Layout{.micro_batch = 16384}), 8192);
+    EXPECT_EQ(rows_at(needed(0), Layout{.micro_batch = 16392}), 16392);
+    EXPECT_EQ(rows_at(needed(8196), Layout{.micro_batch = 16392}), 8196);
     // As many as one says, whether or not there is room for more.
     config.parallel.micro_batch = 2048;
     EXPECT_EQ(rows_at(needed(0)), 2048);
     config.parallel.micro_batch = 16384;
-    EXPECT_THAT(refusal(config, machine(needed(8192))), testing::HasSubstr("parallel.micro_batch: auto"));
+    EXPECT_THAT(refusal(config, machine(needed(8196))), testing::HasSubstr("parallel.micro_batch: auto"));
     // Nothing is held on a GPU where there is none.
     EXPECT_EQ(layout_in_memory(config, test::datasets_of(1), machine_with(1, 100000 * mib)).micro_batch, 0);
 }

@@ -158,6 +158,7 @@ void CudaDevice::accumulate(std::span<const SetUse> sets, std::span<const float>
                             const std::function<void(std::int64_t, std::int64_t)>& done) {
     require(sums.size() <= sets.size() && sets.size() <= 3 && sets.front().set == CodeSet::main,
             "main codes first, sums of some of the sets");
+    require_range();
     const bool first_rows = first_row_ == 0, last_rows = last_row_ == rows_;
     const std::int64_t width = sae.width;
     const std::size_t summed = std::max<std::size_t>(1, sums.size());  // those of main are needed here

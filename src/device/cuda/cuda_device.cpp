@@ -175,7 +175,8 @@ void CudaDevice::download_counts(std::span<std::uint64_t> counts) {
 }
 
 void CudaDevice::centered_row(std::int64_t b, std::span<float> row) {
-    hold({b, b + 1});
+    const std::int64_t first = b / room_ * room_;  // others that are asked for are there then
+    hold({first, std::min(first + room_, rows_)});
     cuda::download(row_of(centered_, b), row, stream_, "a row");
 }
 

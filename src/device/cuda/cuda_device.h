@@ -88,6 +88,7 @@ class CudaDevice final : public Device {
     };
     void load(Slice rows);
     void hold(Slice rows);
+    void hold_with_targets(Slice rows);
     void bound_errors(const Screen& screen);
     void multiply_tile(const Screen& screen, std::int64_t first, std::int64_t rows, std::int64_t column,
                        std::int64_t columns, std::int64_t stride);
@@ -127,8 +128,12 @@ class CudaDevice final : public Device {
     T* row_of(const DeviceArray<T>& rows, std::int64_t row) const {
         return rows.data() + (row - loaded_.first) * n_;
     }
+    void require_range() const {
+        cuda::require(loaded_.first <= first_row_ && last_row_ <= loaded_.last, "a range that was taken");
+    }
     // R^(g) of the main codes, from the first row of the range on.
     const float* residuals(std::int64_t g) const {
+        require_range();
         return row_of(codes_[static_cast<std::size_t>(CodeSet::main)].residual, first_row_) + g * room_ * n_;
     }
     // y - b_dec [- x W_skip], and y.
@@ -159,7 +164,7 @@ class CudaDevice final : public Device {
     Rows batch_;
     Slice loaded_;  // rows of the batch that input_ and output_ hold, and if they are made, centered_ and
                     // target_
-    bool centered_is_made_ = false;
+    bool centered_is_made_ = false, targets_are_made_ = false;
     bool has_output_ = false, has_target_ = false, has_mask_ = false;
     const float* w_skip_ = nullptr;
     DeviceArray<float> input_{"x"}, output_{"y"}, centered_{"xc"}, target_{"the targets"};  // [room_, n]

@@ -207,6 +207,7 @@ __global__ void take_norms(const double* row_sums, std::int64_t rows, float* nor
 using namespace cuda;
 
 void CudaDevice::decode(CodeSet set, const Tensors& sae, float gradient_scale) {
+    require_range();
     CodeTable& codes = table(set);
     codes.gradient_scale = gradient_scale;
     codes.gradient.grow(codes.pairs.most);

@@ -129,8 +129,8 @@ using namespace cuda;
 DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradient_scale,
                               std::span<const float> shrink, Tensors& gradient) {
     const std::int64_t width = sae.width, groups = sae.groups();
-    const std::int64_t block =
-        std::clamp<std::int64_t>(tile_.dense_pairs / width, 1, std::clamp<std::int64_t>(rows_, 1, room_));
+    const std::int64_t block = std::clamp<std::int64_t>(tile_.dense_pairs / width, 1,
+                                                        std::max<std::int64_t>(1, std::min(rows_, room_)));
     const std::int64_t stride = block * n_;
     z_.grow(block * width);
     code_.grow(block * width);
@@ -157,7 +157,7 @@ DenseReport CudaDevice::dense(const Gate& gate, const Tensors& sae, float gradie
     for (std::int64_t first = 0; first < rows_; first += block) {
         const std::int64_t count = std::min(block, rows_ - first);
         const float keep = first > 0 ? 1.0F : 0.0F;
-        hold({first, first + count});
+        hold_with_targets({first, first + count});
         const float* xc = row_of(centered_, first);
         product_.multiply(count, width, n_, 1, {xc, n_}, {sae.w_enc.data(), n_, true}, 0, z_.data(), width,
                           stream_);

@@ -150,11 +150,13 @@ void CudaDevice::multiply_tile(const Screen& screen, std::int64_t first, std::in
 // All rows of the range, into candidates_; with too little room what does not fit is counted only. Returns
 // how many pass; `longest` gets the longest list.
 std::uint64_t CudaDevice::screen_rows_once(const Screen& screen, std::uint32_t& longest) {
-    const std::int64_t tile_rows = std::min({tile_.rows, room_, last_row_ - first_row_}),
+    // Where lists are long, as at the first steps by lists, of fewer rows at a time.
+    const std::int64_t tile_rows = std::min({tile_.rows, room_, last_row_ - first_row_,
+                                             std::max<std::int64_t>(1, most_listed / list_room_)}),
                        tile_latents = std::min(tile_.latents, screen.latents);
     product_tile_.grow(tile_rows * tile_stride(tile_latents));
-    list_latent_.grow(tile_rows * list_room_);
-    list_value_.grow(tile_rows * list_room_);
+    list_latent_.grow(tile_rows * list_room_, most_listed);
+    list_value_.grow(tile_rows * list_room_, most_listed);
     list_used_.grow(tile_rows);
     row_limit_.grow(tile_rows);
     open_limit_.grow(tile_rows);

@@ -87,6 +87,7 @@ class CudaParcel final : public Parcel {
     }
 
     void take(Slice rows, float* x, float* target, cudaStream_t stream) const {
+        require(rows.last <= count_, "rows that were sent");
         const Slice elements{rows.first * n_, rows.last * n_};
         arrived_.hold(stream, of_batch);
         x_.convert(elements, scale_, x, stream);

@@ -71,6 +71,9 @@ struct ProductTile {
     std::int64_t operand = std::int64_t{1} << 30;  // elements of a matrix of Product
 };
 
+// Pairs that there is room for on the lists of a tile's rows, 64 MiB.
+inline constexpr std::int64_t most_listed = std::int64_t{1} << 23;
+
 inline constexpr float unit = 0x1p-24F;  // of float32 rounding
 
 // How far the product of a row and a latent may be from the value that counts, without the bias:

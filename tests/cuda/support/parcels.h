@@ -10,9 +10,12 @@ namespace strata::test {
 
 inline constexpr std::int64_t n = 64;
 
-inline std::unique_ptr<device::CudaDevice> make_parcel_device(int ordinal, std::int64_t rows) {
+// `held`: rows at a time; 0: all.
+inline std::unique_ptr<device::CudaDevice> make_parcel_device(int ordinal, std::int64_t rows,
+                                                              std::int64_t held = 0) {
     auto device = std::make_unique<device::CudaDevice>(ordinal, device::GpuOptions{},
                                                        device::cuda::ProductTile{24, 96, 5, 24 * 150});
+    device->hold_at_most(held);
     device->prepare(rows, n, 8, 1);
     return device;
 }
