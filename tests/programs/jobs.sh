@@ -85,7 +85,7 @@ check test "$six" -lt $((one + rows / 3))
 peak() { /usr/bin/python3 -c 'import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)' "$STRATA" train "$config" --quiet "$@"; }
-short=$(peak --set "run.output=$folder/short" --set train.checkpoint_every=1000000 --set train.tokens=1e6)
-long=$(peak --set "run.output=$folder/long" --set train.checkpoint_every=1000000 --set train.tokens=4e6)
+short=$(peak --set "run.output=$folder/short" --set train.checkpoint_every=1000000 --set train.tokens=5e5)
+long=$(peak --set "run.output=$folder/long" --set train.checkpoint_every=1000000 --set train.tokens=2e6)
 check test "$long" -lt $((short + 2048)) # KiB; four times the steps
 finish

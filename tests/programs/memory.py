@@ -9,7 +9,7 @@ from pathlib import Path
 
 strata, folder = sys.argv[1], Path(sys.argv[2])
 BOUND = 0.1
-STEPS, BATCH = 20, 4096
+STEPS, BATCH = 20, 2048
 
 
 def call(*arguments: str) -> str:

@@ -240,9 +240,9 @@ std::vector<Case> cases(bool local) {
         if (is_local(kind) != local) continue;
         for (const int group_size : test::divisions())
             for (const Form form : {Form::lists, Form::ranges, Form::dense}) {
-                if (form != Form::lists && kind.selects()) continue;
-                // A rank without rows, where everything is on.
+                // A rank without rows, where everything is on; and every form at any number of ranks.
                 const bool idle = kind.name.ends_with("_all");
+                if (form != Form::lists && (kind.selects() || (ranks > 2 && !idle))) continue;
                 all.push_back({kind, group_size, idle, form});
                 if (form != Form::ranges && takes_micro_batches(group_size, ranks))
                     all.push_back({kind, group_size, idle, form, 12});
