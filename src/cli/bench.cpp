@@ -101,6 +101,8 @@ double narrowing(const BenchArguments& a) {
 
 Timed bench(const BenchArguments& a, Communicator& comm) {
     if (a.avx2) device::use_avx2_only();
+    if (a.dead > 0 && sae::kind_of(a.kind).elementwise())
+        refuse("--dead: {} has no auxiliary loss for dead latents; leave it out", a.kind);
     FixedBatch made;
     together(comm, [&] { made = make_batch(a, comm); });
     const Array<float>& x = made.x;

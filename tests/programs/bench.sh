@@ -24,6 +24,7 @@ trained=$(sed -n '$s/.*"l0":\([^,]*\),.*/\1/p' "$folder/run/metrics.jsonl")
 check says "abs(r['l0_of_rank'] - $trained) < 0.25 * $trained" --kind jumprelu --sae "$sae"
 expect 2 'latents have no code in these rows; give at most' \
   "$STRATA" bench --rows 512 --n 32 --width 128 --k 100 --kind topk --data "$data" --sae "$sae" --dead 0.5
+expect 2 'relu has no auxiliary loss' bench --kind relu --dead 0.1
 expect 1 'expected one with cfg.json' bench --sae "$folder/none"
 expect 2 'reads rows of 32 with 128 latents' "$STRATA" bench --rows 256 --n 32 --width 64 --data "$data" --sae "$sae"
 finish
