@@ -49,7 +49,7 @@ expect 2 'memory: a GPU with 1.00 GiB free .* weights .*would fit: sae.width: at
 # Micro-batches, where whole batches have no room.
 many=("${rates[@]}" --gpu-memory 3 --set data.shuffle_rows=256 --set train.batch_size=1000000 --set sae.aux_k=64)
 check says "p['micro_batch'] == 0" "${gpus[@]}"
-check says "p['micro_batch'] == 250000 and p['gpu_memory']['needed'] <= p['gpu_memory']['room']" "${many[@]}"
+check says "p['micro_batch'] == 250008 and p['gpu_memory']['needed'] <= p['gpu_memory']['room']" "${many[@]}"
 expect 2 'memory: a GPU .*would fit: parallel.micro_batch: auto' "$STRATA" plan "$config" "${many[@]}" --set parallel.micro_batch=1000000
 # Where the rows of a batch are too many: each of the changes that are named is enough, and less is not.
 rows=("${rates[@]}" --gpu-memory 3 --set data.shuffle_rows=256 --set sae.aux_k=0 --set train.batch_size=6000000)
