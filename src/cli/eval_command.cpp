@@ -71,7 +71,6 @@ int evaluate(const Arguments& arguments, Communicator& comm) {
             device->decode(device::CodeSet::main, sae.parameters, 0);
             eval::add_batch(*device, sae.parameters, batch.rows, device->decode_sums(device::CodeSet::main),
                             sums);
-            device->count_codes(sums.fired);
         });
     eval::reduce(comm, sums);
     const eval::Measures m = eval::measures(sums);

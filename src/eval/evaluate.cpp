@@ -11,13 +11,30 @@
 
 namespace strata::eval {
 
-void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows,
-               const device::DecodeSums& decoded, Sums& sums) {
+namespace {
+
+// All but the codes by latent.
+void add_rows(device::Device& device, const device::Tensors& sae, std::int64_t rows,
+              const device::DecodeSums& decoded, Sums& sums) {
     std::vector<double> x(sums.x.size());
     sums.x_square += device.output_columns(sae, x);
     for (std::size_t c = 0; c < x.size(); ++c) sums.x[c] += x[c];
     sums.rows += static_cast<double>(rows);
     sums.decoded += decoded;
+}
+
+}  // namespace
+
+void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows,
+               const device::DecodeSums& decoded, Sums& sums) {
+    add_rows(device, sae, rows, decoded, sums);
+    device.count_codes(sums.fired);
+}
+
+void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows,
+               const device::DecodeSums& decoded, std::span<const double> count, Sums& sums) {
+    add_rows(device, sae, rows, decoded, sums);
+    for (std::size_t j = 0; j < count.size(); ++j) sums.fired[j] += static_cast<std::uint64_t>(count[j]);
 }
 
 void reduce(Communicator& comm, Sums& sums) {

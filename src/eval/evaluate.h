@@ -45,10 +45,12 @@ struct Measures {
     std::array<std::int64_t, 2 * frequency_decades + 1> frequencies{};
 };
 
-// Adds the batch that the device has just decoded (main codes), but not its codes by latent: those are in the
-// device (count_codes), or are known to a step that made them of ranges of rows.
+// Adds the batch that the device has just decoded (main codes).
 void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows,
                const device::DecodeSums& decoded, Sums& sums);
+// The same where the device no longer has all of its codes; `count`, [M]: those of each latent.
+void add_batch(device::Device& device, const device::Tensors& sae, std::int64_t rows,
+               const device::DecodeSums& decoded, std::span<const double> count, Sums& sums);
 
 // Collective: sums over ranks.
 void reduce(Communicator& comm, Sums& sums);

@@ -64,7 +64,6 @@ HeldOut measure_held_out(Workbench& bench, TrainedSae& sae, const Config& config
             decode_all();
             eval::add_batch(device, sae.parameters, batch.rows, device.decode_sums(device::CodeSet::main),
                             sums);
-            device.count_codes(sums.fired);
         });
     eval::reduce(comm, sums);
     comm.sum(std::span(&active, 1));

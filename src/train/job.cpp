@@ -70,12 +70,10 @@ bool between_steps(Group& group, Training& t) {
 Metrics measure_step(Group& group, const TrainedSae& sae, const StepReport& report, std::int64_t rows,
                      std::int64_t step, double lr) {
     eval::Sums sums(sae.parameters.n, sae.parameters.width);
-    eval::add_batch(group.device, sae.parameters, rows, report.sums, sums);
-    if (sae.kind->elementwise())  // no list of all codes is left
-        std::ranges::transform(report.codes.count, sums.fired.begin(),
-                               [](double count) { return static_cast<std::uint64_t>(count); });
+    if (sae.kind->elementwise())
+        eval::add_batch(group.device, sae.parameters, rows, report.sums, report.codes.count, sums);
     else
-        group.device.count_codes(sums.fired);
+        eval::add_batch(group.device, sae.parameters, rows, report.sums, sums);
     eval::reduce(group.comm, sums);
     Metrics m;
     m.step = step;

@@ -191,7 +191,6 @@ TEST(Measures, AreThoseOfAllRowsWithinTheLimit) {
             sae::apply_inference(device, parameters, false, 0, thresholds);
             device.decode(device::CodeSet::main, parameters, 0);
             add_batch(device, parameters, batch.rows, device.decode_sums(device::CodeSet::main), sums);
-            device.count_codes(sums.fired);
         });
     reduce(*comm, sums);
     const Measures found = measures(sums);
